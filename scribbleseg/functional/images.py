@@ -1,0 +1,201 @@
+"""Decoding images, writing label maps, and drawing them over images: no data set knowledge."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from scribbleseg.constants import IGNORE_INDEX, voc_palette
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "colorize",
+    "compose_panel",
+    "decode_image",
+    "overlay_labels",
+    "write_image",
+    "write_label",
+]
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def decode_image(path: str | Path) -> NDArray[np.uint8]:
+    """RGB pixels of an image file in its EXIF orientation.
+
+    Args:
+        path: Any format that Pillow reads. Only the first frame is used; alpha is dropped.
+            16-bit and float images are scaled to their 0.5 to 99.5 percentile.
+
+    Returns:
+        uint8, shape ``(H, W, 3)``.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If it cannot be decoded, or holds more pixels than Pillow's limit.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode.startswith("I") or image.mode == "F":
+                    return _stretch(np.asarray(image))
+                return np.array(image.convert("RGB"))
+    except FileNotFoundError as error:
+        raise ScribbleNotFoundError(f"image {path} does not exist") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise LabelFormatError(
+            f"{path}: {error}; tile the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise LabelFormatError(
+            f"D202 {path}: cannot be decoded ({error}); the file is truncated or not an image: "
+            "copy it again from its source, or remove it from the list"
+        ) from error
+
+
+def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """Percentile-scale high bit depth to 8 bits; Pillow's own conversion clips at 255."""
+    floats = np.nan_to_num(values.astype(np.float32))
+    low, high = np.percentile(floats, (0.5, 99.5))
+    scaled = np.clip((floats - low) / max(float(high - low), 1e-12), 0, 1) * 255
+    return np.repeat(np.round(scaled).astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def _atomic_save(image: Image.Image, path: Path, **options: object) -> None:
+    """Write beside the target, then rename: a killed run never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            image.save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_label(
+    path: str | Path, labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None
+) -> None:
+    """Write ids as an 8-bit palette PNG: viewable in colour *and* readable as ids.
+
+    Args:
+        path: Target; parent folders are made, the file appears atomically.
+        labels: Ids 0..255, shape ``(H, W)``.
+        palette: Up to 256 RGB colours; VOC colours by default.
+    """
+    colours = voc_palette()
+    if palette is not None:
+        colours[: len(palette)] = palette
+    image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
+    image = image.convert("L")
+    image.putpalette(colours.tobytes())
+    _atomic_save(image, Path(path), optimize=False)
+
+
+def write_image(path: str | Path, pixels: NDArray[np.uint8]) -> None:
+    """Write RGB pixels of shape ``(H, W, 3)``; the format follows the suffix; atomic."""
+    path = Path(path)
+    options = {"quality": 92} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
+    _atomic_save(Image.fromarray(np.ascontiguousarray(pixels)), path, **options)
+
+
+def colorize(
+    labels: NDArray[np.integer], palette: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """RGB picture of ids, shape ``(H, W)`` to ``(H, W, 3)``."""
+    colours = voc_palette() if palette is None else np.asarray(palette, dtype=np.uint8)
+    return np.asarray(colours[labels], dtype=np.uint8)
+
+
+def overlay_labels(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    palette: NDArray[np.uint8] | None = None,
+    *,
+    alpha: float = 0.5,
+    background: int | None = None,
+    thicken: int = 0,
+) -> NDArray[np.uint8]:
+    """Blend label colours into an image; the ignore value and the background stay clear.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        labels: Ids, shape ``(H, W)``.
+        palette: 256 colours.
+        alpha: Opacity in [0, 1].
+        background: Id that is not painted; ``None`` paints every class.
+        thicken: Grow the labelled pixels by so many pixels, so that thin scribbles can be seen.
+    """
+    labels = np.asarray(labels, dtype=np.uint8)
+    if thicken:
+        # 255 - id turns "not drawn" into 0, which a dilation (maximum) overwrites by drawn ids
+        kernel = np.ones((2 * thicken + 1, 2 * thicken + 1), np.uint8)
+        labels = (255 - cv2.dilate(255 - labels, kernel)).astype(np.uint8)
+    painted = labels != IGNORE_INDEX
+    if background is not None:
+        painted &= labels != background
+    blended = (1 - alpha) * image.astype(np.float32) + alpha * colorize(labels, palette)
+    return np.where(painted[..., None], np.round(blended), image).astype(np.uint8)
+
+
+def compose_panel(
+    tiles: Sequence[Sequence[NDArray[np.uint8]]],
+    titles: Sequence[str],
+    *,
+    tile_height: int = 240,
+    captions: Sequence[str] | None = None,
+) -> NDArray[np.uint8]:
+    """One picture from rows of RGB tiles, with a title above each column.
+
+    Args:
+        tiles: Rows of equally many RGB images; images of a row have one size.
+        titles: Column titles.
+        tile_height: Height in pixels to which every tile is scaled.
+        captions: Text at the top left of each row, such as the image id.
+
+    Returns:
+        RGB picture, uint8.
+    """
+    gap, header, font = 4, 26, cv2.FONT_HERSHEY_SIMPLEX
+    widths = [max(1, round(row[0].shape[1] * tile_height / row[0].shape[0])) for row in tiles]
+    width = max(widths)
+    canvas = np.full(
+        (header + len(tiles) * (tile_height + gap), len(titles) * (width + gap), 3), 255, np.uint8
+    )
+    for column, title in enumerate(titles):
+        place = (column * (width + gap) + 4, 18)
+        cv2.putText(canvas, title, place, font, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    for number, (row, row_width) in enumerate(zip(tiles, widths, strict=True)):
+        top = header + number * (tile_height + gap)
+        for column, tile in enumerate(row):
+            shrink = tile.shape[0] > tile_height
+            scaled = cv2.resize(
+                tile,
+                (row_width, tile_height),
+                interpolation=cv2.INTER_AREA if shrink else cv2.INTER_NEAREST,
+            )
+            left = column * (width + gap)
+            canvas[top : top + tile_height, left : left + row_width] = scaled
+        if captions is not None:
+            place = (4, top + 14)
+            cv2.putText(canvas, captions[number], place, font, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
+            cv2.putText(canvas, captions[number], place, font, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return canvas

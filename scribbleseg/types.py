@@ -1,0 +1,119 @@
+"""The contracts between layers: what a source yields, what a batch holds, what a network returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
+
+from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD, voc_palette
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["DataInfo", "Record", "SegBatch", "SegOutput", "Split"]
+
+Split = Literal["train", "val", "test", "predict"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where the bytes of one sample are; no pixels.
+
+    Attributes:
+        image_id: Stem relative to the image folder, POSIX separators, unique within a split.
+        image: Image file; ``None`` when the source makes the image itself.
+        scribble: Scribble file (PNG, XML, h5 …), if there is one.
+        mask: Dense label file, if there is one. Never read for training items.
+        group: Patient, volume or video the sample belongs to; Dice is reported per group.
+    """
+
+    image_id: str
+    image: Path | None = None
+    scribble: Path | None = None
+    mask: Path | None = None
+    group: str | None = None
+
+
+class SegBatch(TypedDict, total=False):
+    """The only interface between data and methods.
+
+    B images, C classes including background, H×W network input, H0×W0 original image. ``valid`` is
+    False on canvas that padding added; unlabelled (255) and padding are different things.
+    """
+
+    image: Tensor  # (B, 3, H, W) float32, normalised RGB
+    image_id: list[str]
+    index: Tensor  # (B,) int64, position in the split
+    scribble: Tensor  # (B, H, W) int64, 255 = not drawn; at (H0, W0) for val and test
+    class_labels: Tensor  # (B, C) float32 multi-hot, from the uncropped scribble (train)
+    valid: Tensor  # (B, H, W) bool, False = padding
+    image_raw: Tensor  # (B, 3, H, W) uint8, same geometry, no colour change; at (H0, W0) for val
+    mask: Tensor  # (B, H0, W0) int64, 255 = void (val and test only)
+    orig_size: Tensor  # (B, 2) int64, (H0, W0) (val, test, predict)
+    input_size: Tensor  # (B, 2) int64, size of the image inside the padded batch canvas
+    duplicate: Tensor  # (B,) bool, True = repeated only to even out the ranks (val and test)
+    group: list[str]  # volume of each image, where the source has volumes
+
+
+class SegOutput(NamedTuple):
+    """What a network returns.
+
+    Attributes:
+        logits: Class scores at decoder resolution, float, shape ``(B, C, h, w)``.
+        features: Decoder features that the classifier reads, float, shape ``(B, D, h, w)``.
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """Facts about the data that a checkpoint carries, so that prediction needs nothing else.
+
+    Attributes:
+        class_names: One name per class, index = id.
+        palette: 256 RGB colours.
+        background: Id of the background class, or ``None`` if every pixel has a proper class.
+        mean: Subtracted from RGB/255, per channel.
+        std: Divided by, per channel.
+        resize: Network input size: ``(H, W)``, or the longer side, or ``None`` for original size.
+        source: Class name of the source that the data came from.
+        train_digest: SHA-256 over the training image ids, to recognise leaking validation sets.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = field(
+        default_factory=lambda: tuple((int(r), int(g), int(b)) for r, g, b in voc_palette()),
+        repr=False,
+    )
+    background: int | None = 0
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    resize: int | tuple[int, int] | None = None
+    source: str = ""
+    train_digest: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values only, as a checkpoint that loads with ``weights_only=True`` needs."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> DataInfo:
+        """Inverse of :meth:`to_dict`; unknown keys of later versions are ignored."""
+        known = {key: value for key, value in state.items() if key in cls.__dataclass_fields__}
+        for key in ("class_names", "mean", "std"):
+            if key in known:
+                known[key] = tuple(known[key])
+        if "palette" in known:
+            known["palette"] = tuple(tuple(colour) for colour in known["palette"])
+        if isinstance(known.get("resize"), list):
+            known["resize"] = tuple(known["resize"])
+        return cls(**known)
