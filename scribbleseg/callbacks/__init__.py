@@ -1,1 +1,19 @@
-"""scribbleseg."""
+"""Callbacks that watch or write; none of them changes a loss."""
+
+from __future__ import annotations
+
+from scribbleseg.callbacks.exact_resume import ExactResume
+from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
+from scribbleseg.callbacks.prediction_panel import PredictionPanel
+from scribbleseg.callbacks.preemption import PreemptionCheckpoint
+from scribbleseg.callbacks.pseudo_label_writer import PseudoLabelWriter
+from scribbleseg.callbacks.run_summary import RunSummary
+
+__all__ = [
+    "ExactResume",
+    "NonFiniteGuard",
+    "PredictionPanel",
+    "PreemptionCheckpoint",
+    "PseudoLabelWriter",
+    "RunSummary",
+]

@@ -1,0 +1,164 @@
+"""Compare recipes on data sets over seeds at equal optimiser steps: JSON and a Markdown table.
+
+    python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
+
+A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
+(overrides of the file) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its own:
+a finished run is never repeated, an interrupted one resumes. Scores are those of the last step, never
+of a selected checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from report import default_path, environment, write
+
+from scribbleseg.checkpoint import read_checkpoint
+
+HERE = Path(__file__).parent
+
+
+def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace) -> dict[str, Any]:
+    """Overrides of one cell; later ones win."""
+    source = "data.init_args.source.init_args"
+    given = {f"{source}.root": str(options.data_root / data["folder"])}
+    if options.weights is not None:
+        given["model.init_args.encoder_weights"] = str(options.weights)
+    if options.workers is not None:
+        given["data.init_args.num_workers"] = options.workers
+    steps = {"trainer.max_steps": data["steps"], "trainer.max_epochs": -1}
+    layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
+    return {key: value for layer in layers if layer for key, value in layer.items()}
+
+
+def run(folder: Path, config: Path, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
+    """One fit; its scores, steps and seconds."""
+    done = folder / "result.json"
+    wanted = {"config": config.name, "seed": seed, "overrides": overrides}
+    if done.exists():
+        result = json.loads(done.read_text())
+        if result["settings"] != wanted:
+            raise SystemExit(f"{done} was made with other settings; choose another --work folder")
+        return result
+    last = folder / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "scribbleseg", "fit", "--config", str(config)]
+    command += [f"--{key}={json.dumps(value)}" for key, value in overrides.items()]
+    command += ["--seed_everything", str(seed), "--run_dir", str(folder)]
+    command += ["--ckpt_path", str(last)] if last.exists() else []
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with (folder / "log.txt").open("a") as log:
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+    spent = folder / "seconds.txt"  # over all attempts
+    seconds = time.monotonic() - start + (float(spent.read_text()) if spent.exists() else 0.0)
+    spent.write_text(str(seconds))
+    if code:
+        tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
+        raise SystemExit(f"run {folder} ended with status {code}:\n{tail}")
+    with (folder / "metrics.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("val/miou")]
+    scores = {k: float(v) for k, v in rows[-1].items() if k and k.startswith("val/") and v}
+    result = {
+        "settings": wanted,
+        "scores": scores,
+        "steps": int(read_checkpoint(last)["global_step"]),
+        "seconds": round(seconds, 1),
+    }
+    done.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def table(results: list[dict], metrics: dict[str, str]) -> str:
+    """Markdown: a row per data set and recipe, mean ± sd over seeds in percent."""
+    lines = [
+        "| data | recipe | " + " | ".join(metrics.values()) + " | steps | seeds | minutes a run |",
+        "|---|---|" + "---|" * (len(metrics) + 3),
+    ]
+    for cell in results:
+        texts = []
+        for metric in metrics:
+            values = [100 * r["scores"][metric] for r in cell["runs"] if metric in r["scores"]]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            texts.append(f"{statistics.mean(values):.1f}{spread}" if values else "–")
+        minutes = statistics.mean(r["seconds"] for r in cell["runs"]) / 60
+        lines.append(
+            f"| {cell['data']} | {cell['recipe']} | {' | '.join(texts)} | "
+            f"{cell['runs'][0]['steps']} | {len(cell['runs'])} | {minutes:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("plan", type=Path)
+    parser.add_argument("--data-root", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, default=None, help="local encoder weights")
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/compare"), help="folder of the runs"
+    )
+    parser.add_argument("--workers", type=int, default=None)
+    parser.add_argument("--only", nargs="+", default=None, help="names of data sets or recipes")
+    parser.add_argument("--seeds", type=int, nargs="+", default=None)
+    parser.add_argument("--output", type=Path, default=None)
+    options = parser.parse_args()
+    plan = yaml.safe_load(options.plan.read_text())
+    seeds = options.seeds or plan["seeds"]
+    groups = _groups(plan, options.only or [])
+    cells = [
+        (data, recipe)
+        for data in plan["data"]
+        for recipe in plan["recipes"]
+        if all({data, recipe} & group for group in groups)
+    ]
+    total, begun, results = len(cells) * len(seeds), time.monotonic(), []
+    output = options.output or default_path(options.plan.stem)
+    for number, (data, recipe) in enumerate(cells):
+        spec = plan["data"][data]
+        config = HERE.parent / spec["config"]
+        overrides = arguments(plan, spec, plan["recipes"][recipe], options)
+        runs = []
+        for seed in seeds:
+            folder = (
+                options.work / options.plan.stem / data / recipe.replace(" ", "_") / f"seed{seed}"
+            )
+            runs.append(run(folder, config, overrides, seed))
+            count = number * len(seeds) + len(runs)
+            left = (time.monotonic() - begun) / count * (total - count)
+            sys.stderr.write(
+                f"{count}/{total} {data} / {recipe} / seed {seed}: "
+                f"{runs[-1]['scores'].get('val/miou', float('nan')):.4f} mIoU, "
+                f"about {left / 60:.0f} min left\n"
+            )
+        if any(r["steps"] != spec["steps"] for r in runs):
+            raise SystemExit(
+                f"{data}/{recipe}: {[r['steps'] for r in runs]} steps, not {spec['steps']}"
+            )
+        results.append({"data": data, "recipe": recipe, "runs": runs})
+        # after every cell, so that hours of runs are never lost to the last one
+        settings = {"plan": plan, "weights": options.weights.name if options.weights else None}
+        write(output, environment("compare", seed=seeds, settings=settings), results)
+        output.with_suffix(".md").write_text(table(results, plan["metrics"]))
+    print(table(results, plan["metrics"]))
+
+
+def _groups(plan: dict, only: list[str]) -> list[set[str]]:
+    """The parts of ``--only`` that restrict data sets and recipes, each if it names any."""
+    parts = [set(only) & set(plan["data"]), set(only) & set(plan["recipes"])]
+    unknown = set(only) - parts[0] - parts[1]
+    if unknown:
+        raise SystemExit(f"--only names nothing in the plan: {', '.join(sorted(unknown))}")
+    return [part for part in parts if part]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Checkpoints that survive a full disk and reload without any arguments."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from scribbleseg.errors import CheckpointError
+from scribbleseg.inference import InferenceConfig
+from scribbleseg.methods.base import ScribbleSegModule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["AtomicCheckpointIO", "load", "read_checkpoint"]
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Contents of a checkpoint file, loaded with ``weights_only=True`` on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing, remote, truncated, or holds more than plain data.
+    """
+    if "://" in str(path):
+        raise CheckpointError(f"{path}: remote checkpoints are refused; download the file first")
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        raise CheckpointError(
+            f"checkpoint {path} does not exist"
+            + (f"; that folder holds {', '.join(near[:5])}" if near else "")
+        )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}); it is truncated, not a checkpoint, or holds pickled "
+            "objects, which are never loaded"
+        ) from error
+    return cast("dict[str, Any]", state)
+
+
+def load(
+    path: str | os.PathLike[str], *, map_location: str | torch.device = "cpu"
+) -> ScribbleSegModule:
+    """Rebuild the module that wrote a checkpoint, in evaluation mode.
+
+    The class, its hyper-parameters, class names, colours, normalisation and test-time options come
+    from the file; nothing is downloaded.
+
+    Args:
+        path: Checkpoint written by a fit run.
+        map_location: Device for the weights.
+
+    Raises:
+        CheckpointError: If the file cannot be read, was not written by this library, or names a
+            class that cannot be imported.
+
+    Example:
+        >>> load("missing.ckpt")
+        Traceback (most recent call last):
+        scribbleseg.errors.CheckpointError: checkpoint missing.ckpt does not exist
+    """
+    state = read_checkpoint(path)
+    facts = state.get("scribbleseg")
+    if not facts:
+        raise CheckpointError(
+            f"{path} was not written by scribbleseg (no class recorded); build the module and use "
+            "its load_state_dict"
+        )
+    module_name, _, class_name = facts["class_path"].rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} was written by {facts['class_path']}, which cannot be imported ({error}); install "
+            "the package that defines it"
+        ) from error
+    module = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
+    module.inference = InferenceConfig.from_dict(facts["inference"])
+    return cast("ScribbleSegModule", module.eval())
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, then renames: a crash or a full disk never leaves half a file.
+
+    Lightning's own saver goes through the system's temporary folder, whose move across file systems
+    is not atomic.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: Mapping[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            CheckpointError: If the disk is full; the previous files are intact.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                torch.save(checkpoint, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(target)
+        except BaseException as error:
+            needed = Path(temporary).stat().st_size if Path(temporary).exists() else 0
+            Path(temporary).unlink(missing_ok=True)
+            free = shutil.disk_usage(target.parent).free
+            # torch reports a full disk as "unexpected pos"
+            if isinstance(error, (OSError, RuntimeError)) and (
+                getattr(error, "errno", None) == 28 or "unexpected pos" in str(error)
+            ):
+                raise CheckpointError(
+                    f"no space to write {target}: {free / 2**20:.0f} MiB free, more than "
+                    f"{needed / 2**20:.0f} MiB needed; earlier checkpoints are intact. Free some "
+                    "space and resume from the last one"
+                ) from error
+            raise

@@ -1,0 +1,187 @@
+"""The command line: LightningCLI's fit, validate, test and predict, plus prediction on bare folders."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+import scribbleseg.data.sources
+import scribbleseg.methods  # noqa: F401  (short class names resolve among imported classes)
+from scribbleseg import __version__
+from scribbleseg.callbacks import PreemptionCheckpoint, PseudoLabelWriter
+from scribbleseg.checkpoint import AtomicCheckpointIO
+from scribbleseg.cli_errors import SuggestingParser, explain
+from scribbleseg.data.datamodule import ScribbleDataModule
+from scribbleseg.errors import ScribbleSegError
+from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.predict_command import predict_images
+from scribbleseg.runs import (
+    SaveRunConfig,
+    choose_run_dir,
+    resolve_checkpoint,
+    run_callbacks,
+    run_loggers,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning.pytorch import Trainer
+
+__all__ = ["ScribbleSegCLI", "main"]
+
+logger = logging.getLogger(__name__)
+
+
+class ScribbleSegCLI(LightningCLI):
+    """LightningCLI with a run directory, linked class count and the callbacks every run needs."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Options of the run itself."""
+        parser.add_argument(
+            "--run_dir", type=str | None, default=None, help="folder for everything this run writes"
+        )
+        parser.add_argument(
+            "--wandb",
+            type=bool,
+            default=False,
+            help="log to Weights & Biases (offline without a key)",
+        )
+        parser.add_argument("--wandb_project", type=str, default="scribbleseg", help="W&B project")
+        parser.add_argument("--tensorboard", type=bool, default=False, help="log to TensorBoard")
+        parser.add_argument(
+            "--save_every_n_steps", type=int, default=200, help="steps between updates of last.ckpt"
+        )
+        parser.add_argument(
+            "--monitor", type=str, default="val/miou", help="score by which best.ckpt is chosen"
+        )
+        parser.link_arguments(
+            "data.num_classes", "model.init_args.num_classes", apply_on="instantiate"
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Resolve the run folder; unlike Lightning's, leave the typed hyper-parameters as they are."""
+        stage, config = self.config.subcommand, self.config[self.config.subcommand]
+        config.ckpt_path = resolve_checkpoint(config.get("ckpt_path"), config.run_dir)
+        if config.ckpt_path is not None and "encoder_weights" in config.model.init_args:
+            config.model.init_args.encoder_weights = None  # the checkpoint's weights replace them
+        model = str(config.model.class_path).rsplit(".", 1)[-1]
+        self.run_dir = choose_run_dir(config.run_dir, stage, model, config.ckpt_path)
+        config.run_dir = config.trainer.default_root_dir = str(self.run_dir)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Add this run's loggers, callbacks and checkpoint writer to the user's."""
+        config, stage = self.config_init[self.subcommand], self.subcommand
+        own = config.trainer.callbacks or []
+        kwargs["callbacks"] = [*(own if isinstance(own, list) else [own])]
+        if stage == "fit":
+            given = config.trainer.logger
+            loggers = run_loggers(
+                self.run_dir,
+                wandb=config.wandb,
+                tensorboard=config.tensorboard,
+                project=config.wandb_project,
+            )
+            if given not in (None, True, False):
+                loggers += given if isinstance(given, list) else [given]
+            kwargs["logger"] = loggers
+            kwargs["callbacks"] += run_callbacks(
+                self.run_dir, save_every_n_steps=config.save_every_n_steps, monitor=config.monitor
+            )
+        else:
+            kwargs["logger"] = False
+            if stage == "predict":
+                kwargs["callbacks"] += [PseudoLabelWriter(str(self.run_dir / "predictions"))]
+        plugins = config.trainer.plugins or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
+        kwargs["plugins"] += [AtomicCheckpointIO()]
+        if config.trainer.enable_progress_bar is None:
+            kwargs["enable_progress_bar"] = sys.stderr.isatty()
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        prepared = super()._prepare_subcommand_kwargs(subcommand)
+        if subcommand == "predict":
+            prepared["return_predictions"] = False  # the writer streams them to files
+        return prepared
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of ``scribbleseg``.
+
+    Exit status 0 also after SIGTERM (with a checkpoint written); 2 for a user's mistake, which is told
+    in a few lines; ``--traceback`` shows where it came from.
+    """
+    _quiet_logging()
+    argv = list(sys.argv[1:] if args is None else args)
+    show_traceback = "--traceback" in argv
+    argv = [word for word in argv if word != "--traceback"]
+    program, before = sys.argv[0], sys.argv
+    try:
+        if argv[:1] == ["predict"] and any(re.match(r"--images(=|$)", word) for word in argv):
+            sys.exit(predict_images(argv[1:]))
+        # LightningCLI reads sys.argv itself; a distributed launcher starts it again with the same
+        sys.argv = [program, *_with_run_config(argv)]
+        ScribbleSegCLI(
+            ScribbleSegModule,
+            ScribbleDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=42,
+            parser_class=SuggestingParser,
+            parser_kwargs={"version": __version__, "allow_abbrev": False},
+            save_config_callback=SaveRunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults={"gradient_clip_val": 1.0, "log_every_n_steps": 10},
+        )
+    except SIGTERMException as stop:
+        last = PreemptionCheckpoint.last_written
+        logger.warning("stopped by SIGTERM; resume with: scribbleseg fit --ckpt_path %s", last)
+        raise SystemExit(0) from stop
+    except (ScribbleSegError, MisconfigurationException, RuntimeError, ValueError) as error:
+        message = explain(error)
+        if show_traceback or message is None:
+            raise
+        sys.stderr.write(f"error: {message}\n")
+        raise SystemExit(2) from None
+    finally:
+        sys.argv = before
+
+
+def _quiet_logging() -> None:
+    """Our lines at INFO; none of Lightning's advertisements, nor warnings about its own internals."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("scribbleseg").setLevel(logging.INFO)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+    for message in (
+        r".*LeafSpec.*",  # lightning 2.6 on torch 2.15
+        r".*callbacks used to create the checkpoint.*",  # evaluation needs none of them
+        r".*smaller than the logging interval.*",
+        r".*your dataloader is not resumable.*",  # the sampler and the data module are
+        r".*does not have many workers.*",  # chosen by the data module
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _with_run_config(argv: list[str]) -> list[str]:
+    """A checkpoint knows its configuration: add the run's file if none is given."""
+    given = {word.split("=", 1)[0] for word in argv}
+    if not argv or given & {"--config", "-c", "--model", "--model.class_path", "--help", "-h"}:
+        return argv
+    for index, word in enumerate(argv):
+        name, _, value = word.partition("=")
+        if name == "--ckpt_path":
+            value = value or (argv[index + 1] if index + 1 < len(argv) else "")
+            config = Path(value).parent.parent / "config_fit.yaml"
+            if config.is_file():
+                return [argv[0], "--config", str(config), *argv[1:]]
+    return argv

@@ -1,0 +1,263 @@
+"""Class files: names, ids, colours, and which values of the label files mean what."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import yaml
+
+from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CLASS_FILES", "ClassTable", "normalise_name", "read_classes"]
+
+CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json", "classes.txt", "labels.txt")
+"""Names that are looked for in this order."""
+
+_KEYS = {"classes", "ignore", "unlabelled_value", "background", "compact"}
+_CLASS_KEYS = {"id", "name", "color", "aliases"}
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """What a class file says.
+
+    Attributes:
+        names: One name per class; the index is the id used everywhere.
+        background: Id of the background class, ``None`` if there is none.
+        colours: Exact colours given in the file and their ids.
+        aliases: Normalised names and aliases to ids.
+        ignore: File values that become 255, in scribbles and masks.
+        unlabelled_value: Value of scribble files that means "not drawn", besides 255.
+        remap: Table from file values to ids, shape ``(65536,)``, negative = must not occur;
+            ``None`` if file values are ids.
+    """
+
+    names: tuple[str, ...]
+    background: int | None
+    colours: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    aliases: dict[str, int] = field(default_factory=dict)
+    ignore: tuple[int, ...] = ()
+    unlabelled_value: int | None = None
+    remap: NDArray[np.int32] | None = None
+
+    @property
+    def palette(self) -> NDArray[np.uint8]:
+        """VOC colours with the colours of the file in their places, uint8, shape ``(256, 3)``."""
+        palette = voc_palette()
+        for colour, label in self.colours.items():
+            palette[label] = colour
+        return palette
+
+
+def normalise_name(name: str) -> str:
+    """Form in which class names compare: case, ``_``, ``-`` and space do not count.
+
+    Example:
+        >>> normalise_name("Dining-Table") == normalise_name("dining table")
+        True
+    """
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
+def read_classes(root: str | Path) -> ClassTable:
+    """Classes of a data set.
+
+    ``classes.txt`` holds one name a line, line number = id; the first class is the background if it
+    is called so; a first line ``__ignore__`` (labelme) is skipped. ``classes.yaml`` and
+    ``classes.json`` hold ``{classes: [{id, name, color?, aliases?}], ignore?, unlabelled_value?,
+    background?, compact?}``.
+
+    Args:
+        root: Folder of the data set, or a class file.
+
+    Returns:
+        The class table.
+
+    Raises:
+        ScribbleNotFoundError: If there is no class file (D301).
+        LabelFormatError: If names or ids are not unique, ids have gaps without ``compact: true``,
+            or there are more than 255 classes (D401).
+    """
+    root = Path(root)
+    path = root if root.is_file() else _locate(root)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".txt":
+            return _from_lines(text, path)
+        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise LabelFormatError(f"D202 {path}: class file cannot be read: {error}") from error
+    if isinstance(data, list):
+        data = {"classes": data}
+    if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
+        raise LabelFormatError(
+            f"D401 {path}: expected `classes:` with a list of names or of {{id, name}} entries"
+        )
+    _known_keys(data, _KEYS, path, "file")
+    return _from_mapping(data, path)
+
+
+def _locate(root: Path) -> Path:
+    for name in CLASS_FILES:
+        if (root / name).is_file():
+            return root / name
+    raise ScribbleNotFoundError(
+        f"D301 {root}: no class file ({', '.join(CLASS_FILES)}); write classes.txt with one class "
+        "name a line, in the order of the ids"
+    )
+
+
+def _from_lines(text: str, path: Path) -> ClassTable:
+    names = [line.strip() for line in text.rstrip().split("\n")]
+    if names[0] == "__ignore__":
+        # labelme numbers this line -1; its tools write such pixels as 255
+        names = names[1:]
+    for number, name in enumerate(names, 1):
+        if not name:
+            raise LabelFormatError(
+                f"D401 {path}: line {number} is empty, but the line number is the id; remove the "
+                "line or name the class"
+            )
+    return _table([(index, name, (), None) for index, name in enumerate(names)], {}, path)
+
+
+def _from_mapping(data: dict[str, Any], path: Path) -> ClassTable:
+    entries = []
+    for position, item in enumerate(data["classes"]):
+        item = {"name": item} if isinstance(item, str) else item
+        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+            raise LabelFormatError(
+                f"D401 {path}: entry {position} is {item!r}, expected a name or {{id, name}}"
+            )
+        _known_keys(item, _CLASS_KEYS, path, f"class {item['name']!r}")
+        label = _integer(item.get("id", position), path, f"id of {item['name']!r}")
+        aliases = item.get("aliases") or ()
+        aliases = (aliases,) if isinstance(aliases, str) else tuple(str(a) for a in aliases)
+        if item["name"] != "__ignore__":
+            entries.append((label, item["name"], aliases, _colour(item.get("color"), path)))
+        else:
+            data = {**data, "ignore": [*_integers(data.get("ignore"), path), label]}
+    entries.sort(key=lambda entry: entry[0])
+    return _table(entries, data, path)
+
+
+def _table(
+    entries: list[tuple[int, str, tuple[str, ...], tuple[int, int, int] | None]],
+    data: dict[str, Any],
+    path: Path,
+) -> ClassTable:
+    ids = [entry[0] for entry in entries]
+    if not 2 <= len(entries) <= MAX_CLASSES:
+        raise LabelFormatError(
+            f"D401 {path}: lists {len(entries)} classes, expected 2..{MAX_CLASSES}: labels are "
+            "8-bit ids 0..254 and 255 = unlabelled; merge rare classes"
+        )
+    names: dict[str, int] = {}
+    colours: dict[tuple[int, int, int], int] = {}
+    for index, (label, name, aliases, colour) in enumerate(entries):
+        for form in dict.fromkeys(normalise_name(text) for text in (name, *aliases)):
+            if form in names:
+                raise LabelFormatError(
+                    f"D401 {path}: class name {name!r} (id {label}) is used twice, also by id "
+                    f"{ids[names[form]]}; case, '_', '-' and spaces do not count: rename one"
+                )
+            names[form] = index
+        if colour is not None:
+            if colour in colours:
+                raise LabelFormatError(
+                    f"D401 {path}: color {colour} is used twice; choose another for {name!r}"
+                )
+            colours[colour] = index
+    return ClassTable(
+        names=tuple(entry[1] for entry in entries),
+        background=_background(ids, [entry[1] for entry in entries], data, path),
+        colours=colours,
+        aliases=names,
+        ignore=tuple(_integers(data.get("ignore"), path)),
+        unlabelled_value=None
+        if data.get("unlabelled_value") is None
+        else _integer(data["unlabelled_value"], path, "unlabelled_value"),
+        remap=_remap(ids, data, path),
+    )
+
+
+def _remap(ids: list[int], data: dict[str, Any], path: Path) -> NDArray[np.int32] | None:
+    expected = list(range(len(ids)))
+    if ids == expected:
+        return None
+    if len(set(ids)) < len(ids):
+        twice = sorted({label for label in ids if ids.count(label) > 1})
+        raise LabelFormatError(f"D401 {path}: ids {twice[:5]} are used twice; give each its own")
+    if min(ids) < 0 or max(ids) > 65535:
+        raise LabelFormatError(f"D401 {path}: ids must be in 0..65535, got {min(ids)}..{max(ids)}")
+    if data.get("compact") is not True:
+        gaps = sorted(set(range(max(ids) + 1)) - set(ids))
+        raise LabelFormatError(
+            f"D401 {path}: {len(ids)} classes, but ids go to {max(ids)} and {len(gaps)} are unused "
+            f"(e.g. {gaps[:5]}); set `compact: true` to renumber them, or list the missing classes"
+        )
+    remap = np.full(65536, -1, dtype=np.int32)
+    remap[ids] = expected
+    return remap
+
+
+def _background(ids: list[int], names: list[str], data: dict[str, Any], path: Path) -> int | None:
+    if "background" not in data:
+        return 0 if normalise_name(names[0]) == "background" else None
+    value = data["background"]
+    if value is None:
+        return None
+    label = _integer(value, path, "background")
+    if label not in ids:
+        raise LabelFormatError(
+            f"D401 {path}: background {label} is not an id of a class; use null if there is none"
+        )
+    return ids.index(label)
+
+
+def _known_keys(data: dict[str, Any], known: set[str], path: Path, where: str) -> None:
+    unknown = sorted(str(key) for key in data if key not in known)
+    if unknown:
+        raise LabelFormatError(
+            f"D401 {path}: unknown keys {unknown} in the {where}; known are {sorted(known)}"
+        )
+
+
+def _integer(value: object, path: Path, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LabelFormatError(f"D401 {path}: {what} is {value!r}, expected an integer")
+    return value
+
+
+def _integers(value: object, path: Path) -> list[int]:
+    if value is None:
+        return []
+    values = value if isinstance(value, list) else [value]
+    found = [_integer(item, path, "ignore") for item in values]
+    return [item for item in found if item != IGNORE_INDEX]
+
+
+def _colour(value: object, path: Path) -> tuple[int, int, int] | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and len(value) == 7 and value.startswith("#"):
+        with contextlib.suppress(ValueError):
+            value = list(bytes.fromhex(value[1:]))
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
+    ):
+        return cast("tuple[int, int, int]", tuple(value))
+    raise LabelFormatError(
+        f'D401 {path}: color {value!r}, expected [red, green, blue] in 0..255 or "#rrggbb"'
+    )

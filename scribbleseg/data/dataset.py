@@ -1,0 +1,193 @@
+"""One sample: decode, check sizes, transform, return tensors. Training items never hold masks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import Dataset
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.sampler import SampleKey
+from scribbleseg.errors import LabelFormatError, ScribbleSegError
+from scribbleseg.functional.geometry import class_labels_from_scribble
+from scribbleseg.functional.preprocess import normalize, resize_image
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.data.transforms import TrainTransform
+    from scribbleseg.types import DataInfo, Record, SegBatch
+
+__all__ = ["EvalDataset", "TrainDataset", "collate"]
+
+_FILL = {"image": 0, "image_raw": 0, "scribble": IGNORE_INDEX, "mask": IGNORE_INDEX, "valid": 0}
+
+
+def _check_size(
+    label: NDArray[np.uint8], image: NDArray[np.uint8], role: str, record: Record
+) -> None:
+    if label.shape != image.shape[:2]:
+        path = getattr(record, role) or record.image_id
+        raise LabelFormatError(
+            f"D201 {path}: {role} is {label.shape[1]}×{label.shape[0]} (width×height), image "
+            f"{record.image or record.image_id} is {image.shape[1]}×{image.shape[0]}; was the label "
+            "exported from a resized or rotated copy? Export it again at the image's size"
+        )
+
+
+class TrainDataset(Dataset[dict[str, Any]]):
+    """Augmented training samples; a sample is a pure function of (seed, epoch, index).
+
+    Args:
+        source: Where pixels come from.
+        records: Samples of the training split.
+        transform: Augmentation.
+        info: Normalisation.
+        seed: Seed of all augmentation.
+        image_raw: Add ``image_raw``: same geometry, no colour change.
+    """
+
+    def __init__(
+        self,
+        source: ScribbleSource,
+        records: Sequence[Record],
+        transform: TrainTransform,
+        info: DataInfo,
+        *,
+        seed: int = 0,
+        image_raw: bool = False,
+    ) -> None:
+        self.source, self.records, self.transform, self.info = source, records, transform, info
+        self.seed, self.image_raw = seed, image_raw
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.records)
+
+    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
+        """One item of a training :class:`~scribbleseg.types.SegBatch`; a plain index means epoch 0."""
+        index, epoch, _ = key if isinstance(key, SampleKey) else SampleKey(key)
+        record = self.records[index]
+        image = self.source.read_image(record)
+        scribble = self.source.read_scribble(record)
+        _check_size(scribble, image, "scribble", record)
+        # before any crop: the tags say what the whole image shows
+        always = () if self.source.background is None else (self.source.background,)
+        tags = class_labels_from_scribble(
+            torch.from_numpy(scribble), self.source.num_classes, always=always
+        )
+        seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
+        sample = self.transform(image, [scribble], seed=seed)
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(normalize(sample.image, self.info.mean, self.info.std)),
+            "scribble": torch.from_numpy(sample.labels[0].astype(np.int64)),
+            "valid": torch.from_numpy(sample.valid),
+            "class_labels": tags,
+            "image_id": record.image_id,
+            "index": torch.tensor(index),
+        }
+        if self.image_raw:
+            item["image_raw"] = _to_chw(sample.raw)
+        return item
+
+
+class EvalDataset(Dataset[dict[str, Any]]):
+    """Images at network input size with labels at original size, for val, test and predict.
+
+    Args:
+        source: Where pixels come from.
+        records: Samples of the split.
+        info: Normalisation and resizing.
+        labels: Whether to read masks (or scribbles, where a sample has no mask).
+    """
+
+    def __init__(
+        self,
+        source: ScribbleSource,
+        records: Sequence[Record],
+        info: DataInfo,
+        *,
+        labels: bool = True,
+    ) -> None:
+        self.source, self.records, self.info, self.labels = source, records, info, labels
+        # scored on masks only if every sample has one: never a mixture
+        self.has_masks = labels and all(_has(source, record, "mask") for record in records)
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.records)
+
+    def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
+        """One item of a validation :class:`~scribbleseg.types.SegBatch`."""
+        index, _, duplicate = key if isinstance(key, SampleKey) else SampleKey(key)
+        record = self.records[index]
+        raw = self.source.read_image(record)
+        image = resize_image(raw, self.info.resize)
+        item: dict[str, Any] = {
+            "image": torch.from_numpy(normalize(image, self.info.mean, self.info.std)),
+            "image_raw": _to_chw(raw),
+            "image_id": record.image_id,
+            "index": torch.tensor(index),
+            "orig_size": torch.tensor(raw.shape[:2]),
+            "input_size": torch.tensor(image.shape[:2]),
+            "duplicate": torch.tensor(duplicate),
+        }
+        if self.labels:
+            if _has(self.source, record, "scribble"):
+                scribble = self.source.read_scribble(record)
+                _check_size(scribble, raw, "scribble", record)
+                item["scribble"] = torch.from_numpy(scribble.astype(np.int64))
+            if self.has_masks:
+                mask = self.source.read_mask(record)
+                _check_size(mask, raw, "mask", record)
+                item["mask"] = torch.from_numpy(mask.astype(np.int64))
+            elif "scribble" not in item:
+                raise ScribbleSegError(
+                    f"{record.image_id} has neither mask nor scribble: nothing to validate on; remove "
+                    "it from the validation list or add its label"
+                )
+        if record.group is not None:
+            item["group"] = record.group
+        return item
+
+
+def _has(source: ScribbleSource, record: Record, role: str) -> bool:
+    """Whether a label exists; sources without files make every label."""
+    return record.image is None or getattr(record, role) is not None
+
+
+def _to_chw(image: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
+    """Batch items; images of different sizes are padded at the right and bottom.
+
+    Padding is 0 in images (the mean colour), 255 in labels, False in ``valid``.
+    """
+    batch: dict[str, Any] = {}
+    # a label that only some items have cannot be stacked, and is only for display
+    keys = [key for key in items[0] if all(key in item for item in items)]
+    for key in keys:
+        values = [item[key] for item in items]
+        if not isinstance(values[0], torch.Tensor):
+            batch[key] = values
+        elif key not in _FILL or all(value.shape == values[0].shape for value in values):
+            batch[key] = torch.stack(values)
+        else:
+            height = max(value.shape[-2] for value in values)
+            width = max(value.shape[-1] for value in values)
+            batch[key] = torch.stack(
+                [
+                    F.pad(v, (0, width - v.shape[-1], 0, height - v.shape[-2]), value=_FILL[key])
+                    for v in values
+                ]
+            )
+    return batch  # type: ignore[return-value]

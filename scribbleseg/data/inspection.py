@@ -1,0 +1,208 @@
+"""Look at the files of one sample: decode, compare sizes, count; errors become findings."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data import io
+from scribbleseg.data.findings import Finding, finding_from_error
+from scribbleseg.errors import ScribbleSegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record
+
+__all__ = ["Sample", "explain_contradiction", "inspect_sample"]
+
+
+@dataclass
+class Sample:
+    """What was seen of one record.
+
+    Attributes:
+        record: The record, with its mask where one is known.
+        findings: Errors of this sample's files.
+        size: Height and width of the image in pixels, ``None`` if it cannot be read.
+        high_depth: The image has more than 8 bits per channel.
+        digest: SHA-256 of the pixels; ``None`` for an image of one colour.
+        mean: Mean of RGB/255, float64, shape ``(3,)``.
+        square: Mean of (RGB/255)², float64, shape ``(3,)``.
+        scribble: Pixels per scribble value, int64, shape ``(256,)``.
+        mask: Pixels per mask value, int64, shape ``(256,)``.
+        contradicting: Labelled pixels whose mask has another class.
+        on_void: Labelled pixels whose mask is void.
+    """
+
+    record: Record
+    findings: list[Finding] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    high_depth: bool = False
+    digest: bytes | None = None
+    mean: NDArray[np.float64] | None = None
+    square: NDArray[np.float64] | None = None
+    scribble: NDArray[np.int64] | None = None
+    mask: NDArray[np.int64] | None = None
+    contradicting: int | None = None
+    on_void: int | None = None
+
+    @property
+    def labelled(self) -> int:
+        """Labelled scribble pixels."""
+        return 0 if self.scribble is None else int(self.scribble[:IGNORE_INDEX].sum())
+
+    @property
+    def scribble_file(self) -> str:
+        """Name of the scribble for messages."""
+        return str(self.record.scribble or self.record.image_id)
+
+
+def inspect_sample(source: ScribbleSource, record: Record) -> Sample:
+    """Decode image, scribble and mask of a record; never raises for a broken file.
+
+    Args:
+        source: Data set that the record is from.
+        record: Sample; its mask is compared with the scribble if both exist.
+
+    Returns:
+        Counts and findings.
+    """
+    sample = Sample(record)
+    _look_at_image(source, sample)
+    scribble = _read_label(source.read_scribble, sample, "scribble")
+    mask = _read_label(source.read_mask, sample, "mask")
+    if scribble is not None:
+        sample.scribble = np.bincount(scribble.ravel(), minlength=256)
+    if mask is not None:
+        sample.mask = np.bincount(mask.ravel(), minlength=256)
+    if scribble is not None and mask is not None and scribble.shape == mask.shape:
+        drawn = scribble != IGNORE_INDEX
+        ours, theirs = scribble[drawn], mask[drawn]
+        void = theirs == IGNORE_INDEX
+        sample.on_void = int(void.sum())
+        sample.contradicting = int(((ours != theirs) & ~void).sum())
+    return sample
+
+
+def _look_at_image(source: ScribbleSource, sample: Sample) -> None:
+    record = sample.record
+    file = None if record.image is None else str(record.image)
+    try:
+        image = source.read_image(record)
+    except Exception as error:  # noqa: BLE001 - a broken file must not hide the others
+        sample.findings.append(_named(error, "image", file or record.image_id))
+        return
+    sample.size = (image.shape[0], image.shape[1])
+    if record.image is not None and record.image.is_file():
+        mode = io.read_header(record.image).mode
+        sample.high_depth = mode.startswith("I") or mode == "F"
+    mean, std = cv2.meanStdDev(image)
+    sample.mean = mean[:, 0] / 255
+    sample.square = (std[:, 0] / 255) ** 2 + sample.mean**2
+    if std.any():
+        # images of one colour, such as empty slices, are equal without being the same
+        header = repr(image.shape).encode()
+        sample.digest = hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).digest()
+
+
+def _read_label(
+    read: Callable[[Record], NDArray[np.uint8]], sample: Sample, role: str
+) -> NDArray[np.uint8] | None:
+    record = sample.record
+    path = getattr(record, role)
+    if path is None and record.image is not None:
+        return None
+    file = str(path or record.image_id)
+    try:
+        label = read(record)
+    except Exception as error:  # noqa: BLE001 - a broken file must not hide the others
+        sample.findings.append(_named(error, role, file))
+        return None
+    if sample.size is not None and label.shape != sample.size:
+        sample.findings.append(_size_mismatch(sample, label.shape, role, file))
+        return None
+    return label
+
+
+def _named(error: Exception, role: str, file: str) -> Finding:
+    if not isinstance(error, ScribbleSegError):
+        error = ScribbleSegError(
+            f"D202 {file}: {role} cannot be read ({type(error).__name__}: {error}); copy the file "
+            "again from its source"
+        )
+    return finding_from_error(error, "D202" if file else "D301", file)
+
+
+def _size_mismatch(sample: Sample, shape: tuple[int, ...], role: str, file: str) -> Finding:
+    image = sample.record.image
+    height, width = sample.size or (0, 0)
+    raw = None
+    if image is not None and image.is_file():
+        raw = io.read_header(image).raw_size
+    if raw is not None and raw != sample.size and shape == raw:
+        cause = (
+            "the label fits the frame before the image's EXIF rotation: rotate the label like the "
+            "image, or remove the EXIF orientation from the image"
+        )
+    elif shape == (width, height):
+        cause = "width and height are exchanged: export the label again without transposing it"
+    elif abs(shape[0] * width - shape[1] * height) <= max(width, height):
+        cause = (
+            "same proportions, so it was exported from a resized copy: export it at the image's "
+            "size, or set `resize_labels: true`"
+        )
+    else:
+        cause = "it probably belongs to another image: check the pairing of names"
+    found = f"{shape[1]}x{shape[0]}"
+    return Finding(
+        "D201",
+        "error",
+        f"{file}: {role} is {found} (width x height, {shape[0] * shape[1]:,} px), expected "
+        f"{width}x{height} as {image or sample.record.image_id}; {cause}",
+        file,
+    )
+
+
+def explain_contradiction(scribble: NDArray[np.uint8], mask: NDArray[np.uint8]) -> str:
+    """Which simple change makes a scribble agree with its mask.
+
+    Args:
+        scribble: Ids, shape ``(H, W)``, 255 = not drawn.
+        mask: Ids, shape ``(H, W)``, 255 = void.
+
+    Returns:
+        A clause for a message; empty if no flip or shift of up to 12 px helps.
+    """
+    rows, columns = np.nonzero(scribble != IGNORE_INDEX)
+    labels = scribble[rows, columns]
+    height, width = mask.shape
+
+    def wrong(y: NDArray[np.intp], x: NDArray[np.intp]) -> float:
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        if inside.sum() < 0.5 * len(labels):
+            return 1.0
+        truth = mask[y[inside], x[inside]]
+        known = truth != IGNORE_INDEX
+        return float((truth != labels[inside])[known].mean()) if known.any() else 1.0
+
+    candidates = {
+        "flipping it horizontally": wrong(rows, width - 1 - columns),
+        "flipping it vertically": wrong(height - 1 - rows, columns),
+        "rotating it by 180 degrees": wrong(height - 1 - rows, width - 1 - columns),
+    }
+    reach = range(-12, 13)
+    for dy in reach:
+        for dx in reach:
+            if dy or dx:
+                candidates[f"shifting it by ({dx}, {dy}) px"] = wrong(rows + dy, columns + dx)
+    best = min(candidates, key=lambda name: candidates[name])
+    return f"{best} removes most of it" if candidates[best] < 0.25 * wrong(rows, columns) else ""

@@ -1,0 +1,199 @@
+"""ACDC cardiac MR slices with human scribbles, as released in HDF5 or converted to a folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scribbleseg.data import io
+from scribbleseg.data.sources.base import FileIndex, OnMissing, TrainLabels
+from scribbleseg.data.sources.folder import FolderSource
+from scribbleseg.errors import (
+    ConfigError,
+    LabelFormatError,
+    MissingExtraError,
+    ScribbleNotFoundError,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scribbleseg.types import Record, Split
+
+__all__ = ["ACDC_CLASSES", "ACDCSource"]
+
+ACDC_CLASSES = ("background", "right_ventricle", "myocardium", "left_ventricle")
+
+_GROUP = r"(patient\d+_frame\d+)"
+_PATIENT = re.compile(r"patient(\d+)")
+_UNLABELLED = 4
+_FOLDS, _FOLD_SIZE = 5, 20
+
+
+class ACDCSource(FolderSource):
+    """ACDC slices; 4 classes, background first; a group is one volume (patient and frame).
+
+    ``root`` is either the release (``ACDC_training_slices/*.h5``, or that folder itself) or a plain
+    folder with ``images/``. The release is divided by patient into five folds of 20 consecutive
+    ids: ``fold`` is held out as ``val``, and ``test`` is the same fold. There is no third part, so
+    choose no checkpoint by it: train for a fixed time and report the last. A plain folder uses its
+    split files, and the same folds if it has none.
+
+    Args:
+        root: Folder of the data set.
+        fold: Held-out fold, 1 to 5: fold 1 holds out patients 1 to 20.
+        train_list: Split file of a plain folder.
+        val_list: Split file of a plain folder.
+        test_list: Split file of a plain folder.
+        unlabelled_value: Value of scribbles that means "not drawn", besides 255; 4 in the release.
+        on_missing: What to do with listed training slices without scribble.
+        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison.
+
+    Raises:
+        ScribbleNotFoundError: If ``root`` holds neither layout.
+        ConfigError: If ``fold`` or another option is out of range.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        fold: int = 1,
+        *,
+        train_list: str = "train.txt",
+        val_list: str = "val.txt",
+        test_list: str = "test.txt",
+        unlabelled_value: int | None = _UNLABELLED,
+        on_missing: OnMissing = "error",
+        train_labels: TrainLabels = "scribble",
+    ) -> None:
+        if fold not in range(1, _FOLDS + 1):
+            raise ConfigError(f"fold={fold}: expected 1 to {_FOLDS}")
+        self.fold = fold
+        folder = Path(root)
+        self._slices: Path | None = None
+        if not (folder / "images").is_dir() and folder.is_dir():
+            self._slices = _locate_slices(folder)
+        super().__init__(
+            root,
+            train_list=train_list,
+            val_list=val_list,
+            test_list=test_list,
+            unlabelled_value=unlabelled_value,
+            on_missing=on_missing,
+            group_regex=_GROUP,
+            train_labels=train_labels,
+        )
+
+    def _class_table(self) -> io.ClassTable:
+        return io.ClassTable(ACDC_CLASSES, background=0)
+
+    def _list_files(self) -> FileIndex:
+        if self._slices is None:
+            return super()._list_files()
+        found = io.find_images(self._slices, suffixes=(".h5",))
+        stems = sorted(found, key=io.natural_key)
+        # one file holds all: "slice.h5/scribble" names a data set as it names a file elsewhere
+        return FileIndex(
+            images={stem: found[stem] / "image" for stem in stems},
+            scribbles={stem: found[stem] / "scribble" for stem in stems},
+            masks={stem: found[stem] / "label" for stem in stems},
+            places=dict.fromkeys(("image", "scribble", "mask"), str(self._slices)),
+        )
+
+    def _list_stems(self, split: Split) -> list[str]:
+        if self._slices is None and (split == "test" or self._has_lists()):
+            return super()._list_stems(split)
+        first = (self.fold - 1) * _FOLD_SIZE + 1
+        held_out = range(first, first + _FOLD_SIZE)
+        stems = [s for s in self.files.images if (_patient(s) in held_out) != (split == "train")]
+        if not stems:
+            raise ScribbleNotFoundError(
+                f"D301 {self.root}: fold {self.fold} leaves no slice for split {split!r}; it holds "
+                f"out patients {first} to {first + _FOLD_SIZE - 1}: choose another `fold`"
+            )
+        return sorted(stems, key=io.natural_key)
+
+    def read_image(self, record: Record) -> NDArray[np.uint8]:
+        """RGB image, uint8, shape ``(H, W, 3)``; the release's [0, 1] is scaled to 0..255.
+
+        Raises:
+            ScribbleNotFoundError: If there is no such file.
+            LabelFormatError: If it cannot be decoded, or values are not in [0, 1].
+            MissingExtraError: If h5py is not installed.
+        """
+        if self._slices is None:
+            return super().read_image(record)
+        path = io.require(record.image, "image", record.image_id)
+        values = _read_h5(path)
+        in_range = values.size and np.isfinite(values).all() and 0 <= values.min() <= values.max()
+        if values.ndim != 2 or not in_range or values.max() > 1:
+            raise LabelFormatError(
+                f"D203 {path}: {values.dtype} {values.shape} with values {np.min(values):g} to "
+                f"{np.max(values):g}, expected a 2-D slice in [0, 1]; take the released slices"
+            )
+        grey = np.round(values * 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+
+    def _image_size(self, record: Record) -> tuple[int, int]:
+        if self._slices is None:
+            return super()._image_size(record)
+        height, width = self.read_image(record).shape[:2]
+        return height, width
+
+    def _decode(self, path: Path, role: TrainLabels, record: Record) -> NDArray[np.uint8]:
+        if self._slices is None:
+            return super()._decode(path, role, record)
+        values = _read_h5(path)
+        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+            raise LabelFormatError(
+                f"D203 {path}: {values.dtype} {values.shape}, expected integer ids of one slice; "
+                "take the released slices"
+            )
+        unlabelled = self.unlabelled_value if role == "scribble" else None
+        return io.encode_label(values, self.num_classes, path=path, unlabelled_value=unlabelled)
+
+
+def _locate_slices(root: Path) -> Path:
+    for folder in (root / "ACDC_training_slices", root):
+        if folder.is_dir() and any(folder.glob("*.h5")):
+            return folder
+    raise ScribbleNotFoundError(
+        f"D301 {root}: holds neither images/ nor ACDC_training_slices/*.h5; set `root` to the "
+        "folder of the release or of a plain-folder copy"
+    )
+
+
+def _patient(stem: str) -> int:
+    match = _PATIENT.search(stem)
+    if match is None:
+        raise LabelFormatError(
+            f"D301 {stem}: no patient number in the name, expected patientPPP_frameFF_slice_Z; "
+            "folds are divided by patient: rename the file"
+        )
+    return int(match[1])
+
+
+def _read_h5(path: Path) -> NDArray[Any]:
+    """Data set ``path.name`` of the HDF5 file ``path.parent``."""
+    try:
+        import h5py  # optional package
+    except ImportError as error:
+        raise MissingExtraError("h5py", "medical", "reading ACDC slices (.h5)") from error
+    file, key = path.parent, path.name
+    try:
+        with h5py.File(file, "r") as content:
+            return np.asarray(content[key])
+    except FileNotFoundError as error:
+        raise ScribbleNotFoundError(f"slice {file} does not exist") from error
+    except KeyError as error:
+        raise ScribbleNotFoundError(
+            f"D301 {file}: holds no data set {key!r}; expected image, scribble and label: take the "
+            "released slices"
+        ) from error
+    except OSError as error:
+        raise LabelFormatError(
+            f"D202 {file}: is not a complete HDF5 file ({error}); copy it again from its source"
+        ) from error

@@ -1,0 +1,272 @@
+"""What all sources of files share: pairing by stem, missing files, groups, label decoding."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, get_args
+
+import cv2
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data import io
+from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
+from scribbleseg.data.source import ScribbleSource
+from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.strokes import Renderer, rasterize
+from scribbleseg.types import Record, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["FileIndex", "FileSource", "OnMissing", "TrainLabels", "check_choice", "stroke_options"]
+
+OnMissing = Literal["error", "skip", "unlabelled"]
+"""What to do with training images that have no scribble."""
+
+TrainLabels = Literal["scribble", "mask"]
+"""What trains: scribbles, or the dense masks for the upper bound of a comparison."""
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an option that is not one of its choices.
+
+    Raises:
+        ConfigError: Naming the option, its value and the choices.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
+
+
+def stroke_options(width: float, renderer: str, offset: float) -> tuple[float, Renderer, float]:
+    """Checked options of :func:`~scribbleseg.functional.strokes.rasterize`.
+
+    Raises:
+        ConfigError: If the width is not positive or the renderer is unknown.
+    """
+    check_choice("renderer", renderer, get_args(Renderer))
+    if not width > 0:
+        raise ConfigError(f"scribble_width={width}: expected a positive number of pixels")
+    return width, "pillow" if renderer == "pillow" else "distance", offset
+
+
+@dataclass(frozen=True)
+class FileIndex:
+    """Files of a data set by stem.
+
+    Attributes:
+        images: All images, labelled or not, in the order in which they are predicted.
+        scribbles: Scribble files.
+        masks: Dense label files; empty if the data set has none.
+        places: Where images, scribbles and masks are, for messages.
+    """
+
+    images: dict[str, Path]
+    scribbles: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+class FileSource(ScribbleSource):
+    """Base of sources that pair files by stem. A subclass says which files and which stems.
+
+    Args:
+        classes: Names, colours and value maps.
+        train_labels: ``"mask"`` trains on the dense masks (upper bound).
+        on_missing: Training images without scribble are an error, left out, or kept unlabelled.
+        unlabelled_value: Value of scribble files that means "not drawn", besides 255.
+        group_regex: Pattern searched in the stem; its first group, or the whole match, is the
+        group. allow_dense_scribbles: Scribbles may cover most of the image.
+        resize_labels: Fit labels of another size to their image by nearest neighbour.
+        strokes: Width, renderer and coordinate offset for stroke files.
+    """
+
+    def __init__(
+        self,
+        classes: io.ClassTable,
+        *,
+        train_labels: TrainLabels = "scribble",
+        on_missing: OnMissing = "error",
+        unlabelled_value: int | None = None,
+        group_regex: str | None = None,
+        allow_dense_scribbles: bool = False,
+        resize_labels: bool = False,
+        strokes: tuple[float, Renderer, float] = (3.0, "distance", 0.0),
+    ) -> None:
+        check_choice("train_labels", train_labels, get_args(TrainLabels))
+        check_choice("on_missing", on_missing, get_args(OnMissing))
+        if unlabelled_value is not None and not 0 <= unlabelled_value <= 65535:
+            raise ConfigError(f"unlabelled_value={unlabelled_value}: expected 0..65535")
+        try:
+            self._group_pattern = None if group_regex is None else re.compile(group_regex)
+        except re.error as error:
+            raise ConfigError(f"group_regex={group_regex!r}: {error}") from error
+        self.class_names = classes.names
+        self.palette = classes.palette
+        self.background = classes.background
+        self.classes = classes
+        self.train_labels, self.on_missing = train_labels, on_missing
+        self.unlabelled_value = (
+            classes.unlabelled_value if unlabelled_value is None else unlabelled_value
+        )
+        self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
+        self._strokes = strokes
+        self._tags = class_ids(classes.names, classes.aliases)
+
+    @abstractmethod
+    def _list_files(self) -> FileIndex:
+        """Files of the data set; called once, at the first use."""
+
+    @abstractmethod
+    def _list_stems(self, split: Split) -> list[str]:
+        """Stems of a split, except ``"predict"``."""
+
+    @cached_property
+    def files(self) -> FileIndex:
+        """Files of the data set by stem; the folders are read at the first use."""
+        return self._list_files()
+
+    def records(self, split: Split) -> list[Record]:
+        """Samples of a split in the order of its list; ``"predict"`` = all images, without labels.
+
+        Training records carry supervision as ``scribble`` and never a ``mask``.
+
+        Raises:
+            ScribbleNotFoundError: If folders, the list, or listed files are missing (D301).
+            LabelFormatError: If names are not unique or not safe (D303, D501).
+            ConfigError: If there is no such split.
+        """
+        check_choice("split", split, get_args(Split))
+        files = self.files
+        if split == "predict":
+            return [self._record(stem, None, None) for stem in files.images]
+        stems = self._match(self._list_stems(split), split)
+        if split == "train":
+            role = "mask" if self.train_labels == "mask" else "scribble"
+            labels = files.masks if role == "mask" else files.scribbles
+            if role == "mask" or self.on_missing == "error":
+                self._require_all(stems, labels, role, split)
+            elif self.on_missing == "skip":
+                stems = [stem for stem in stems if stem in labels]
+                if not stems:
+                    raise ScribbleNotFoundError(
+                        f"D301 none of the images of split {split!r} has a scribble in "
+                        f"{files.places.get('scribble', 'the scribble folder')}; draw some first"
+                    )
+            return [self._record(stem, labels.get(stem), None) for stem in stems]
+        if files.masks:
+            self._require_all(stems, files.masks, "mask", split)
+        else:
+            self._require_all(stems, files.scribbles, "scribble", split)
+        return [
+            self._record(stem, files.scribbles.get(stem), files.masks.get(stem)) for stem in stems
+        ]
+
+    def with_mask(self, record: Record) -> Record:
+        """The record with its dense mask, if there is one: for checks, never for training."""
+        return replace(record, mask=self.files.masks.get(record.image_id))
+
+    def group_of(self, stem: str) -> str | None:
+        """Group of a stem; the stem itself if the pattern does not match, ``None`` without one."""
+        if self._group_pattern is None:
+            return None
+        match = self._group_pattern.search(stem)
+        if match is None:
+            return stem
+        return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
+
+    def read_scribble(self, record: Record) -> NDArray[np.uint8]:
+        """Scribble ids, uint8, shape ``(H, W)``, 255 = not drawn.
+
+        Raises:
+            ScribbleNotFoundError: If there is no such file.
+            LabelFormatError: If it does not hold ids of the classes.
+        """
+        if record.scribble is None and self.on_missing == "unlabelled":
+            return np.full(self._image_size(record), IGNORE_INDEX, dtype=np.uint8)
+        path = io.require(record.scribble, "scribble", record.image_id)
+        dense = self.train_labels == "mask" and self.files.masks.get(record.image_id) == path
+        role: TrainLabels = "mask" if dense else "scribble"
+        return self._fit(self._decode(path, role, record), record)
+
+    def read_mask(self, record: Record) -> NDArray[np.uint8]:
+        """Dense ids, uint8, shape ``(H, W)``, 255 = void. Validation and checks only.
+
+        Raises:
+            ScribbleNotFoundError: If there is no such file.
+            LabelFormatError: If it does not hold ids of the classes.
+        """
+        path = io.require(record.mask, "mask", record.image_id)
+        return self._fit(self._decode(path, "mask", record), record)
+
+    def _decode(self, path: Path, role: TrainLabels, record: Record) -> NDArray[np.uint8]:
+        if path.suffix.lower() == ".xml":
+            width, renderer, offset = self._strokes
+            content = read_scribblesup(path, self._tags, image_size=self._image_size(record))
+            return rasterize(
+                content.strokes,
+                content.size,
+                width=width,
+                renderer=renderer,
+                coordinate_offset=offset,
+            )
+        palette = dict(self.classes.colours)
+        if palette:
+            palette.setdefault((224, 224, 192), IGNORE_INDEX)
+        return io.read_label(
+            path,
+            self.num_classes,
+            unlabelled_value=self.unlabelled_value if role == "scribble" else None,
+            ignore=self.classes.ignore,
+            palette=palette or None,
+            remap=self.classes.remap,
+        )
+
+    def _image_size(self, record: Record) -> tuple[int, int]:
+        return io.read_header(io.require(record.image, "image", record.image_id)).size
+
+    def _fit(self, label: NDArray[np.uint8], record: Record) -> NDArray[np.uint8]:
+        if not self.resize_labels:
+            return label
+        height, width = self._image_size(record)
+        if label.shape == (height, width):
+            return label
+        resized = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return np.asarray(resized, dtype=np.uint8)
+
+    def _record(self, stem: str, scribble: Path | None, mask: Path | None) -> Record:
+        return Record(stem, self.files.images[stem], scribble, mask, self.group_of(stem))
+
+    def _match(self, listed: Iterable[str], split: str) -> list[str]:
+        """Names of the list as stems of images; VOC ids may have lost their underscore."""
+        stems = list(listed)
+        images = self.files.images
+        found = [stem if stem in images else io.voc_stem(stem) for stem in stems]
+        self._require_all(found, images, "image", split)
+        return found
+
+    def _require_all(
+        self, stems: list[str], files: Mapping[str, Path], role: str, split: str
+    ) -> None:
+        """One error for all that is missing, not one per file."""
+        missing = [stem for stem in stems if stem not in files]
+        if not missing:
+            return
+        place = self.files.places.get(role, f"the {role} folder")
+        examples = ", ".join(missing[:5])
+        cure = {
+            "image": "copy the files there, or remove the names from the list",
+            "scribble": "draw them, remove the names from the list, or set `on_missing: skip`",
+            "mask": "add them, or remove the names from the list; unlabelled images can only be "
+            "predicted",
+        }[role]
+        raise ScribbleNotFoundError(
+            f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in {place} "
+            f"(e.g. {examples}); {cure}; `python -m scribbleseg.data check` lists all problems"
+        )

@@ -1,0 +1,184 @@
+"""Augmentation: the only place that knows albumentations, so that it can be replaced."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX, IMAGENET_MEAN
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.preprocess import resize_image, resized_shape
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network at import
+import albumentations as A
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Augmentation", "TrainSample", "TrainTransform"]
+
+_CROP_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to a training image; geometric steps treat image and labels alike.
+
+    Attributes:
+        scale: Range of the random scale factor, ``null`` = none.
+        rotate: Largest rotation in degrees (with probability 0.5).
+        rot90: Random quarter turns.
+        hflip: Horizontal flip with probability 0.5.
+        vflip: Vertical flip with probability 0.5.
+        blur: Probability of a Gaussian blur (5×5, σ 1.1).
+        color_jitter: Strength of brightness, contrast and saturation jitter in [0, 1].
+    """
+
+    scale: tuple[float, float] | None = None
+    rotate: float = 0.0
+    rot90: bool = False
+    hflip: bool = True
+    vflip: bool = False
+    blur: float = 0.0
+    color_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Reject ranges that albumentations would misread."""
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"augmentation.scale={self.scale}: expected 0 < smallest <= largest")
+        if not 0 <= self.color_jitter <= 1:
+            raise ConfigError(f"augmentation.color_jitter={self.color_jitter}: expected 0 to 1")
+
+
+@dataclass
+class TrainSample:
+    """Result of a training transform; all arrays have one size.
+
+    Attributes:
+        image: uint8 RGB after colour changes, shape ``(H, W, 3)``.
+        raw: uint8 RGB before colour changes.
+        labels: Scribble and further label maps, 255 in padding.
+        valid: bool, False in padding.
+    """
+
+    image: NDArray[np.uint8]
+    raw: NDArray[np.uint8]
+    labels: list[NDArray[np.uint8]]
+    valid: NDArray[np.bool_]
+
+
+class TrainTransform:
+    """Resize, geometric augmentation, padded random crop, colour augmentation.
+
+    The result depends only on the inputs and the seed of the call: not on the worker, the rank, or
+    anything drawn before. Padding is 255 in every label map, the mean colour in the image.
+
+    Args:
+        augmentation: What to draw.
+        resize: Fixed first step: ``(H, W)``, or the longer side; ``None`` = original size.
+        crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any labelled pixel
+            is drawn again up to 10 times.
+        mean: Colour of the padding as fraction, per channel.
+    """
+
+    def __init__(
+        self,
+        augmentation: Augmentation,
+        *,
+        resize: int | tuple[int, int] | None = None,
+        crop_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+    ) -> None:
+        self.resize = resize
+        fill = tuple(round(255 * channel) for channel in mean)
+        # every step that can create canvas says fill_mask: albumentations' default is class 0
+        canvas: dict[str, Any] = {
+            "border_mode": cv2.BORDER_CONSTANT,
+            "fill": fill,
+            "fill_mask": IGNORE_INDEX,
+        }
+        steps: list[Any] = []
+        if augmentation.scale is not None:
+            low, high = augmentation.scale
+            # albumentations adds the limit to 1
+            steps.append(A.RandomScale((low - 1, high - 1), p=1.0))
+        if augmentation.rotate:
+            steps.append(A.Rotate((-augmentation.rotate, augmentation.rotate), p=0.5, **canvas))
+        if augmentation.rot90:
+            steps.append(A.RandomRotate90(p=1.0))
+        if augmentation.hflip:
+            steps.append(A.HorizontalFlip(p=0.5))
+        if augmentation.vflip:
+            steps.append(A.VerticalFlip(p=0.5))
+        self._geometric = A.Compose(steps) if steps else None
+        self._crop = None
+        if crop_size is not None:
+            height, width = crop_size
+            self._crop = A.Compose(
+                [A.PadIfNeeded(height, width, **canvas), A.RandomCrop(height, width)]
+            )
+        colour: list[Any] = []
+        if augmentation.blur:
+            colour.append(A.GaussianBlur((5, 5), (1.1, 1.1), p=augmentation.blur))
+        if augmentation.color_jitter:
+            strength = augmentation.color_jitter
+            colour.append(
+                A.ColorJitter(
+                    brightness=(1 - strength, 1 + strength),
+                    contrast=(1 - strength, 1 + strength),
+                    saturation=(1 - strength, 1 + strength),
+                    hue=(0.0, 0.0),
+                    p=0.8,
+                )
+            )
+        self._colour = A.Compose(colour) if colour else None
+
+    def __call__(
+        self, image: NDArray[np.uint8], labels: Sequence[NDArray[np.uint8]], *, seed: int
+    ) -> TrainSample:
+        """Transform one sample.
+
+        Args:
+            image: uint8 RGB, shape ``(H, W, 3)``.
+            labels: Label maps of the same size, ids and 255; the first decides about empty crops.
+            seed: Everything random in this call follows from it.
+        """
+        if self.resize is not None:
+            height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
+            image = resize_image(image, self.resize)
+            labels = [
+                cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+                for m in labels
+            ]
+        masks = [*labels, np.ones(image.shape[:2], np.uint8)]
+        if self._geometric is not None:
+            self._geometric.set_random_seed(seed)
+            out = self._geometric(image=image, masks=masks)
+            image, masks = out["image"], list(out["masks"])
+        if self._crop is not None:
+            image, masks = self._labelled_crop(image, masks, seed)
+        raw = image
+        if self._colour is not None:
+            self._colour.set_random_seed(seed)
+            image = self._colour(image=image)["image"]
+        return TrainSample(image, raw, masks[:-1], masks[-1] == 1)
+
+    def _labelled_crop(
+        self, image: NDArray[np.uint8], masks: list[NDArray[np.uint8]], seed: int
+    ) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+        crop = self._crop
+        if crop is None:
+            return image, masks
+        labelled = bool((masks[0] != IGNORE_INDEX).any())
+        for attempt in range(_CROP_TRIES if labelled else 1):
+            crop.set_random_seed((seed + 1 + attempt) % 2**32)
+            out = crop(image=image, masks=masks)
+            if (out["masks"][0] != IGNORE_INDEX).any():
+                break
+        return out["image"], list(out["masks"])

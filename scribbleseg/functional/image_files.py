@@ -1,0 +1,159 @@
+"""Finding image files, naming what is derived from them, and writing files atomically."""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+
+from scribbleseg.errors import ScribbleNotFoundError
+from scribbleseg.functional.images import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["ImageFile", "find_images", "unique_names", "write_arrays", "write_atomic", "write_text"]
+
+ImageFile = tuple[Path, PurePosixPath]
+"""Where an image is, and its name relative to the folder that was searched."""
+
+
+def find_images(
+    images: str | Path | Sequence[str | Path], *, exclude: Iterable[Path] = ()
+) -> list[ImageFile]:
+    """List image files in a stable order.
+
+    Args:
+        images: A folder (searched with its sub-folders, hidden ones left out), a pattern such as
+            ``"photos/**/*.jpg"``, one file, or a sequence of files and folders. Files named
+            explicitly may have any suffix and need not exist, if they are part of a sequence.
+        exclude: Files and folders that are not searched, such as the results of an earlier run.
+
+    Returns:
+        Pairs of file and relative name. Names are relative to the folder, to the fixed part of the
+        pattern, or to the folder that all files of a sequence have in common.
+
+    Raises:
+        ScribbleNotFoundError: If there is no such file or folder, or no image in it.
+    """
+    excluded = [path.resolve() for path in exclude]
+    if not isinstance(images, (str, Path)):
+        files = [file for item in images for file in _expand_item(Path(item), excluded)]
+        found = list(dict.fromkeys(files))
+        root = Path(os.path.commonpath([file.parent for file in found])) if found else Path()
+    elif (path := Path(images).expanduser()).is_file():
+        found, root = [path], path.parent
+    elif path.is_dir():
+        found, root = _search(path, excluded), path
+    elif glob.has_magic(str(path)):
+        root = _fixed_part(path)
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (no absolute patterns)
+        found = sorted(match for match in matches if _is_image(match, root, excluded))
+    else:
+        raise ScribbleNotFoundError(f"image file or folder {path} does not exist")
+    if not found:
+        raise ScribbleNotFoundError(
+            f"no images in {images}: expected files with the suffix {', '.join(IMAGE_SUFFIXES)} "
+            "(upper or lower case)"
+        )
+    return [(file, PurePosixPath(file.relative_to(root).as_posix())) for file in found]
+
+
+def _expand_item(path: Path, excluded: list[Path]) -> list[Path]:
+    path = path.expanduser().absolute()
+    return _search(path, excluded) if path.is_dir() else [path]
+
+
+def _search(folder: Path, excluded: list[Path]) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if _is_image(path, folder, excluded))
+
+
+def _is_image(path: Path, root: Path, excluded: list[Path]) -> bool:
+    if path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():
+        return False
+    if any(part.startswith(".") for part in path.relative_to(root).parts):
+        return False
+    return not any(path.resolve().is_relative_to(folder) for folder in excluded)
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """Folder above the first part of a pattern that holds a wildcard."""
+    fixed = Path(pattern.anchor)
+    for part in pattern.relative_to(pattern.anchor).parts:
+        if glob.has_magic(part):
+            break
+        fixed /= part
+    return fixed
+
+
+def unique_names(paths: Sequence[PurePosixPath]) -> list[str]:
+    """Names without suffix; images that would share one keep theirs.
+
+    Names that differ only in case count as shared: some file systems do not tell them apart.
+
+    Args:
+        paths: Relative file names, all different.
+
+    Returns:
+        One name per path, all different.
+
+    Example:
+        >>> unique_names([PurePosixPath(p) for p in ("a/x.jpg", "a/x.png", "b/x.jpg")])
+        ['a/x.jpg', 'a/x.png', 'b/x']
+    """
+    full = [str(path) for path in paths]
+    names = [str(path.with_suffix("")) for path in paths]
+    while True:
+        count = Counter(name.casefold() for name in names)
+        longer = [
+            whole if count[name.casefold()] > 1 else name
+            for name, whole in zip(names, full, strict=True)
+        ]
+        if longer == names:
+            return names
+        names = longer
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let ``write`` fill a temporary file, then rename it: a killed run leaves no half file.
+
+    Args:
+        path: Target; parent folders are made.
+        write: Called with the open temporary file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            write(stream)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_arrays(path: Path, **arrays: NDArray[np.generic]) -> None:
+    """Write named arrays as a compressed ``.npz`` file; atomic."""
+    named: dict[str, Any] = dict(arrays)  # numpy's stub takes any name for its own option
+    write_atomic(path, lambda stream: np.savez_compressed(stream, **named))
+
+
+def write_text(path: Path, text: str) -> bool:
+    """Write UTF-8 text unless the file already holds it; atomic.
+
+    Returns:
+        Whether the file changed.
+    """
+    data = text.encode()
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    write_atomic(path, lambda stream: stream.write(data))
+    return True

@@ -1,0 +1,139 @@
+"""From decoded pixels to network input; training-time validation and prediction share this path."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scribbleseg.types import DataInfo
+
+__all__ = ["normalize", "preprocess", "resize_image", "resized_shape"]
+
+
+def resized_shape(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:
+    """Size of an image after :func:`resize_image`.
+
+    Args:
+        height: Rows of the image, pixels.
+        width: Columns of the image, pixels.
+        resize: ``None`` = unchanged; an integer = length of the longer side, aspect ratio kept;
+            ``(H, W)`` = exactly that size.
+
+    Returns:
+        ``(height, width)`` in pixels, each at least 1.
+
+    Raises:
+        ValueError: If ``resize`` is not positive.
+
+    Example:
+        >>> resized_shape(375, 500, 250)
+        (188, 250)
+        >>> resized_shape(375, 500, None), resized_shape(375, 500, (64, 64))
+        ((375, 500), (64, 64))
+    """
+    if resize is None:
+        return height, width
+    sides = (resize,) if isinstance(resize, int) else tuple(resize)
+    if min(sides) < 1 or (not isinstance(resize, int) and len(sides) != 2):
+        raise ValueError(
+            f"resize={resize!r} is not a size: use None, a positive number of pixels for the "
+            "longer side, or a pair (height, width)"
+        )
+    if len(sides) == 2:
+        return sides[0], sides[1]
+    scale = sides[0] / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def resize_image(
+    image: NDArray[np.uint8], resize: int | tuple[int, int] | None
+) -> NDArray[np.uint8]:
+    """Scale an image: pixel averages when it shrinks, bilinear otherwise.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        resize: See :func:`resized_shape`.
+
+    Returns:
+        uint8, shape ``(h, w, 3)``; the input itself if its size does not change.
+
+    Example:
+        >>> resize_image(np.zeros((4, 8, 3), np.uint8), 4).shape
+        (2, 4, 3)
+    """
+    height, width = image.shape[:2]
+    new_height, new_width = resized_shape(height, width, resize)
+    if (new_height, new_width) == (height, width):
+        return image
+    shrinks = new_height <= height and new_width <= width
+    resized = cv2.resize(
+        image,
+        (new_width, new_height),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
+    )
+    return np.asarray(resized, dtype=np.uint8)
+
+
+@lru_cache(maxsize=16)
+def _normalized_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """Normalised value of every 8-bit level per channel, float32, shape ``(3, 256)``."""
+    levels = np.arange(256, dtype=np.float64)[None] / 255
+    table = (levels - np.array(mean)[:, None]) / np.array(std)[:, None]
+    return np.asarray(table, dtype=np.float32)
+
+
+def normalize(
+    image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.float32]:
+    """Standardised channels, ``(rgb / 255 - mean) / std``, as the network expects them.
+
+    Every 8-bit level is looked up in a table made in double precision, so the result is correctly
+    rounded and the same on every processor.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        mean: Per channel, in units of RGB / 255.
+        std: Per channel, in units of RGB / 255, not 0.
+
+    Returns:
+        float32, shape ``(3, H, W)``, contiguous.
+
+    Raises:
+        ValueError: If the image is not uint8 with three channels.
+
+    Example:
+        >>> normalize(np.full((1, 2, 3), 255, np.uint8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).tolist()
+        [[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]]]
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"expected a uint8 RGB image of shape (H, W, 3), got {image.dtype} {image.shape}"
+        )
+    table = _normalized_levels(tuple(mean), tuple(std))
+    out = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        cv2.LUT(cv2.extractChannel(image, channel), table[channel : channel + 1], dst=out[channel])
+    return out
+
+
+def preprocess(image: NDArray[np.uint8], info: DataInfo) -> Tensor:
+    """Network input of one image: resized and normalised as the data was in training.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        info: Where the input size, mean and standard deviation come from.
+
+    Returns:
+        float32, shape ``(3, h, w)`` with ``(h, w)`` from :func:`resized_shape`.
+    """
+    return torch.from_numpy(normalize(resize_image(image, info.resize), info.mean, info.std))

@@ -1,0 +1,190 @@
+"""Test-time averaging over scales and flips, and sliding windows for large images."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+__all__ = ["multi_scale_probabilities", "sliding_window_logits", "window_starts"]
+
+
+def multi_scale_probabilities(
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    average: Literal["probs", "logits"] = "probs",
+    align_corners: bool = False,
+    rounding: Literal["round", "floor"] = "round",
+) -> Tensor:
+    r"""Average predictions over scaled and mirrored copies of an image.
+
+    .. math:: p = \frac{1}{|A|} \sum_{a \in A} a^{-1}(\mathrm{softmax}(f(a(x))))
+
+    with :math:`a` a scale and, with ``flip``, a mirroring. Logits are scaled back to the size of
+    the image before the softmax. Only one copy is in memory at a time.
+
+    The released test code of tree energy loss and AGMM is ``average="logits"``,
+    ``align_corners=True``, ``rounding="floor"``.
+
+    Args:
+        forward: Logits at the size of its input, ``(B, 3, h, w)`` to ``(B, C, h, w)``, finite.
+        image: Network input, float, shape ``(B, 3, H, W)``.
+        scales: Factors of the side lengths, positive.
+        flip: Also average over the mirror image of every scale.
+        average: ``"probs"`` averages probabilities; ``"logits"`` *sums* logits.
+        align_corners: Convention of the bilinear scaling of image and logits.
+        rounding: How ``H * scale`` becomes a whole number.
+
+    Returns:
+        Shape ``(B, C, H, W)``, float32 (float64 if the logits are): probabilities that sum to 1,
+        or with ``average="logits"`` the sum of ``len(scales) * (1 + flip)`` logits.
+
+    Raises:
+        ValueError: If there is no scale, or one is not positive.
+
+    Example:
+        >>> image = torch.zeros(1, 3, 4, 4)
+        >>> multi_scale_probabilities(lambda x: x[:, :2], image, scales=(0.5, 1.0))[0, :, 0, 0]
+        tensor([0.5000, 0.5000])
+    """
+    if not scales or not all(scale > 0 for scale in scales):
+        raise ValueError(f"scales={tuple(scales)!r}: expected one or more positive factors")
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+    total = image.new_zeros(())
+    for scale, mirror in product(scales, (False, True) if flip else (False,)):
+        scaled = _bilinear(image, _scaled_size(size, scale, rounding), align_corners)
+        logits = forward(scaled.flip(-1) if mirror else scaled)
+        logits = _bilinear(_at_least_float32(logits), size, align_corners)
+        if mirror:
+            logits = logits.flip(-1)
+        total = total + (logits.softmax(dim=1) if average == "probs" else logits)
+    return total / (len(scales) * (2 if flip else 1)) if average == "probs" else total
+
+
+def _scaled_size(size: tuple[int, int], scale: float, rounding: str) -> tuple[int, int]:
+    whole = round if rounding == "round" else math.floor
+    return max(1, whole(size[0] * scale)), max(1, whole(size[1] * scale))
+
+
+def _bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def sliding_window_logits(
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    window: int | tuple[int, int],
+    overlap: float = 0.5,
+    weights: Literal["gaussian", "uniform"] = "gaussian",
+    batch_size: int = 4,
+) -> Tensor:
+    r"""Logits of a large image as the weighted mean of the logits of overlapping windows.
+
+    .. math:: z_i = \sum_t w_{t,i} z_{t,i} / \sum_t w_{t,i}
+
+    The mean is kept as a running mean, so windows that agree on a pixel give exactly their common
+    value there, and memory holds one map of the image plus ``batch_size`` windows.
+
+    Args:
+        forward: Logits at the size of its input, ``(b, 3, h, w)`` to ``(b, C, h, w)``, finite.
+        image: Network input, float, shape ``(B, 3, H, W)``.
+        window: Side length, or ``(height, width)``, in pixels. An axis that is not longer than the
+            window is not cut; an image that fits is one plain ``forward``.
+        overlap: Share of a window that its neighbour covers too, in [0, 1). The last window is
+            moved inwards, flush with the border.
+        weights: ``"gaussian"`` trusts the centre of a window more (standard deviation 1/8 of its
+            sides, at least 1e-3 per axis); ``"uniform"`` is the plain mean over windows.
+        batch_size: Windows per call of ``forward``.
+
+    Returns:
+        Shape ``(B, C, H, W)``; float32 (float64 if the logits are) if the image was cut.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Example:
+        >>> image = torch.rand(1, 3, 50, 70)
+        >>> torch.equal(sliding_window_logits(torch.square, image, window=32), image.square())
+        True
+    """
+    height, width = (window, window) if isinstance(window, int) else window
+    if min(height, width, batch_size) < 1 or not 0 <= overlap < 1:
+        raise ValueError(
+            f"window={window!r}, overlap={overlap!r}, batch_size={batch_size!r}: expected sides "
+            "and batch size of at least 1 and an overlap in [0, 1)"
+        )
+    height, width = min(height, image.shape[-2]), min(width, image.shape[-1])
+    if (height, width) == image.shape[-2:]:
+        return forward(image)
+    tiles = [
+        (index, slice(top, top + height), slice(left, left + width))
+        for top in window_starts(image.shape[-2], height, overlap)
+        for left in window_starts(image.shape[-1], width, overlap)
+        for index in range(image.shape[0])
+    ]
+    mean: Tensor | None = None
+    weight = _window_weights(height, width, weights).to(image.device)
+    for start in range(0, len(tiles), batch_size):
+        batch = tiles[start : start + batch_size]
+        crops = torch.stack([image[index, :, rows, cols] for index, rows, cols in batch])
+        logits = _at_least_float32(forward(crops))
+        if mean is None:
+            mean = logits.new_zeros(image.shape[0], logits.shape[1], *image.shape[-2:])
+            seen = logits.new_zeros(image.shape[0], *image.shape[-2:])
+            weight = weight.to(logits)
+        for (index, rows, cols), values in zip(batch, logits, strict=True):
+            seen[index, rows, cols] += weight
+            part = mean[index, :, rows, cols]
+            part += (values - part) * (weight / seen[index, rows, cols])
+    if mean is None:  # an empty batch
+        raise ValueError(f"image of shape {tuple(image.shape)} holds no pixels")
+    return mean
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """First pixel of every window along one axis; together they cover it.
+
+    Args:
+        length: Pixels of the axis.
+        window: Pixels of a window, at most ``length``.
+        overlap: Share of a window that the next one covers too, in [0, 1).
+
+    Returns:
+        Ascending starts; the last window ends at the border.
+
+    Example:
+        >>> window_starts(896, 465, 1 / 3)
+        [0, 310, 431]
+    """
+    step = max(1, round(window * (1 - overlap)))
+    return [*range(0, length - window, step), length - window]
+
+
+def _window_weights(height: int, width: int, kind: str) -> Tensor:
+    """Blending weight of each pixel of a window, shape ``(height, width)``, in (0, 1]."""
+    if kind == "uniform":
+        return torch.ones(height, width)
+
+    def bell(length: int) -> Tensor:
+        offset = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+        return torch.exp(-0.5 * (offset / (length / 8)) ** 2).clamp(min=1e-3)
+
+    return bell(height)[:, None] * bell(width)[None]

@@ -1,0 +1,335 @@
+"""The recipe skeleton that every method shares: network, optimisation, evaluation, checkpoint facts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.errors import CheckpointError, ConfigError
+from scribbleseg.functional.schedules import ScheduleName, schedule_factor
+from scribbleseg.inference import InferenceConfig, predict_logits
+from scribbleseg.metrics import SegmentationMetrics, VolumeDice
+from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
+from scribbleseg.types import DataInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+    from torch import Tensor
+
+    from scribbleseg.types import SegBatch, SegOutput
+
+__all__ = ["ScribbleSegModule"]
+
+
+class ScribbleSegModule(LightningModule):
+    """Base of all methods; a subclass implements :meth:`training_step`.
+
+    It owns the network, parameter groups and schedules, validation, testing and prediction. Training
+    batches hold no dense masks, and validation reads no image-level labels.
+
+    Args:
+        num_classes: Number of classes, background included; the command line takes it from the data.
+        arch: Decoder architecture.
+        encoder: Encoder of segmentation-models-pytorch, or ``tu-<name>`` for any timm model.
+        encoder_weights: ``"imagenet"``, ``null`` (random), or a local .safetensors/.pth file.
+        in_channels: Image channels.
+        output_stride: 8 or 16 for dilated encoders, ``null`` = the architecture's own.
+        freeze_batchnorm: BatchNorm layers that keep statistics and affine parameters.
+        channels_last: Memory order that makes convolutions faster on most devices.
+        optimizer: ``adamw``, ``adam`` (L2 decay) or ``sgd``.
+        lr: Learning rate of the encoder.
+        head_lr_mult: Factor on ``lr`` for everything but the encoder.
+        weight_decay: Weight decay.
+        decay_norm_and_bias: Whether biases and normalisation parameters decay too.
+        momentum: Momentum of ``sgd``.
+        schedule: Learning-rate schedule over all optimiser steps, stepped per step.
+        warmup_steps: Steps of linear warm-up (``onecycle``: of the rise; 0 = 30 %).
+        warmup_start: Factor on the learning rate at the first warm-up step.
+        power: Exponent of ``poly``.
+        inference: Test-time options; not part of the hyper-parameters, so that a checkpoint can be
+            evaluated with others.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        arch: Arch = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = "imagenet",
+        in_channels: int = 3,
+        output_stride: int | None = None,
+        freeze_batchnorm: FreezeBatchNorm = "none",
+        channels_last: bool = True,
+        optimizer: Literal["adamw", "adam", "sgd"] = "adamw",
+        lr: float = 1e-3,
+        head_lr_mult: float = 1.0,
+        weight_decay: float = 1e-2,
+        decay_norm_and_bias: bool = True,
+        momentum: float = 0.9,
+        schedule: ScheduleName = "poly",
+        warmup_steps: int = 0,
+        warmup_start: float = 0.0,
+        power: float = 0.9,
+        inference: InferenceConfig | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ConfigError(
+                f"num_classes={num_classes}: at least 2 are needed (background counts)"
+            )
+        self.save_hyperparameters(ignore=["inference"])
+        self.num_classes = num_classes
+        self.ignore_index = IGNORE_INDEX
+        self.inference = inference if inference is not None else InferenceConfig()
+        self.data_info = DataInfo(tuple(f"class_{index}" for index in range(num_classes)))
+        self.network = build_network(
+            arch,
+            encoder,
+            num_classes=num_classes,
+            encoder_weights=encoder_weights,
+            in_channels=in_channels,
+            output_stride=output_stride,
+            freeze_batchnorm=freeze_batchnorm,
+            channels_last=channels_last,
+        )
+        self.val_metrics = SegmentationMetrics(num_classes)
+        self.volume_dice = VolumeDice(num_classes)
+        self.loss_terms: dict[str, Tensor] = {}
+        self._metric_suffix = ""
+
+    # ---------------------------------------------------------------- network
+
+    @property
+    def feature_dim(self) -> int:
+        """Channels D of the decoder features."""
+        return self.network.feature_dim
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, C, H, W)`` of normalised images ``(B, 3, H, W)`` of any size."""
+        return cast("Tensor", self.network(image))
+
+    def forward_features(self, image: Tensor) -> SegOutput:
+        """Logits and features at decoder resolution; see :meth:`upsample_logits`."""
+        return self.network.forward_features(image)
+
+    def upsample_logits(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Bring the logits of :meth:`forward_features` to image size ``(H, W)``."""
+        return self.network.upsample_logits(logits, size)
+
+    def predict_logits(self, image: Tensor) -> Tensor:
+        """Test-time logits ``(B, C, H, W)``: scales, flip and windows of ``inference``.
+
+        Override where a method predicts otherwise than by its classifier.
+        """
+        return predict_logits(self.forward, image, self.inference)
+
+    # --------------------------------------------------------------- training
+
+    def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
+        """Loss of one batch; every method defines its own."""
+        raise TypeError(
+            f"{type(self).__name__} does not define training_step; use a method such as "
+            "RegularizedModule, or subclass and return self.log_losses({...})"
+        )
+
+    def log_losses(self, terms: Mapping[str, tuple[float, Tensor]], batch_size: int) -> Tensor:
+        """Weighted sum of the loss terms; logs each and the sum.
+
+        Args:
+            terms: Name to (weight, scalar loss). Terms are logged unweighted as
+                ``train/loss_<name>``, the sum as ``train/loss``.
+            batch_size: Images in the batch.
+
+        Returns:
+            Scalar to return from :meth:`training_step`.
+        """
+        total = torch.stack([weight * loss for weight, loss in terms.values()]).sum()
+        self.loss_terms = {name: loss.detach() for name, (_, loss) in terms.items()}
+        values = {f"train/loss_{name}": loss for name, loss in self.loss_terms.items()}
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=batch_size)
+        self.log_dict(values, batch_size=batch_size)
+        return total
+
+    def log_labelled_fraction(self, batch: SegBatch) -> None:
+        """Log the share of labelled among the image pixels, ``train/labelled_fraction``."""
+        drawn = (batch["scribble"] != self.ignore_index).float()
+        share = drawn.sum() / batch["valid"].sum() if "valid" in batch else drawn.mean()
+        self.log("train/labelled_fraction", share, batch_size=len(drawn))
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups: encoder and the rest, each with and without weight decay."""
+        hparams = self.hparams
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                in_encoder = name.startswith("network.encoder.")
+                decays = bool(hparams.decay_norm_and_bias) or parameter.ndim > 1
+                groups.setdefault((in_encoder, decays), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": hparams.lr * (1.0 if in_encoder else hparams.head_lr_mult),
+                "weight_decay": hparams.weight_decay if decays else 0.0,
+                "name": ("encoder" if in_encoder else "head") + ("" if decays else "_no_decay"),
+            }
+            for (in_encoder, decays), parameters in groups.items()
+        ]
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Optimiser and a schedule that is stepped once per optimiser step."""
+        hparams, groups = self.hparams, self.parameter_groups()
+        optimizer: torch.optim.Optimizer
+        if hparams.optimizer == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=hparams.lr, momentum=hparams.momentum)
+        elif hparams.optimizer == "adam":
+            optimizer = torch.optim.Adam(groups, lr=hparams.lr)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=hparams.lr)
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+
+        def factor(step: int) -> float:
+            return schedule_factor(
+                step,
+                total,
+                schedule=hparams.schedule,
+                power=hparams.power,
+                warmup_steps=hparams.warmup_steps,
+                warmup_start=hparams.warmup_start,
+            )
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # ------------------------------------------------- validation and testing
+
+    def predict_labels(self, batch: SegBatch) -> list[Tensor]:
+        """Predicted ids of each image at its original size, uint8, shape ``(H0, W0)``."""
+        logits = self.predict_logits(batch["image"])
+        sizes = batch["input_size"].tolist()
+        targets = batch["orig_size"].tolist()
+        labels = []
+        for index, ((height, width), target) in enumerate(zip(sizes, targets, strict=True)):
+            own = logits[index : index + 1, :, :height, :width]
+            if [height, width] != target:
+                own = F.interpolate(own, size=target, mode="bilinear", align_corners=False)
+            labels.append(own[0].argmax(0).to(torch.uint8))
+        return labels
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        self.val_metrics.reset()
+        self.volume_dice.reset()
+        self.volume_dice.foreground = [
+            c for c in range(self.num_classes) if c != self.data_info.background
+        ]
+
+    def validation_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Count predictions against the masks, or against the scribbles where masks are missing."""
+        labels = self.predict_labels(batch)
+        key = "mask" if "mask" in batch else "scribble" if "scribble" in batch else None
+        if key is None:
+            return {"prediction": labels}
+        self._metric_suffix = "" if key == "mask" else "_scribble"
+        truth = cast("Tensor", batch[key])  # type: ignore[literal-required]
+        repeated = batch["duplicate"].tolist() if "duplicate" in batch else [False] * len(labels)
+        for index, (prediction, duplicate) in enumerate(zip(labels, repeated, strict=True)):
+            if duplicate:
+                continue
+            height, width = prediction.shape
+            target = truth[index, :height, :width]
+            self.val_metrics.update(prediction, target)
+            if "group" in batch and key == "mask":
+                self.volume_dice.update(prediction[None], target[None], [batch["group"][index]])
+        return {"prediction": labels}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole set under ``val/``."""
+        self._log_scores("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting afresh."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Same as validation, on the test split."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the whole set under ``test/``."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Predicted ids at original size, with the image ids."""
+        return {"prediction": self.predict_labels(batch), "image_id": batch["image_id"]}
+
+    def _log_scores(self, stage: str) -> None:
+        if self.val_metrics.update_called:
+            scores, suffix = self.val_metrics.compute(), self._metric_suffix
+            self.log(f"{stage}/miou{suffix}", scores["miou"], prog_bar=True, sync_dist=False)
+            self.log(f"{stage}/acc{suffix}", scores["acc"])
+            self.log(f"{stage}/mean_acc{suffix}", scores["mean_acc"])
+            self._log_per_class(f"{stage}/iou{suffix}", scores["iou"])
+        if self.volume_dice.update_called:
+            dice = self.volume_dice.compute()
+            self.log(f"{stage}/dice", dice["dice"], prog_bar=True)
+            self.log(f"{stage}/dice_pooled", dice["dice_pooled"])
+            self._log_per_class(f"{stage}/dice", dice["dice_per_class"])
+
+    def _log_per_class(self, prefix: str, values: Tensor) -> None:
+        names = self.data_info.class_names
+        self.log_dict(
+            {f"{prefix}/{name}": value for name, value in zip(names, values, strict=True)}
+        )
+
+    # ------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what reloading and prediction need: class, version, data facts, test-time options."""
+        from scribbleseg import __version__
+
+        # the initialisation is not the architecture: reloading must not download or need the file
+        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+        checkpoint["scribbleseg"] = {
+            "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
+            "version": __version__,
+            "data": self.data_info.to_dict(),
+            "inference": self.inference.to_dict(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adopt the data facts of the checkpoint, or refuse those of another class list.
+
+        Raises:
+            CheckpointError: If the data in use has other classes than the checkpoint.
+        """
+        facts = checkpoint.get("scribbleseg")
+        if not facts:
+            return
+        stored = DataInfo.from_dict(facts["data"])
+        ours = self.data_info
+        if ours.source and stored.source and ours.class_names != stored.class_names:
+            differing = [
+                f"{index}: checkpoint {a!r}, data {b!r}"
+                for index, (a, b) in enumerate(
+                    zip(stored.class_names, ours.class_names, strict=False)
+                )
+                if a != b
+            ]
+            raise CheckpointError(
+                f"D402 the checkpoint was trained on {stored.num_classes} classes of {stored.source}, "
+                f"the data has {ours.num_classes} of {ours.source}; differing: "
+                f"{'; '.join(differing[:5]) or 'the number only'}. Use the class file of the training "
+                "data, or train a new model"
+            )
+        if not ours.source:
+            self.data_info = stored

@@ -1,0 +1,221 @@
+"""One builder for all networks; encoder, decoder and classifier are separately callable."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.nn.encoder_weights import load_encoder_weights, offline_guard
+from scribbleseg.types import SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Arch", "FreezeBatchNorm", "SegNetwork", "build_network"]
+
+Arch = Literal[
+    "unet",
+    "unetplusplus",
+    "manet",
+    "linknet",
+    "fpn",
+    "pspnet",
+    "deeplabv3",
+    "deeplabv3plus",
+    "pan",
+    "upernet",
+    "segformer",
+]
+FreezeBatchNorm = Literal["none", "encoder", "all"]
+
+
+class SegNetwork(nn.Module):
+    """Encoder, decoder and 1×1-able classifier of a segmentation network.
+
+    Inputs of any size are padded at the right and bottom with zeros (the mean colour) to a multiple
+    of ``divisor``; outputs are cropped back.
+
+    Args:
+        encoder: Image ``(B, 3, H, W)`` to a list of feature maps.
+        decoder: List of feature maps to ``(B, D, h, w)``.
+        classifier: ``(B, D, h, w)`` to ``(B, C, h, w)``.
+        upsampling: ``(B, C, h, w)`` to the padded input size.
+        divisor: Padded sizes are multiples of it.
+        freeze_batchnorm: Which BatchNorm layers keep their statistics and affine parameters.
+        channels_last: Keep weights and activations in channels-last memory order, which makes
+            convolutions faster on CPUs and on GPUs with half precision.
+
+    Attributes:
+        feature_dim: D, channels of the decoder features.
+        num_classes: C.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        classifier: nn.Conv2d,
+        upsampling: nn.Module,
+        *,
+        divisor: int,
+        freeze_batchnorm: FreezeBatchNorm = "none",
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.classifier = classifier
+        self.upsampling = upsampling
+        self.divisor = divisor
+        self.freeze_batchnorm = freeze_batchnorm
+        self.feature_dim = classifier.in_channels
+        self.num_classes = classifier.out_channels
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+        for layer in self._frozen_layers():
+            for parameter in layer.parameters():
+                parameter.requires_grad_(False)
+
+    def _frozen_layers(self) -> list[nn.Module]:
+        if self.freeze_batchnorm == "none":
+            return []
+        root = self.encoder if self.freeze_batchnorm == "encoder" else self
+        return [
+            layer for layer in root.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        ]
+
+    def train(self, mode: bool = True) -> SegNetwork:
+        """Set the mode; frozen BatchNorm layers stay in evaluation mode."""
+        super().train(mode)
+        for layer in self._frozen_layers():
+            layer.eval()
+        return self
+
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Smallest multiples of ``divisor`` that hold an image of this size."""
+        return (
+            -(-height // self.divisor) * self.divisor,
+            -(-width // self.divisor) * self.divisor,
+        )
+
+    def forward_features(self, image: Tensor) -> SegOutput:
+        """Logits and features at decoder resolution, of the padded image.
+
+        Args:
+            image: Normalised RGB, float, shape ``(B, 3, H, W)``, any size.
+
+        Returns:
+            ``logits (B, C, h, w)`` and ``features (B, D, h, w)``; :meth:`upsample_logits` brings the
+            logits to the size of the image.
+        """
+        height, width = image.shape[-2:]
+        padded_height, padded_width = self.padded_size(height, width)
+        if (padded_height, padded_width) != (height, width):
+            image = F.pad(image, (0, padded_width - width, 0, padded_height - height))
+        image = image.contiguous(memory_format=self.memory_format)
+        features = self.decoder(self.encoder(image))
+        return SegOutput(self.classifier(features), features)
+
+    def upsample_logits(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits ``(B, C, h, w)`` of :meth:`forward_features` to image size ``(B, C, H, W)``."""
+        logits = self.upsampling(logits)
+        padded = self.padded_size(*size)
+        if tuple(logits.shape[-2:]) != padded:
+            logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
+        return logits[..., : size[0], : size[1]]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, C, H, W)`` of an image ``(B, 3, H, W)`` of any size."""
+        output = self.forward_features(image)
+        return self.upsample_logits(output.logits, (image.shape[-2], image.shape[-1]))
+
+
+def build_network(
+    arch: Arch,
+    encoder: str,
+    *,
+    num_classes: int,
+    encoder_weights: str | None = "imagenet",
+    in_channels: int = 3,
+    output_stride: int | None = None,
+    freeze_batchnorm: FreezeBatchNorm = "none",
+    channels_last: bool = True,
+) -> SegNetwork:
+    """Build a network of segmentation-models-pytorch on any of its (or timm's) encoders.
+
+    Args:
+        arch: Decoder architecture.
+        encoder: Encoder name of segmentation-models-pytorch, ``tu-<name>`` for any timm model.
+        num_classes: C.
+        encoder_weights: ``"imagenet"`` (downloaded once), ``None`` (random), or a local
+            ``.safetensors``/``.pth`` file in timm's or torchvision's naming.
+        in_channels: Image channels; for others than 3 the pretrained first kernel is adapted.
+        output_stride: 8 or 16 for dilated encoders of ``deeplabv3``/``deeplabv3plus``/``pan``;
+            ``None`` = the architecture's own.
+        freeze_batchnorm: Keep BatchNorm statistics and affine parameters of the encoder, or of all.
+        channels_last: Memory order; see :class:`SegNetwork`.
+
+    Raises:
+        ConfigError: If the architecture or encoder is unknown, or the stride does not fit.
+        WeightsError: If weights cannot be had or do not fit.
+    """
+    # here, not at module level: smp and timm cost most of a second at import
+    import segmentation_models_pytorch as smp
+
+    if arch not in Arch.__args__:  # type: ignore[attr-defined]
+        raise ConfigError(f"unknown arch {arch!r}; expected one of {', '.join(Arch.__args__)}")  # type: ignore[attr-defined]
+    options: dict[str, Any] = {}
+    if output_stride is not None:
+        if arch not in {"deeplabv3", "deeplabv3plus", "pan"}:
+            raise ConfigError(
+                f"output_stride={output_stride} is not available for arch {arch!r}; "
+                "use deeplabv3, deeplabv3plus or pan, or leave it null"
+            )
+        options["encoder_output_stride"] = output_stride
+    hub_weights = "imagenet" if encoder_weights == "imagenet" else None
+    with warnings.catch_warnings(), offline_guard(encoder, hub_weights):
+        # smp calls its own `timm-` and `tu-` spellings deprecated in turn; both are what users type
+        warnings.filterwarnings("ignore", module="segmentation_models_pytorch")
+        warnings.filterwarnings("ignore", message=".*timm.*encoders.*")
+        try:
+            model = smp.create_model(
+                arch,
+                encoder_name=encoder,
+                encoder_weights=hub_weights,
+                in_channels=in_channels,
+                classes=num_classes,
+                **options,
+            )
+        except (KeyError, RuntimeError) as error:
+            if isinstance(error, KeyError) or "Unknown model" in str(error):
+                raise ConfigError(_unknown_encoder(encoder)) from error
+            raise
+    if encoder_weights is not None and hub_weights is None:
+        load_encoder_weights(model.encoder, encoder_weights, name=encoder)
+    classifier, upsampling = model.segmentation_head[0], model.segmentation_head[1]
+    return SegNetwork(
+        model.encoder,
+        model.decoder,
+        classifier,
+        upsampling,
+        divisor=max(int(model.encoder.output_stride), 16),
+        freeze_batchnorm=freeze_batchnorm,
+        channels_last=channels_last,
+    )
+
+
+def _unknown_encoder(encoder: str) -> str:
+    import difflib
+
+    import segmentation_models_pytorch as smp
+    import timm
+
+    names = [*smp.encoders.get_encoder_names(), *(f"tu-{name}" for name in timm.list_models())]
+    near = difflib.get_close_matches(encoder, names, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"unknown encoder {encoder!r}{hint} (any timm model works as tu-<name>)"

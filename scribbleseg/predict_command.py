@@ -1,0 +1,55 @@
+"""``scribbleseg predict --ckpt_path FILE --images FOLDER``: no configuration, lists or labels needed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jsonargparse import ArgumentParser
+
+from scribbleseg.checkpoint import load
+from scribbleseg.inference import InferenceConfig
+from scribbleseg.predictor import Predictor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["predict_images"]
+
+
+def predict_images(argv: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        argv: Words after ``predict``.
+
+    Returns:
+        Exit status: 1 if some images failed, else 0.
+    """
+    parser = ArgumentParser(prog="scribbleseg predict", description=__doc__)
+    parser.add_argument("--ckpt_path", type=str, required=True, help="checkpoint of a fit run")
+    parser.add_argument("--images", type=str, required=True, help="folder, glob or one file")
+    parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
+    parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps …")
+    parser.add_argument("--overwrite", type=bool, default=False, help="redo finished images")
+    parser.add_argument("--overlay", type=bool, default=True, help="also write overlays")
+    parser.add_argument("--save_prob", type=bool, default=False, help="also write probabilities")
+    parser.add_argument("--scales", type=list[float] | None, default=None, help="test-time scales")
+    parser.add_argument("--flip", type=bool | None, default=None, help="average with mirror image")
+    parser.add_argument("--window", type=int | None, default=None, help="side of sliding windows")
+    options = parser.parse_args(list(argv))
+    module = load(options.ckpt_path)
+    chosen = {
+        name: getattr(options, name)
+        for name in ("scales", "flip", "window")
+        if getattr(options, name) is not None
+    }
+    inference = InferenceConfig.from_dict({**module.inference.to_dict(), **chosen})
+    predictor = Predictor(module, device=options.device, inference=inference)
+    report = predictor.predict_folder(
+        options.images,
+        options.output,
+        overwrite=options.overwrite,
+        overlay=options.overlay,
+        save_prob=options.save_prob,
+    )
+    return 1 if report.failed else 0

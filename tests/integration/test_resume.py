@@ -1,0 +1,187 @@
+"""A run that is stopped and resumed ends with exactly the weights of one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from scribbleseg import RegularizedModule, ScribbleDataModule
+from scribbleseg.callbacks import ExactResume, NonFiniteGuard
+from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.transforms import Augmentation
+
+EPOCHS, STEPS = 3, 4
+
+
+class Restless(RegularizedModule):
+    """Draws from every generator, in training and in validation."""
+
+    def training_step(self, batch, batch_idx):
+        noise = 0.1 * torch.randn_like(batch["image"]) * random.random() * np.random.rand()  # noqa: NPY002
+        return super().training_step({**batch, "image": batch["image"] + noise}, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        torch.rand(3)
+        random.random()
+        np.random.rand()  # noqa: NPY002
+        return super().validation_step(batch, batch_idx)
+
+
+def fit(*, folder: Path | None = None, workers: int = 0, seed: int = 0, resume: Path | None = None):
+    """Train; with a folder, keep a checkpoint of every step and epoch there."""
+    seed_everything(seed, verbose=False)
+    data = ScribbleDataModule(
+        SyntheticSource(num_train=2 * STEPS, num_val=2, size=32),
+        batch_size=2,
+        num_workers=workers,
+        check=False,
+        augmentation=Augmentation(scale=(0.8, 1.2), color_jitter=0.3),
+        crop_size=32,
+    )
+    model = Restless(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None, lr=1e-3)
+    keep = (
+        []
+        if folder is None
+        else [
+            ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1),
+            ModelCheckpoint(folder, filename="end_{epoch}", save_top_k=-1, every_n_epochs=1),
+        ]
+    )
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        val_check_interval=2,
+        callbacks=[ExactResume(), NonFiniteGuard(), *keep],
+        enable_checkpointing=bool(keep),
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(model, data, ckpt_path=resume, weights_only=True)
+    assert trainer.global_step == EPOCHS * STEPS
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return folder, fit(folder=folder)
+
+
+@pytest.mark.parametrize("step", [1, 2, 4, 7])
+def test_resume_at_any_step_is_bitwise(step: int, uninterrupted) -> None:
+    folder, weights = uninterrupted
+    assert same(weights, fit(seed=99, resume=folder / f"step={step}.ckpt"))
+
+
+def test_resume_from_an_epochs_end_is_bitwise(uninterrupted) -> None:
+    folder, weights = uninterrupted
+    assert same(weights, fit(seed=99, resume=folder / "end_epoch=1.ckpt"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_do_not_change_the_result(workers: int, uninterrupted) -> None:
+    folder, weights = uninterrupted
+    assert same(weights, fit(workers=workers))
+    resumed = fit(workers=workers, seed=99, resume=folder / "step=6.ckpt")
+    assert same(weights, resumed)
+
+
+def test_two_seeds_differ_and_one_repeats(uninterrupted) -> None:
+    _, weights = uninterrupted
+    assert same(weights, fit())
+    assert not same(weights, fit(seed=1))
+
+
+def test_checkpoints_hold_plain_data_only(uninterrupted) -> None:
+    state = read_checkpoint(uninterrupted[0] / "step=3.ckpt")
+    assert state["scribbleseg"]["data"]["class_names"][0] == "background"
+    assert state["scribbleseg"]["class_path"].endswith("Restless")
+    assert len(state["scribbleseg"]["data"]["palette"]) == 256
+
+
+COMMAND = [
+    *(sys.executable, "-m", "scribbleseg", "fit", "--model", "RegularizedModule"),
+    *("--model.encoder", "tu-test_resnet.r160_in1k", "--model.encoder_weights", "null"),
+    *("--data", "ScribbleDataModule", "--data.source", "SyntheticSource"),
+    *("--data.source.num_train", "16", "--data.source.num_val", "2", "--data.source.size", "32"),
+    *("--data.batch_size", "2", "--data.check", "false", "--trainer.max_epochs", "3"),
+    *("--trainer.accelerator", "cpu", "--save_every_n_steps", "1"),
+]
+
+
+def wait_for_step(process: subprocess.Popen, last: Path, step: int) -> None:
+    """Until last.ckpt is of this step or later; reading it now proves that it is never half written."""
+    for _ in range(1200):
+        if process.poll() is not None:
+            return
+        if last.exists() and read_checkpoint(last)["global_step"] >= step:
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def start(run_dir: Path, workers: int, log: Path, *more: str) -> subprocess.Popen:
+    last = run_dir / "checkpoints" / "last.ckpt"
+    resume = ["--ckpt_path", str(last)] if last.exists() else []
+    arguments = ["--run_dir", str(run_dir), "--data.num_workers", str(workers), *resume, *more]
+    with log.open("ab") as stream:
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=stream,
+            stderr=stream,
+            cwd=run_dir.parent,
+            env={**os.environ, "OMP_NUM_THREADS": "2"},
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_five_times_ends_with_the_same_weights(workers: int, tmp_path) -> None:
+    log = tmp_path / "log.txt"
+    assert start(tmp_path / "full", workers, log).wait() == 0, log.read_text()
+    steps = sorted(random.Random(workers).sample(range(1, 23), 5))
+    killed = tmp_path / "killed"
+    for step in steps:
+        process = start(killed, workers, log)
+        wait_for_step(process, killed / "checkpoints" / "last.ckpt", step)
+        process.kill()
+        process.wait()
+    assert start(killed, workers, log).wait() == 0, log.read_text()
+    expected, found = (
+        read_checkpoint(folder / "checkpoints" / "last.ckpt")
+        for folder in (tmp_path / "full", killed)
+    )
+    assert found["global_step"] == expected["global_step"] == 24
+    assert same(expected["state_dict"], found["state_dict"])
+
+
+@pytest.mark.slow
+def test_sigterm_saves_prints_the_resume_command_and_exits_0(tmp_path) -> None:
+    log, run_dir = tmp_path / "log.txt", tmp_path / "run"
+    process = start(run_dir, 0, log, "--trainer.max_epochs", "2000")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    wait_for_step(process, last, 2)
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0, log.read_text()
+    assert time.monotonic() - sent < 30
+    assert f"scribbleseg fit --ckpt_path {last}" in log.read_text()
+    assert read_checkpoint(last)["global_step"] >= 2

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scribbleseg.data.transforms import Augmentation, TrainTransform
+from scribbleseg.errors import ConfigError
+
+EVERYTHING = Augmentation(
+    scale=(0.5, 2.0), rotate=30, rot90=True, hflip=True, vflip=True, blur=0.5, color_jitter=0.4
+)
+
+
+def sample(height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
+    rows, columns = np.mgrid[0:height, 0:width]
+    scribble = np.full((height, width), 255, np.uint8)
+    scribble[10:13, 5:50] = 1
+    scribble[30, 20:30] = 2
+    # the image encodes what each pixel is, so that geometry can be read off it
+    image = np.stack([rows * 3, columns * 3, np.full_like(rows, 200)], axis=-1).astype(np.uint8)
+    return image, scribble
+
+
+def test_same_seed_same_sample_whatever_came_before() -> None:
+    transform = TrainTransform(EVERYTHING, crop_size=(32, 32))
+    image, scribble = sample()
+    first = transform(image, [scribble], seed=11)
+    for seed in (1, 2, 3):
+        transform(image, [scribble], seed=seed)
+    np.random.seed(0)  # noqa: NPY002
+    again = transform(image, [scribble], seed=11)
+    np.testing.assert_array_equal(first.image, again.image)
+    np.testing.assert_array_equal(first.labels[0], again.labels[0])
+    other = transform(image, [scribble], seed=12)
+    assert not np.array_equal(first.image, other.image)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_padding_is_never_a_class(seed: int) -> None:
+    transform = TrainTransform(EVERYTHING, crop_size=(96, 96))
+    image, _ = sample()
+    dense = np.full(image.shape[:2], 3, np.uint8)
+    out = transform(image, [dense], seed=seed)
+    assert out.image.shape == (96, 96, 3)
+    assert set(np.unique(out.labels[0])) <= {3, 255}
+    assert not out.valid.all()
+    assert (out.labels[0][~out.valid] == 255).all()
+    assert (out.labels[0][out.valid] == 3).all(), (
+        "255 is padding only, since all pixels had a label"
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_labels_follow_the_image(seed: int) -> None:
+    transform = TrainTransform(Augmentation(rot90=True, hflip=True, vflip=True), crop_size=(24, 24))
+    image, scribble = sample()
+    out = transform(image, [scribble], seed=seed)
+    rows, columns = out.raw[..., 0] // 3, out.raw[..., 1] // 3
+    np.testing.assert_array_equal(out.labels[0], scribble[rows, columns])
+
+
+def test_colour_changes_do_not_touch_raw_or_labels() -> None:
+    image, scribble = sample()
+    plain = TrainTransform(Augmentation(hflip=False))
+    colourful = TrainTransform(Augmentation(hflip=False, color_jitter=0.9, blur=1.0))
+    out = colourful(image, [scribble], seed=3)
+    np.testing.assert_array_equal(out.raw, plain(image, [scribble], seed=3).image)
+    np.testing.assert_array_equal(out.labels[0], scribble)
+    assert not np.array_equal(out.image, out.raw)
+
+
+def test_scale_range_is_what_it_says() -> None:
+    image, scribble = sample(64, 64)
+    transform = TrainTransform(Augmentation(scale=(0.5, 2.0), hflip=False))
+    sizes = [transform(image, [scribble], seed=s).image.shape[0] / 64 for s in range(60)]
+    assert 0.5 <= min(sizes) < 0.7
+    assert 1.7 < max(sizes) <= 2.0
+
+
+def test_crop_finds_the_labels() -> None:
+    image = np.zeros((200, 200, 3), np.uint8)
+    scribble = np.full((200, 200), 255, np.uint8)
+    scribble[20:120, 20:120] = 1
+    transform = TrainTransform(Augmentation(hflip=False), crop_size=(32, 32))
+    hits = [(transform(image, [scribble], seed=s).labels[0] != 255).any() for s in range(40)]
+    assert all(hits)
+
+
+def test_resize_keeps_ids() -> None:
+    image, scribble = sample()
+    out = TrainTransform(Augmentation(hflip=False), resize=(20, 28))(image, [scribble], seed=0)
+    assert out.image.shape == (20, 28, 3)
+    assert set(np.unique(out.labels[0])) <= {1, 2, 255}
+
+
+def test_impossible_ranges_are_refused() -> None:
+    with pytest.raises(ConfigError, match="scale"):
+        Augmentation(scale=(0.0, 1.0))
+    with pytest.raises(ConfigError, match="color_jitter"):
+        Augmentation(color_jitter=2)

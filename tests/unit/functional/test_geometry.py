@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import torch
+
+from scribbleseg.functional.geometry import (
+    class_labels_from_scribble,
+    one_hot_labels,
+    resize_labels,
+)
+
+
+def test_one_hot_of_ignored_pixels_is_zero() -> None:
+    labels = torch.tensor([[0, 2, 255]])
+    assert one_hot_labels(labels, 3).tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]]]
+
+
+def test_class_labels_per_image_and_always() -> None:
+    scribble = torch.full((2, 5, 5), 255, dtype=torch.uint8)
+    scribble[0, 1, 1], scribble[1, 2, 2] = 3, 1
+    assert class_labels_from_scribble(scribble, 4).tolist() == [[0, 0, 0, 1], [0, 1, 0, 0]]
+    assert class_labels_from_scribble(scribble, 4, always=(0,))[:, 0].tolist() == [1, 1]
+
+
+def test_resize_never_invents_labels() -> None:
+    labels = torch.tensor([[[0, 255], [7, 3]]])
+    for size in ((5, 3), (1, 1), (2, 2)):
+        resized = resize_labels(labels, size)
+        assert set(resized.unique().tolist()) <= {0, 255, 7, 3}
+        assert resized.shape == (1, *size)
+    assert torch.equal(resize_labels(labels, (2, 2)), labels)

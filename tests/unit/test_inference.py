@@ -1,0 +1,201 @@
+import json
+import logging
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+from torch.nn import functional as F
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
+from scribbleseg.inference import (
+    InferenceConfig,
+    argmax_at_size,
+    is_out_of_memory,
+    predict_logits,
+)
+
+
+def _image(*size: int, batch: int = 1) -> torch.Tensor:
+    return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _forward(x: torch.Tensor) -> torch.Tensor:
+    weight = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    return F.conv2d(x, weight, padding=1)
+
+
+class LimitedMemory:
+    """A forward that fails beyond so many input pixels."""
+
+    def __init__(self, pixels: int, error: type[RuntimeError] = RuntimeError) -> None:
+        self.pixels, self.error, self.calls = pixels, error, 0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if x.shape[0] * x.shape[2] * x.shape[3] > self.pixels:
+            raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return torch.tanh(x)
+
+
+def test_default_is_exactly_one_forward():
+    image, calls = _image(13, 17, batch=2), []
+
+    def spy(x):
+        calls.append(x)
+        return _forward(x).half()
+
+    out = predict_logits(spy, image, InferenceConfig())
+    assert len(calls) == 1
+    assert calls[0] is image
+    assert out.dtype == torch.float16
+    assert torch.equal(out, _forward(image).half())
+
+
+def test_default_keeps_gradients():
+    image = _image(8, 8).requires_grad_()
+    predict_logits(_forward, image, InferenceConfig()).sum().backward()
+    assert image.grad is not None
+
+
+def test_softmax_of_the_result_is_the_mean_probability():
+    image = _image(12, 15)
+    config = InferenceConfig(scales=(0.5, 1.0), flip=True)
+    expected = multi_scale_probabilities(_forward, image, scales=(0.5, 1.0), flip=True)
+    out = predict_logits(_forward, image, config)
+    torch.testing.assert_close(out.softmax(1), expected)
+    assert torch.equal(out.argmax(1), expected.argmax(1))
+
+
+def test_vanishing_probabilities_stay_finite():
+    image = _image(4, 4)
+    config = InferenceConfig(flip=True)
+    assert predict_logits(lambda x: 1e4 * _forward(x), image, config).isfinite().all()
+
+
+def test_averaged_logits_have_the_scale_of_logits():
+    image = _image(12, 16)
+    out = predict_logits(torch.tanh, image, InferenceConfig(flip=True, average="logits"))
+    torch.testing.assert_close(out, torch.tanh(image))
+
+
+def test_windows_apply_at_every_scale():
+    image = _image(40, 50)
+    sizes = set()
+
+    def spy(x):
+        sizes.add(tuple(x.shape[-2:]))
+        return _forward(x)
+
+    predict_logits(spy, image, InferenceConfig(scales=(0.5, 1.0, 2.0), window=(20, 24)))
+    assert sizes == {(20, 24)}
+
+
+def test_single_scale_with_window_is_the_sliding_window():
+    image = _image(40, 50)
+    config = InferenceConfig(window=16, overlap=0.25, window_batch=2)
+    expected = sliding_window_logits(_forward, image, window=16, overlap=0.25, batch_size=2)
+    assert torch.equal(predict_logits(_forward, image, config), expected)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, torch.cuda.OutOfMemoryError])
+def test_out_of_memory_is_answered_with_windows(error, caplog):
+    image, forward = _image(130, 200), LimitedMemory(70 * 70, error)
+    with caplog.at_level(logging.WARNING, "scribbleseg.inference"):
+        out = predict_logits(forward, image, InferenceConfig())
+    assert torch.equal(out, torch.tanh(image))
+    assert [record.args[2] for record in caplog.records] == [(96, 128), (64, 64)]
+    assert "130 x 200" in caplog.text
+
+
+def test_out_of_memory_first_gives_up_the_batch(caplog):
+    image, forward = _image(128, 256), LimitedMemory(64 * 64)
+    with caplog.at_level(logging.WARNING, "scribbleseg.inference"):
+        out = predict_logits(forward, image, InferenceConfig(window=64, window_batch=8))
+    assert torch.equal(out, torch.tanh(image))
+    assert [record.args[2:] for record in caplog.records] == [(64, 1)]
+
+
+def test_out_of_memory_at_the_smallest_window_is_raised():
+    forward = LimitedMemory(10)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predict_logits(forward, _image(200, 200), InferenceConfig())
+    assert forward.calls < 10
+
+
+def test_other_errors_pass():
+    def forward(x):
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        predict_logits(forward, _image(99, 99), InferenceConfig())
+
+
+def test_memory_errors_are_recognised():
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("scales", ()),
+        ("scales", (1.0, 0.0)),
+        ("scales", (9.0,)),
+        ("scales", (float("nan"),)),
+        ("scales", "1.0"),
+        ("scales", 1.0),
+        ("scales", (True,)),
+        ("flip", "true"),
+        ("flip", 1),
+        ("window", 0),
+        ("window", 12.5),
+        ("window", (64,)),
+        ("window", (64, -1)),
+        ("window", "64"),
+        ("overlap", -0.1),
+        ("overlap", 1.0),
+        ("overlap", "half"),
+        ("window_batch", 0),
+        ("window_batch", 2.0),
+        ("average", "sum"),
+    ],
+)
+def test_bad_options_name_field_value_and_range(name, value):
+    with pytest.raises(ConfigError, match="expected") as caught:
+        InferenceConfig(**{name: value})
+    assert str(caught.value).startswith(f"inference.{name}={value!r}")
+
+
+def test_lists_become_tuples():
+    config = InferenceConfig(scales=[1, 2], window=[64, 96])
+    assert config == InferenceConfig(scales=(1.0, 2.0), window=(64, 96))
+    assert hash(config) == hash(InferenceConfig(scales=(1.0, 2.0), window=(64, 96)))
+    with pytest.raises(FrozenInstanceError):
+        config.flip = True
+
+
+def test_dict_round_trip():
+    config = InferenceConfig(scales=(0.5, 1.0), flip=True, window=(64, 96), average="logits")
+    assert InferenceConfig.from_dict(config.to_dict()) == config
+    assert InferenceConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ConfigError, match="scale are unknown"):
+        InferenceConfig.from_dict({"scale": [1.0]})
+
+
+def test_command_line_parses_it():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
+    args = ["--inference.scales=[0.5, 1]", "--inference.window=[64, 32]", "--inference.flip=true"]
+    config = parser.instantiate(parser.parse_args(args)).inference
+    assert config == InferenceConfig(scales=(0.5, 1.0), window=(64, 32), flip=True)
+
+
+@pytest.mark.parametrize("size", [(9, 7), (31, 40), (5, 5)])
+@pytest.mark.parametrize("classes", [1, 4, 11])
+def test_argmax_at_size_equals_interpolation(size, classes):
+    logits = torch.randn(2, classes, 9, 7, generator=torch.Generator().manual_seed(0)).round()
+    scaled = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    assert torch.equal(argmax_at_size(logits, size), scaled.argmax(1))
