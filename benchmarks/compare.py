@@ -3,9 +3,9 @@
     python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
 
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
-(overrides of the file) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its own:
-a finished run is never repeated, an interrupted one resumes. Scores are those of the last step, never
-of a selected checkpoint.
+(overrides of the file) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its
+own: a finished run is never repeated, an interrupted one resumes. Scores are those of the
+last step, never of a selected checkpoint.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def run(folder: Path, config: Path, overrides: dict[str, Any], seed: int) -> dic
         return result
     last = folder / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "scribbleseg", "fit", "--config", str(config)]
-    command += [f"--{key}={json.dumps(value)}" for key, value in overrides.items()]
+    for key, value in overrides.items():
+        command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     command += ["--seed_everything", str(seed), "--run_dir", str(folder)]
     command += ["--ckpt_path", str(last)] if last.exists() else []
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """Train on scribbles, validate, predict and draw: the main job on built-in data, on two CPU cores.
 
-Run ``python examples/quickstart.py [--output FOLDER] [--epochs N]``; pictures are in FOLDER afterwards.
+Run ``python examples/quickstart.py [--output FOLDER] [--epochs N]``; pictures are in FOLDER
+afterwards.
 """
 
 from __future__ import annotations

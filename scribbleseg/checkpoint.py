@@ -14,10 +14,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from scribbleseg.errors import CheckpointError
 from scribbleseg.inference import InferenceConfig
-from scribbleseg.methods.base import ScribbleSegModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from scribbleseg.methods.base import ScribbleSegModule
 
 __all__ = ["AtomicCheckpointIO", "load", "read_checkpoint"]
 
@@ -81,8 +82,8 @@ def load(
         cls = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} was written by {facts['class_path']}, which cannot be imported ({error}); install "
-            "the package that defines it"
+            f"{path} was written by {facts['class_path']}, which cannot be imported ({error}); "
+            "install the package that defines it"
         ) from error
     module = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     module.inference = InferenceConfig.from_dict(facts["inference"])
@@ -90,7 +91,7 @@ def load(
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, then renames: a crash or a full disk never leaves half a file.
+    """Writes beside the target, syncs, renames: a crash or full disk never leaves half a file.
 
     Lightning's own saver goes through the system's temporary folder, whose move across file systems
     is not atomic.

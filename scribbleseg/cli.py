@@ -1,4 +1,4 @@
-"""The command line: LightningCLI's fit, validate, test and predict, plus prediction on bare folders."""
+"""The command line: LightningCLI's fit, validate, test, predict; prediction on bare folders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import scribbleseg.data.sources
 import scribbleseg.methods  # noqa: F401  (short class names resolve among imported classes)
@@ -67,7 +68,7 @@ class ScribbleSegCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Resolve the run folder; unlike Lightning's, leave the typed hyper-parameters as they are."""
+        """Resolve the run folder; unlike Lightning's, keep the hyper-parameters as typed."""
         stage, config = self.config.subcommand, self.config[self.config.subcommand]
         config.ckpt_path = resolve_checkpoint(config.get("ckpt_path"), config.run_dir)
         if config.ckpt_path is not None and "encoder_weights" in config.model.init_args:
@@ -116,8 +117,8 @@ class ScribbleSegCLI(LightningCLI):
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of ``scribbleseg``.
 
-    Exit status 0 also after SIGTERM (with a checkpoint written); 2 for a user's mistake, which is told
-    in a few lines; ``--traceback`` shows where it came from.
+    Exit status 0 also after SIGTERM (with a checkpoint written); 2 for a user's mistake, which is
+    told in a few lines; ``--traceback`` shows where it came from.
     """
     _quiet_logging()
     argv = list(sys.argv[1:] if args is None else args)
@@ -157,7 +158,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _quiet_logging() -> None:
-    """Our lines at INFO; none of Lightning's advertisements, nor warnings about its own internals."""
+    """Our lines at INFO; no advertisements, nor warnings about Lightning's own internals."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("scribbleseg").setLevel(logging.INFO)
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):

@@ -1,4 +1,4 @@
-"""Messages for people: nearest matches for misspelt names, causes and cures instead of stack traces."""
+"""Messages for people: nearest matches for misspelt names, cures instead of stack traces."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import inspect
 import re
 from typing import TYPE_CHECKING, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from scribbleseg.errors import ScribbleSegError
 
@@ -55,7 +55,7 @@ def _parameters(root: type) -> set[str]:
         cls = todo.pop()
         todo += cls.__subclasses__()
         names.add(cls.__name__)
-        names |= set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs", "args"}
+        names |= set(inspect.signature(cls).parameters) - {"self", "kwargs", "args"}
     return names
 
 

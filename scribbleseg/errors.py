@@ -1,7 +1,7 @@
 """Errors that say what is wrong, where, what was expected, and what to do.
 
-All derive from :class:`ScribbleSegError`, and from the built-in that fits, so that callers can catch
-either. The command line prints them without a stack trace and exits with status 2.
+All derive from :class:`ScribbleSegError`, and from the built-in that fits, so that callers can
+catch either. The command line prints them without a stack trace and exits with status 2.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ScribbleNotFoundError(ScribbleSegError, FileNotFoundError):
 
 
 class LabelFormatError(ScribbleSegError, ValueError):
-    """A file's content is not what its role requires; the message names file, value, cause and fix."""
+    """A file's content is not what its role requires; names file, value, cause and fix."""
 
 
 class DataCheckError(ScribbleSegError, ValueError):

@@ -22,8 +22,8 @@ __all__ = ["SegmentationMetrics", "VolumeDice"]
 class SegmentationMetrics(Metric):
     """mIoU, IoU per class and pixel accuracy from the confusion matrix of the whole set.
 
-    Mean IoU averages the classes that occur in the prediction or the labels (VOC's definition); it is
-    not a mean over images. Reductions over ranks add the matrices.
+    Mean IoU averages the classes that occur in the prediction or the labels (VOC's definition); it
+    is not a mean over images. Reductions over ranks add the matrices.
 
     Args:
         num_classes: C.
@@ -56,7 +56,8 @@ class SegmentationMetrics(Metric):
         """
         if prediction.shape != target.shape:
             raise ValueError(
-                f"prediction {tuple(prediction.shape)} and mask {tuple(target.shape)} differ in shape"
+                f"prediction {tuple(prediction.shape)} and mask {tuple(target.shape)} "
+                "differ in shape"
             )
         scored = target != self.ignore_index
         target, prediction = target[scored].long(), prediction[scored].long()
@@ -94,8 +95,8 @@ class SegmentationMetrics(Metric):
 class VolumeDice(Metric):
     """Dice per volume and class, averaged over volumes; slices of a volume are pooled first.
 
-    Used for medical data, where one volume is one patient scan. A class that is absent from both the
-    labels and the prediction of a volume scores 1; absent from one of them only, 0.
+    Used for medical data, where one volume is one patient scan. A class that is absent from both
+    the labels and the prediction of a volume scores 1; absent from one of them only, 0.
 
     Args:
         num_classes: C.

@@ -1,4 +1,4 @@
-"""``scribbleseg predict --ckpt_path FILE --images FOLDER``: no configuration, lists or labels needed."""
+"""``scribbleseg predict --ckpt_path FILE --images FOLDER``: no configuration or labels needed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""One run, one directory: configuration, checkpoints, metrics, panels; nothing is ever overwritten."""
+"""One run, one directory: configuration, checkpoints, metrics, panels; nothing overwritten."""
 
 from __future__ import annotations
 
 import csv
+import importlib.util
 import logging
 import os
 from datetime import datetime
@@ -95,8 +96,8 @@ class BestCheckpoint(ModelCheckpoint):
         if self.monitor is not None and self.monitor not in monitor_candidates:
             if not getattr(self, "_warned", False):
                 logger.warning(
-                    "%s was not logged (no validation masks): best.ckpt is not written, last.ckpt is "
-                    "the result",
+                    "%s was not logged (no validation masks): best.ckpt is not written, last.ckpt "
+                    "is the result",
                     self.monitor,
                 )
                 self._warned = True
@@ -147,10 +148,8 @@ def run_loggers(folder: Path, *, wandb: bool, tensorboard: bool, project: str) -
             identity.write_text(str(run.experiment.id))
         loggers.append(run)
     if tensorboard:
-        try:
-            import tensorboard
-        except ImportError as error:
-            raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard") from error
+        if importlib.util.find_spec("tensorboard") is None:
+            raise MissingExtraError("tensorboard", "tensorboard", "--tensorboard")
         from lightning.pytorch.loggers import TensorBoardLogger
 
         loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))

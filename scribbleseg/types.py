@@ -1,4 +1,4 @@
-"""The contracts between layers: what a source yields, what a batch holds, what a network returns."""
+"""The contracts between layers: what sources yield, batches hold and networks return."""
 
 from __future__ import annotations
 

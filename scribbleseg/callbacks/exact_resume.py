@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -12,13 +12,15 @@ from lightning.pytorch import Callback
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
 
 __all__ = ["ExactResume", "get_rng_state", "set_rng_state"]
 
 
 def get_rng_state() -> dict[str, Any]:
     """States of the Python, NumPy and torch generators as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    legacy = cast("tuple[str, NDArray[np.uint32], int, int, float]", np.random.get_state())  # noqa: NPY002
+    name, keys, position, has_gauss, cached = legacy
     return {
         "python": random.getstate(),
         "numpy": [str(name), torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],

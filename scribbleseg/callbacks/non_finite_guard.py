@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 class NonFiniteGuard(Callback):
     """Skips optimiser steps whose loss or gradients are not finite; stops after several in a row.
 
-    Lightning alone trains on with NaN weights to the end. On the CPU a bad step is skipped entirely.
-    On accelerators its gradients are set to zero without waiting for the device, and the verdict is
-    read one step later, when it costs nothing.
+    Lightning alone trains on with NaN weights to the end. On the CPU a bad step is skipped
+    entirely. On accelerators its gradients are set to zero without waiting for the device,
+    and the verdict is read one step later, when it costs nothing.
 
     Args:
         max_consecutive: Bad steps in a row that stop the run.
@@ -107,7 +107,7 @@ class NonFiniteGuard(Callback):
             paths = [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
             saved = next((path for path in reversed(paths) if path), "none yet")
             raise NonFiniteLossError(
-                f"{self._consecutive} steps in a row had non-finite losses; stopped at step {step}. "
+                f"{self._consecutive} steps in a row had non-finite losses, up to step {step}. "
                 f"Loss term: {what}. Images in the batch: {images}. The weights are still finite; "
                 f"last checkpoint: {saved}. Lower the learning rate, use precision 32, or look at "
                 "these images"

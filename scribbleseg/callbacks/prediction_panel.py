@@ -118,8 +118,9 @@ class PredictionPanel(Callback):
     def _log_wandb(
         self, trainer: Trainer, class_names: tuple[str, ...], panel: NDArray[np.uint8]
     ) -> None:
-        for logger in trainer.loggers:
-            if type(logger).__name__ != "WandbLogger":
+        run_logger: Any
+        for run_logger in trainer.loggers:
+            if type(run_logger).__name__ != "WandbLogger":
                 continue
             import wandb
 
@@ -138,7 +139,7 @@ class PredictionPanel(Callback):
                 for sample in self._samples
             ]
             # masks can vanish when an offline run is synced: the composed picture does not
-            logger.experiment.log(
+            run_logger.experiment.log(
                 {
                     "val/masks": images,
                     "val/panel": wandb.Image(panel),

@@ -1,4 +1,4 @@
-"""What a person wants to read while a run goes on: where it runs, how long it takes, how it does."""
+"""What a person wants to read while a run goes on: where, how long, how well."""
 
 from __future__ import annotations
 

@@ -124,8 +124,9 @@ def _judge_split(
                 "D203",
                 "warning",
                 f"{deep[0]}: {len(deep)} images have more than 8 bits per channel "
-                f"({some_names(deep)}), expected 8; each is scaled to its own 0.5 to 99.5 percentile, which may hide "
-                "absolute intensities: convert them to 8 bits with one fixed window",
+                f"({some_names(deep)}), expected 8; each is scaled to its own 0.5 to 99.5 "
+                "percentile, which may hide absolute intensities: convert them to 8 bits with "
+                "one fixed window",
                 deep[0],
             )
         )

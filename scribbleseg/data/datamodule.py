@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD
 from scribbleseg.data.dataset import EvalDataset, TrainDataset, collate
 from scribbleseg.data.sampler import EpochSampler
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.transforms import Augmentation, TrainTransform
 from scribbleseg.errors import ConfigError
 from scribbleseg.types import DataInfo
@@ -35,13 +35,14 @@ logger = logging.getLogger(__name__)
 class ScribbleDataModule(LightningDataModule):
     """Loaders for scribble-supervised segmentation over any :class:`ScribbleSource`.
 
-    Order and augmentation depend only on (seed, epoch, index): not on the number of workers or ranks,
-    and a run resumed at any step continues with the sample that would have come next.
+    Order and augmentation depend only on (seed, epoch, index): not on the number of workers or
+    ranks, and a run resumed at any step continues with the sample that would have come next.
 
     Args:
         source: The data set.
         batch_size: Images per training step and process.
-        val_batch_size: Images per evaluation step; by default ``batch_size`` if ``resize`` fixes the
+        val_batch_size: Images per evaluation step; by default ``batch_size`` if ``resize`` fixes
+        the
             input size, else 1.
         num_workers: Loader processes; by default as many as there are cores, at most 4.
         crop_size: Side or ``(H, W)`` of the random training crop; ``null`` = whole images.

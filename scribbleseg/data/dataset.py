@@ -37,8 +37,8 @@ def _check_size(
         path = getattr(record, role) or record.image_id
         raise LabelFormatError(
             f"D201 {path}: {role} is {label.shape[1]}×{label.shape[0]} (width×height), image "
-            f"{record.image or record.image_id} is {image.shape[1]}×{image.shape[0]}; was the label "
-            "exported from a resized or rotated copy? Export it again at the image's size"
+            f"{record.image or record.image_id} is {image.shape[1]}×{image.shape[0]}; was "
+            "the label exported from a resized or rotated copy? Export it again at the image's size"
         )
 
 
@@ -72,7 +72,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, key: int | SampleKey) -> dict[str, Any]:
-        """One item of a training :class:`~scribbleseg.types.SegBatch`; a plain index means epoch 0."""
+        """One item of a training ``SegBatch``; a plain index means epoch 0."""
         index, epoch, _ = key if isinstance(key, SampleKey) else SampleKey(key)
         record = self.records[index]
         image = self.source.read_image(record)
@@ -150,8 +150,8 @@ class EvalDataset(Dataset[dict[str, Any]]):
                 item["mask"] = torch.from_numpy(mask.astype(np.int64))
             elif "scribble" not in item:
                 raise ScribbleSegError(
-                    f"{record.image_id} has neither mask nor scribble: nothing to validate on; remove "
-                    "it from the validation list or add its label"
+                    f"{record.image_id} has neither mask nor scribble: nothing to validate on; "
+                    "remove it from the validation list or add its label"
                 )
         if record.group is not None:
             item["group"] = record.group

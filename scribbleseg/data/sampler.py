@@ -18,12 +18,12 @@ class SampleKey(NamedTuple):
     """What the sampler hands to the data set.
 
     Attributes:
-        index: Position in the split.
+        item: Position in the split.
         epoch: Epoch for which the sample is drawn; seeds its augmentation in any worker.
         duplicate: True for samples repeated only to give every rank equally many.
     """
 
-    index: int
+    item: int
     epoch: int = 0
     duplicate: bool = False
 
@@ -32,8 +32,8 @@ class EpochSampler(DistributedSampler[SampleKey]):
     """Index-level sampler whose order depends on (seed, epoch) only.
 
     It derives from torch's DistributedSampler because Lightning leaves samplers of that type alone;
-    none of its state is used. The epoch travels with every index, so that persistent and prefetching
-    workers never augment with a stale epoch.
+    none of its state is used. The epoch travels with every index, so that persistent and
+    prefetching workers never augment with a stale epoch.
 
     Args:
         data_source: Anything with a length.
@@ -67,9 +67,9 @@ class EpochSampler(DistributedSampler[SampleKey]):
     def set_resume(self, epoch: int, samples_done: int) -> None:
         """Continue in the middle of an epoch.
 
-        Must be called before the first iterator exists: Lightning creates that one, and lets workers
-        prefetch from it, before it announces the epoch. The skip applies whenever that epoch is
-        iterated, however often.
+        Must be called before the first iterator exists: Lightning creates that one, and lets
+        workers prefetch from it, before it announces the epoch. The skip applies whenever that
+        epoch is iterated, however often.
 
         Args:
             epoch: Epoch to continue.

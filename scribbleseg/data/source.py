@@ -21,9 +21,9 @@ class ScribbleSource(ABC):
     """A data set: classes, and where the bytes of every sample are.
 
     Constructing a source reads at most its class file. A subclass sets the attributes below in its
-    ``__init__`` and implements :meth:`records`; it overrides the ``read_*`` methods only if its files
-    are not plain images and label PNGs. All ``read_*`` methods return labels in the one internal
-    coding: 0..C-1, and 255 for unlabelled or void.
+    ``__init__`` and implements :meth:`records`; it overrides the ``read_*`` methods only if its
+    files are not plain images and label PNGs. All ``read_*`` methods return labels in the one
+    internal coding: 0..C-1, and 255 for unlabelled or void.
 
     Attributes:
         class_names: One name per class; the index is the id.

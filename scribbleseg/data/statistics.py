@@ -38,7 +38,8 @@ def summarise(
 
     Returns:
         ``{"splits": {name: …}, "all": …, "classes": [...]}`` of plain Python values; shares in
-        percent; ``labelled_percent`` is the mean over images. ``None`` where nothing could be measured.
+        percent; ``labelled_percent`` is the mean over images. ``None`` where nothing could be
+        measured.
     """
     everything = [item for group in samples.values() for item in group]
     return {

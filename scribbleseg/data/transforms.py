@@ -82,7 +82,8 @@ class TrainTransform:
     Args:
         augmentation: What to draw.
         resize: Fixed first step: ``(H, W)``, or the longer side; ``None`` = original size.
-        crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any labelled pixel
+        crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any labelled
+        pixel
             is drawn again up to 10 times.
         mean: Colour of the padding as fraction, per channel.
     """
@@ -152,9 +153,9 @@ class TrainTransform:
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
             image = resize_image(image, self.resize)
+            size, nearest = (width, height), cv2.INTER_NEAREST_EXACT
             labels = [
-                cv2.resize(m, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-                for m in labels
+                np.asarray(cv2.resize(m, size, interpolation=nearest), np.uint8) for m in labels
             ]
         masks = [*labels, np.ones(image.shape[:2], np.uint8)]
         if self._geometric is not None:

@@ -51,8 +51,8 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image = ImageOps.exif_transpose(image)
+            with Image.open(path) as file:
+                image: Image.Image = ImageOps.exif_transpose(file)
                 if image.mode.startswith("I") or image.mode == "F":
                     return _stretch(np.asarray(image))
                 return np.array(image.convert("RGB"))

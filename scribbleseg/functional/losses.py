@@ -32,12 +32,13 @@ def partial_cross_entropy(
     reduction: Literal["pixel", "image"] = "pixel",
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    r"""Cross-entropy over the annotated pixels only; on dense masks it is the ordinary cross-entropy.
+    r"""Cross-entropy over the annotated pixels only; on dense masks, the ordinary one.
 
-    .. math:: L = \frac{\sum_{i \in \Omega_s} -w_{y_i} \log p_{i, y_i}}{\sum_{i \in \Omega_s} w_{y_i}}
+    .. math:: L = \frac{\sum_{i \in \Omega_s} -w_{y_i} \log p_{i, y_i}}{\sum_{i \in \Omega_s}
+    w_{y_i}}
 
-    with :math:`\Omega_s` the drawn pixels of the whole batch on this process (Tang et al., CVPR 2018,
-    first term of eq. 1). Time and memory O(B·C·H·W).
+    with :math:`\Omega_s` the drawn pixels of the whole batch on this process (Tang et al., CVPR
+    2018, first term of eq. 1). Time and memory O(B·C·H·W).
 
     Args:
         logits: Unnormalised scores at label resolution, float, shape ``(B, C, H, W)``.

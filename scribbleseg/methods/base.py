@@ -1,4 +1,4 @@
-"""The recipe skeleton that every method shares: network, optimisation, evaluation, checkpoint facts."""
+"""The recipe skeleton of every method: network, optimisation, evaluation, checkpoint facts."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["ScribbleSegModule"]
 class ScribbleSegModule(LightningModule):
     """Base of all methods; a subclass implements :meth:`training_step`.
 
-    It owns the network, parameter groups and schedules, validation, testing and prediction. Training
-    batches hold no dense masks, and validation reads no image-level labels.
+    It owns the network, parameter groups and schedules, validation, testing and prediction.
+    Training batches hold no dense masks, and validation reads no image-level labels.
 
     Args:
-        num_classes: Number of classes, background included; the command line takes it from the data.
-        arch: Decoder architecture.
+        num_classes: Number of classes, background included; the command line takes it from the
+        data. arch: Decoder architecture.
         encoder: Encoder of segmentation-models-pytorch, or ``tu-<name>`` for any timm model.
         encoder_weights: ``"imagenet"``, ``null`` (random), or a local .safetensors/.pth file.
         in_channels: Image channels.
@@ -170,13 +170,13 @@ class ScribbleSegModule(LightningModule):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 in_encoder = name.startswith("network.encoder.")
-                decays = bool(hparams.decay_norm_and_bias) or parameter.ndim > 1
+                decays = bool(hparams["decay_norm_and_bias"]) or parameter.ndim > 1
                 groups.setdefault((in_encoder, decays), []).append(parameter)
         return [
             {
                 "params": parameters,
-                "lr": hparams.lr * (1.0 if in_encoder else hparams.head_lr_mult),
-                "weight_decay": hparams.weight_decay if decays else 0.0,
+                "lr": hparams["lr"] * (1.0 if in_encoder else hparams["head_lr_mult"]),
+                "weight_decay": hparams["weight_decay"] if decays else 0.0,
                 "name": ("encoder" if in_encoder else "head") + ("" if decays else "_no_decay"),
             }
             for (in_encoder, decays), parameters in groups.items()
@@ -186,22 +186,22 @@ class ScribbleSegModule(LightningModule):
         """Optimiser and a schedule that is stepped once per optimiser step."""
         hparams, groups = self.hparams, self.parameter_groups()
         optimizer: torch.optim.Optimizer
-        if hparams.optimizer == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=hparams.lr, momentum=hparams.momentum)
-        elif hparams.optimizer == "adam":
-            optimizer = torch.optim.Adam(groups, lr=hparams.lr)
+        if hparams["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, lr=hparams["lr"], momentum=hparams["momentum"])
+        elif hparams["optimizer"] == "adam":
+            optimizer = torch.optim.Adam(groups, lr=hparams["lr"])
         else:
-            optimizer = torch.optim.AdamW(groups, lr=hparams.lr)
+            optimizer = torch.optim.AdamW(groups, lr=hparams["lr"])
         total = max(int(self.trainer.estimated_stepping_batches), 1)
 
         def factor(step: int) -> float:
             return schedule_factor(
                 step,
                 total,
-                schedule=hparams.schedule,
-                power=hparams.power,
-                warmup_steps=hparams.warmup_steps,
-                warmup_start=hparams.warmup_start,
+                schedule=hparams["schedule"],
+                power=hparams["power"],
+                warmup_steps=hparams["warmup_steps"],
+                warmup_start=hparams["warmup_start"],
             )
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
@@ -326,10 +326,10 @@ class ScribbleSegModule(LightningModule):
                 if a != b
             ]
             raise CheckpointError(
-                f"D402 the checkpoint was trained on {stored.num_classes} classes of {stored.source}, "
-                f"the data has {ours.num_classes} of {ours.source}; differing: "
-                f"{'; '.join(differing[:5]) or 'the number only'}. Use the class file of the training "
-                "data, or train a new model"
+                f"D402 the checkpoint was trained on {stored.num_classes} classes of "
+                f"{stored.source}, the data has {ours.num_classes} of {ours.source}; differing: "
+                f"{'; '.join(differing[:5]) or 'the number only'}. Use the class file of the "
+                "training data, or train a new model"
             )
         if not ours.source:
             self.data_info = stored

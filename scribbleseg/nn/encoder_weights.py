@@ -56,8 +56,8 @@ def _strip(name: str) -> str:
 def load_encoder_weights(encoder: nn.Module, path: str | Path, *, name: str) -> None:
     """Load a local weights file into an encoder, matching names without wrapper prefixes.
 
-    A first convolution with another number of input channels is adapted: the kernel is summed for one
-    channel, and repeated and rescaled otherwise.
+    A first convolution with another number of input channels is adapted: the kernel is summed for
+    one channel, and repeated and rescaled otherwise.
 
     Args:
         encoder: Encoder of the network; changed in place.
@@ -138,9 +138,9 @@ def offline_guard(encoder: str, weights: str | None) -> Iterator[None]:
         if not hub.HF_HUB_OFFLINE or isinstance(error, (KeyError, ValueError)):
             raise
         raise WeightsError(
-            f"{weights} weights of encoder {encoder!r} are not in the cache {hub.HF_HUB_CACHE} and the "
-            "hub cannot be reached; run once on a connected machine and copy that folder, or set "
-            "--model.init_args.encoder_weights to a local .safetensors file or to null (random: "
+            f"{weights} weights of encoder {encoder!r} are not in the cache {hub.HF_HUB_CACHE} and "
+            "the hub cannot be reached; run once on a connected machine and copy that folder, "
+            "or set --model.init_args.encoder_weights to a local .safetensors file or to null (random: "
             "training on scribbles needs pretraining)"
         ) from error
     finally:

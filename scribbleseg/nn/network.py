@@ -110,8 +110,8 @@ class SegNetwork(nn.Module):
             image: Normalised RGB, float, shape ``(B, 3, H, W)``, any size.
 
         Returns:
-            ``logits (B, C, h, w)`` and ``features (B, D, h, w)``; :meth:`upsample_logits` brings the
-            logits to the size of the image.
+            ``logits (B, C, h, w)`` and ``features (B, D, h, w)``; :meth:`upsample_logits` brings
+            the logits to the size of the image.
         """
         height, width = image.shape[-2:]
         padded_height, padded_width = self.padded_size(height, width)

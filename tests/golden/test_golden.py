@@ -1,8 +1,8 @@
 """Golden vectors: values and gradients computed independently of this library.
 
-``pytest tests/golden --golden-dir DIR`` checks any folder with the documented keys. A file that is not
-there is skipped. A component that is there must have a check; those of blocks that this release does
-not contain yet are listed in ``NOT_BUILT`` and reported as skipped.
+``pytest tests/golden --golden-dir DIR`` checks any folder with the documented keys. A file that is
+not there is skipped. A component that is there must have a check; those of blocks that this release
+does not contain yet are listed in ``NOT_BUILT`` and reported as skipped.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ COMMAND = [
 
 
 def wait_for_step(process: subprocess.Popen, last: Path, step: int) -> None:
-    """Until last.ckpt is of this step or later; reading it now proves that it is never half written."""
+    """Until last.ckpt is of this step; reading it meanwhile proves it is never half written."""
     for _ in range(1200):
         if process.poll() is not None:
             return

@@ -156,9 +156,11 @@ def _object_texture(
 ) -> NDArray[np.float64]:
     """A class's hue, with stripes of class-dependent period over clouds of varying brightness."""
     hue = (label * 47 + rng.normal(0, 6)) % 180
-    hsv = np.uint8([[[hue, 170 + rng.integers(-30, 30), 180 + rng.integers(-50, 50)]]])
+    tint = [hue, 170 + rng.integers(-30, 30), 180 + rng.integers(-50, 50)]
+    hsv = np.array([[tint]], dtype=np.uint8)
     colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
     angle = rng.uniform(0, np.pi)
     rows, columns = np.mgrid[0:height, 0:width]
     wave = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / (4 + 2 * label))
-    return _texture(rng, height, width, colour, contrast=22) + 25 * wave[..., None]
+    striped = _texture(rng, height, width, colour, contrast=22) + 25 * wave[..., None]
+    return np.asarray(striped, dtype=np.float64)

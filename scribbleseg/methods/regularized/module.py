@@ -18,8 +18,8 @@ __all__ = ["RegularizedModule"]
 class RegularizedModule(ScribbleSegModule):
     """Cross-entropy over the labelled pixels (Tang et al., CVPR 2018: partial cross-entropy).
 
-    On scribbles this is the lower bound of every comparison. With ``train_labels: mask`` in the source
-    the same loss sees dense masks and is the upper bound.
+    On scribbles this is the lower bound of every comparison. With ``train_labels: mask`` in the
+    source the same loss sees dense masks and is the upper bound.
 
     Args:
         num_classes: Number of classes, background included.
@@ -45,8 +45,8 @@ class RegularizedModule(ScribbleSegModule):
         loss = partial_cross_entropy(
             self(batch["image"]),
             scribble,
-            label_smoothing=self.hparams.label_smoothing,
-            reduction=self.hparams.reduction,
+            label_smoothing=self.hparams["label_smoothing"],
+            reduction=self.hparams["reduction"],
             ignore_index=self.ignore_index,
         )
         self.log_labelled_fraction(batch)

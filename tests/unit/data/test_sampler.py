@@ -7,7 +7,7 @@ from scribbleseg.data.sampler import EpochSampler, SampleKey
 
 
 def keys(sampler: EpochSampler) -> list[int]:
-    return [key.index for key in sampler]
+    return [key.item for key in sampler]
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
@@ -35,7 +35,7 @@ def test_ranks_share_every_sample_once(length: int, ranks: int) -> None:
     lists = [list(sampler) for sampler in samplers]
     assert len({len(part) for part in lists}) == 1, "ranks must do equally many steps"
     assert all(len(part) == len(sampler) for part, sampler in zip(lists, samplers, strict=True))
-    own = [key.index for part in lists for key in part if not key.duplicate]
+    own = [key.item for part in lists for key in part if not key.duplicate]
     assert sorted(own) == list(range(length))
 
 
