@@ -57,7 +57,7 @@ def main() -> None:
         log_every_n_steps=1,
     )
     trainer.fit(model, data)
-    trainer.save_checkpoint(output / "model.ckpt")
+    trainer.save_checkpoint(output / "model.ckpt", weights_only=False)
 
     # 3. predict images as anybody would: from the checkpoint, on a folder of files
     for record in source.records("test")[:8]:

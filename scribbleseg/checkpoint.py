@@ -87,6 +87,13 @@ def load(
         ) from error
     module = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     module.inference = InferenceConfig.from_dict(facts["inference"])
+    module.checkpoint_info = {
+        "checkpoint": str(path),
+        "class_path": facts["class_path"],
+        "version": facts["version"],
+        "epoch": state.get("epoch"),
+        "step": state.get("global_step"),
+    }
     return cast("ScribbleSegModule", module.eval())
 
 

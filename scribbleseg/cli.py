@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["ScribbleSegCLI", "main"]
 
 logger = logging.getLogger(__name__)
+_DESCRIPTION = """Train semantic segmentation from scribbles and other weak labels.
+Predict images without labels: scribbleseg predict --ckpt_path FILE --images FOLDER --output FOLDER.
+Check a data folder: python -m scribbleseg.data check FOLDER."""
 
 
 class ScribbleSegCLI(LightningCLI):
@@ -109,6 +112,7 @@ class ScribbleSegCLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         prepared = super()._prepare_subcommand_kwargs(subcommand)
+        prepared["weights_only"] = True  # checkpoints hold plain data: nothing is unpickled
         if subcommand == "predict":
             prepared["return_predictions"] = False  # the writer streams them to files
         return prepared
@@ -138,7 +142,12 @@ def main(args: Sequence[str] | None = None) -> None:
             auto_configure_optimizers=False,
             seed_everything_default=42,
             parser_class=SuggestingParser,
-            parser_kwargs={"version": __version__, "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "scribbleseg",
+                "description": _DESCRIPTION,
+                "version": __version__,
+                "allow_abbrev": False,
+            },
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults={"gradient_clip_val": 1.0, "log_every_n_steps": 10},

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Sample", "explain_contradiction", "inspect_sample"]
 
+_REACH = 8
+
 
 @dataclass
 class Sample:
@@ -180,7 +182,7 @@ def explain_contradiction(scribble: NDArray[np.uint8], mask: NDArray[np.uint8]) 
         mask: Ids, shape ``(H, W)``, 255 = void.
 
     Returns:
-        A clause for a message; empty if no flip or shift of up to 12 px helps.
+        A clause for a message; empty if no flip or shift of up to 8 px helps.
     """
     rows, columns = np.nonzero(scribble != IGNORE_INDEX)
     labels = scribble[rows, columns]
@@ -188,21 +190,20 @@ def explain_contradiction(scribble: NDArray[np.uint8], mask: NDArray[np.uint8]) 
 
     def wrong(y: NDArray[np.intp], x: NDArray[np.intp]) -> float:
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        if inside.sum() < 0.5 * len(labels):
-            return 1.0
         truth = mask[y[inside], x[inside]]
-        known = truth != IGNORE_INDEX
-        return float((truth != labels[inside])[known].mean()) if known.any() else 1.0
+        outside = len(labels) - len(truth)
+        differs = (truth != labels[inside]) & (truth != IGNORE_INDEX)
+        return (int(differs.sum()) + outside) / max(1, len(labels))
 
     candidates = {
         "flipping it horizontally": wrong(rows, width - 1 - columns),
         "flipping it vertically": wrong(height - 1 - rows, columns),
         "rotating it by 180 degrees": wrong(height - 1 - rows, width - 1 - columns),
     }
-    reach = range(-12, 13)
-    for dy in reach:
-        for dx in reach:
-            if dy or dx:
-                candidates[f"shifting it by ({dx}, {dy}) px"] = wrong(rows + dy, columns + dx)
+    # of equally good shifts the shortest comes first, and min() keeps it
+    reach = range(-_REACH, _REACH + 1)
+    shifts = sorted(((dx, dy) for dx in reach for dy in reach), key=lambda s: s[0] ** 2 + s[1] ** 2)
+    for dx, dy in shifts[1:]:
+        candidates[f"shifting it by ({dx}, {dy}) px"] = wrong(rows + dy, columns + dx)
     best = min(candidates, key=lambda name: candidates[name])
     return f"{best} removes most of it" if candidates[best] < 0.25 * wrong(rows, columns) else ""

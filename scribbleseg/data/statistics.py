@@ -69,7 +69,7 @@ def _shares(group: Sequence[Sample]) -> dict[str, Any]:
         "on_void_percent": _percent(sum(item.on_void or 0 for item in compared), drawn_and_known),
         "without_scribble": len(group) - len(drawn),
         "empty_scribbles": sum(item.labelled == 0 for item in drawn),
-        "images_with_unscribbled_class": sum(_unscribbled(item).any() for item in compared)
+        "images_with_unscribbled_class": sum(bool(_unscribbled(item).any()) for item in compared)
         if compared
         else None,
         "mean": mean,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import CheckpointError, ConfigError
 from scribbleseg.functional.schedules import ScheduleName, schedule_factor
-from scribbleseg.inference import InferenceConfig, predict_logits
+from scribbleseg.inference import InferenceConfig, argmax_at_size, predict_logits
 from scribbleseg.metrics import SegmentationMetrics, VolumeDice
 from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
 from scribbleseg.types import DataInfo
@@ -220,9 +219,7 @@ class ScribbleSegModule(LightningModule):
         labels = []
         for index, ((height, width), target) in enumerate(zip(sizes, targets, strict=True)):
             own = logits[index : index + 1, :, :height, :width]
-            if [height, width] != target:
-                own = F.interpolate(own, size=target, mode="bilinear", align_corners=False)
-            labels.append(own[0].argmax(0).to(torch.uint8))
+            labels.append(argmax_at_size(own, (target[0], target[1]))[0].to(torch.uint8))
         return labels
 
     def on_validation_epoch_start(self) -> None:

@@ -140,8 +140,8 @@ def offline_guard(encoder: str, weights: str | None) -> Iterator[None]:
         raise WeightsError(
             f"{weights} weights of encoder {encoder!r} are not in the cache {hub.HF_HUB_CACHE} and "
             "the hub cannot be reached; run once on a connected machine and copy that folder, "
-            "or set --model.init_args.encoder_weights to a local .safetensors file or to null (random: "
-            "training on scribbles needs pretraining)"
+            "or set model.init_args.encoder_weights to a local .safetensors file, or to null "
+            "(random: training on scribbles needs pretraining)"
         ) from error
     finally:
         hub.HF_HUB_OFFLINE = before

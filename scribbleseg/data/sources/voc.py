@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,13 +249,23 @@ def _read_mat(path: Path) -> NDArray[np.integer]:
     """``GTcls.Segmentation`` of an SBD file, uint8, shape ``(H, W)``."""
     # SciPy's reader is slow to import and only SBD needs it
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     try:
         content = loadmat(str(path))
         return np.asarray(content["GTcls"][0]["Segmentation"][0], dtype=np.uint8)
     except FileNotFoundError as error:
         raise ScribbleNotFoundError(f"mask {path} does not exist") from error
-    except (KeyError, IndexError, ValueError, TypeError, NotImplementedError, OSError) as error:
+    except (
+        MatReadError,
+        zlib.error,
+        KeyError,
+        IndexError,
+        ValueError,
+        TypeError,
+        NotImplementedError,
+        OSError,
+    ) as error:
         raise LabelFormatError(
             f"D202 {path}: is not a class file of SBD ({error}); expected MATLAB 5 with "
             "GTcls.Segmentation: copy benchmark_RELEASE/dataset/cls again"

@@ -1,0 +1,240 @@
+"""The command line as a person uses it; in one process, on synthetic data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers.contract import TINY_ENCODER
+from PIL import Image
+
+from scribbleseg.cli import main
+from scribbleseg.functional.images import decode_image, write_image
+
+CONFIG = {
+    "seed_everything": 1,
+    "model": {
+        "class_path": "RegularizedModule",
+        "init_args": {"encoder": TINY_ENCODER, "encoder_weights": None, "lr": 3e-3},
+    },
+    "data": {
+        "class_path": "ScribbleDataModule",
+        "init_args": {
+            "source": {
+                "class_path": "SyntheticSource",
+                "init_args": {"num_train": 8, "num_val": 2, "size": 32},
+            },
+            "batch_size": 4,
+            "num_workers": 0,
+        },
+    },
+    "trainer": {"max_epochs": 2, "accelerator": "cpu", "enable_model_summary": False},
+}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "run.yaml"
+    path.write_text(yaml.safe_dump(CONFIG))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_dir(config: Path, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    main(
+        ["fit", "--config", str(config), "--run_dir", str(folder), "--trainer.log_every_n_steps=1"]
+    )
+    return folder
+
+
+def fails(capsys, *words: str) -> str:
+    """Message of a command that must end with status 2 and without a stack trace."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_a_run_leaves_its_record(run_dir: Path) -> None:
+    names = {str(p.relative_to(run_dir)) for p in run_dir.rglob("*") if p.is_file()}
+    assert {"config_fit.yaml", "metrics.csv", "checkpoints/best.ckpt"} <= names
+    assert {"checkpoints/last.ckpt", "panels/epoch_0000.png", "panels/epoch_0001.png"} <= names
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    keys = set(rows[0])
+    assert {
+        "train/loss",
+        "train/loss_pce",
+        "train/labelled_fraction",
+        "val/miou",
+        "val/acc",
+    } <= keys
+    assert "val/iou/background" in keys
+    assert any(key.startswith("lr") for key in keys)
+
+
+def test_a_second_fit_never_overwrites(run_dir: Path, config: Path, capsys) -> None:
+    message = fails(capsys, "fit", "--config", str(config), "--run_dir", str(run_dir))
+    assert "already holds a run" in message
+    assert "--ckpt_path" in message
+
+
+def test_resume_appends_and_keeps_earlier_rows(run_dir: Path, tmp_path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    before = (copy / "metrics.csv").read_text().count("\n")
+    last = copy / "checkpoints" / "last.ckpt"
+    main(["fit", "--ckpt_path", str(last), "--run_dir", str(copy), "--trainer.max_epochs=3"])
+    after = (copy / "metrics.csv").read_text()
+    assert after.count("\n") > before
+    with (copy / "metrics.csv").open(newline="") as stream:
+        scored = [row["epoch"] for row in csv.DictReader(stream) if row["val/miou"]]
+    assert scored == ["0", "1", "2"]
+    assert (copy / "config_fit_2.yaml").exists()
+
+
+def test_validate_and_test_need_only_the_checkpoint(run_dir: Path, capsys) -> None:
+    for stage in ("validate", "test"):
+        main([stage, "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
+    shown = capsys.readouterr().out
+    assert "val/miou" in shown
+    assert "test/miou" in shown
+
+
+def test_predict_with_a_source_writes_label_files(run_dir: Path) -> None:
+    main(["predict", "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
+    assert len(list((run_dir / "predictions").glob("*.png"))) == 2
+    assert (run_dir / "predictions" / "manifest.json").exists()
+
+
+def test_predict_on_a_bare_folder(run_dir: Path, tmp_path, capsys) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (20, 31), "sub/b.jpg": (64, 45), "sub/deep/c.png": (7, 9)}
+    for name, (height, width) in sizes.items():
+        write_image(tmp_path / "in" / name, rng.integers(0, 255, (height, width, 3), np.uint8))
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    words = ["predict", f"--ckpt_path={run_dir / 'checkpoints' / 'best.ckpt'}"]
+    words += [f"--images={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--flip=true"]
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 1, "one image failed"
+    for name, size in sizes.items():
+        path = (tmp_path / "out" / "labels" / name).with_suffix(".png")
+        with Image.open(path) as image:
+            assert image.mode == "P"
+            assert np.asarray(image).shape == size
+        overlay = (tmp_path / "out" / "overlays" / name).with_suffix(".jpg")
+        assert decode_image(overlay).shape[:2] == size
+    assert "broken.jpg" in (tmp_path / "out" / "report.json").read_text()
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "labels").rglob("*.png")}
+    with pytest.raises(SystemExit):
+        main(words)
+    assert stamps == {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "labels").rglob("*.png")}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--trainer.max_epoch=3"], "did you mean 'trainer.max_epochs'"),
+        (["--model.init_args.encodr=x"], "did you mean 'encoder'"),
+        (["--model", "RegularisedModule"], "did you mean 'RegularizedModule'"),
+        (["--data.init_args.batchsize=3"], "did you mean 'batch_size'"),
+        (["--data.init_args.source", "FoldrSource"], "did you mean 'FolderSource'"),
+        (["--model.init_args.encoder=resnet43"], "did you mean resnet34"),
+        (["--model.init_args.inference.scale=[1]"], "did you mean 'scales'"),
+        (["--model.init_args.inference.scales=[-1]"], "inference.scales"),
+        (["--model.init_args.lr=fast"], "float"),
+        (["--trainer.accelerator=gpu"], "gpu"),
+        (["--ckpt_path=/no/such.ckpt"], "/no/such.ckpt does not exist"),
+        (["--data.init_args.source.init_args.num_classes=77"], "num_classes=77"),
+        (["--model.init_args.encoder_weights=/no/w.safetensors"], "/no/w.safetensors do not exist"),
+    ],
+)
+def test_mistakes_are_answered_in_a_line(
+    words, expected, config, capsys, tmp_path, monkeypatch
+) -> None:
+    if "gpu" in expected and __import__("torch").cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    monkeypatch.chdir(tmp_path)
+    assert expected in fails(capsys, "fit", "--config", str(config), *words)
+
+
+def test_misspelt_command_and_missing_file(capsys, tmp_path) -> None:
+    assert "did you mean 'fit'" in fails(capsys, "fti")
+    message = fails(capsys, "fit", "--config", str(tmp_path / "nope.yaml"))
+    assert "nope.yaml" in message
+
+
+def test_missing_data_is_one_message(config, capsys, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = fails(
+        capsys,
+        *("fit", "--config", str(config), "--data.init_args.source", "FolderSource"),
+        *("--data.init_args.source.init_args.root", str(tmp_path / "nowhere")),
+    )
+    assert "nowhere" in message
+
+
+def test_an_error_in_a_loader_process_is_one_message(config, capsys, tmp_path, monkeypatch) -> None:
+    from helpers.tiny_folders import plain_folder
+
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data"
+    plain_folder(root)
+    first = (root / "train.txt").read_text().split()[0]
+    victim = root / "scribbles" / f"{first}.png"
+    victim.write_bytes(victim.read_bytes()[:40])
+    message = fails(
+        capsys,
+        *("fit", "--config", str(config), "--data.init_args.source", "FolderSource"),
+        *("--data.init_args.source.init_args.root", str(root), "--data.init_args.check=false"),
+        *("--data.init_args.num_workers=1", "--data.init_args.crop_size=32"),
+    )
+    assert victim.name in message
+    assert "D202" in message
+
+
+def test_wandb_offline_needs_no_account(config, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    folder = tmp_path / "run"
+    main(["fit", "--config", str(config), "--run_dir", str(folder), "--wandb=true"])
+    import wandb
+
+    wandb.finish()
+    media = {p.name.split("_")[0] for p in (folder / "wandb").rglob("media/**/*.png")}
+    assert {"panel", "masks", "prediction", "truth", "scribble"} & media
+    assert list((folder / "wandb").rglob("*.wandb"))
+    assert (folder / "panels" / "epoch_0001.png").exists()
+
+
+def test_tensorboard_by_one_flag(config, tmp_path) -> None:
+    folder = tmp_path / "run"
+    main(["fit", "--config", str(config), "--run_dir", str(folder), "--tensorboard=true"])
+    assert list(folder.rglob("events.out.tfevents*"))
+    assert (folder / "metrics.csv").exists()
+
+
+def test_help_and_version_of_the_installed_command() -> None:
+    env = {**os.environ, "COLUMNS": "100"}
+    for word in ("--help", "--version"):
+        run = subprocess.run(
+            [sys.executable, "-m", "scribbleseg", word],
+            capture_output=True,
+            text=True,
+            env=env,
+            check=True,
+        )
+        assert "scribbleseg" in run.stdout

@@ -1,0 +1,61 @@
+"""Every recipe in examples/ runs, on synthetic data and for two batches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scribbleseg.cli import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+RECIPES = sorted(EXAMPLES.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))
+def test_recipe_runs(recipe: Path, tmp_path) -> None:
+    main(
+        [
+            *("fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run")),
+            *(
+                "--model.init_args.encoder_weights=null",
+                "--data.init_args.source",
+                "SyntheticSource",
+            ),
+            *("--data.init_args.source.init_args.size=48", "--data.init_args.batch_size=2"),
+            *("--data.init_args.source.init_args.num_train=6", "--data.init_args.num_workers=0"),
+            *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2"),
+            *("--trainer.limit_val_batches=1", "--trainer.check_val_every_n_epoch=1"),
+            *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"),
+        ]
+    )
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))
+def test_recipe_leaves_nothing_important_to_defaults(recipe: Path) -> None:
+    config = yaml.safe_load(recipe.read_text())
+    assert {"seed_everything", "run_dir", "model", "data", "trainer"} <= set(config)
+    assert {"encoder", "encoder_weights", "lr", "schedule"} <= set(config["model"]["init_args"])
+    assert {"batch_size", "source"} <= set(config["data"]["init_args"])
+    assert {"max_epochs", "precision"} <= set(config["trainer"])
+
+
+def test_quickstart_leaves_pictures(tmp_path) -> None:
+    run = subprocess.run(
+        [
+            *(sys.executable, str(EXAMPLES / "quickstart.py"), "--output", str(tmp_path / "shown")),
+            *("--epochs", "2", "--images", "16"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert list((tmp_path / "shown" / "panels").glob("*.png"))
+    assert len(list((tmp_path / "shown" / "predictions" / "labels").glob("*.png"))) == 8
+    assert "0 of 8 predictions failed" in run.stdout

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from helpers.contract import TINY_ENCODER
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from scribbleseg import RegularizedModule, ScribbleDataModule
+from scribbleseg.callbacks import ExactResume, NonFiniteGuard, PredictionPanel, PseudoLabelWriter
+from scribbleseg.callbacks.exact_resume import get_rng_state, set_rng_state
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.errors import ConfigError, NonFiniteLossError
+from scribbleseg.functional.images import decode_image
+
+
+class Poisoned(RegularizedModule):
+    """Its loss is NaN at the given steps."""
+
+    bad: tuple[int, ...] = ()
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.calls = getattr(self, "calls", -1) + 1
+        if self.calls in self.bad:
+            self.loss_terms["pce"] = torch.tensor(float("nan"))
+            return loss * float("nan")
+        return loss
+
+
+def small_data() -> ScribbleDataModule:
+    source = SyntheticSource(num_train=12, num_val=3, size=32)
+    return ScribbleDataModule(
+        source, batch_size=2, num_workers=0, crop_size=32, check=False, seed=0
+    )
+
+
+def fit(module, *callbacks, **options) -> Trainer:
+    settings = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    trainer = Trainer(**{**settings, **options}, callbacks=list(callbacks))
+    trainer.fit(module, small_data())
+    return trainer
+
+
+def build(cls=RegularizedModule, **options):
+    torch.manual_seed(0)
+    return cls(5, encoder=TINY_ENCODER, encoder_weights=None, **options)
+
+
+def test_one_bad_step_is_skipped_and_weights_stay_finite() -> None:
+    module, guard = build(Poisoned), NonFiniteGuard()
+    module.bad = (2,)
+    fit(module, guard)
+    assert guard.skipped == 1
+    assert all(torch.isfinite(p).all() for p in module.parameters())
+
+
+def test_skipped_step_changes_no_weight() -> None:
+    module, seen = build(Poisoned, weight_decay=0.5), []
+
+    class Watch(NonFiniteGuard):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append([p.detach().clone() for p in pl_module.parameters()])
+
+    module.bad = (1,)
+    fit(module, Watch(), limit_train_batches=3, limit_val_batches=0)
+    assert all(torch.equal(a, b) for a, b in zip(seen[0], seen[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(seen[1], seen[2], strict=True))
+
+
+def test_three_bad_steps_stop_with_term_step_and_images() -> None:
+    module, guard = build(Poisoned), NonFiniteGuard()
+    module.bad = tuple(range(1, 9))
+    with pytest.raises(NonFiniteLossError) as caught:
+        fit(module, guard)
+    message = str(caught.value)
+    assert "3 steps in a row" in message
+    assert "pce=nan" in message
+    assert "train_000" in message
+    with pytest.raises(ConfigError):
+        NonFiniteGuard(max_consecutive=0)
+
+
+def test_rng_states_round_trip_through_plain_values(tmp_path) -> None:
+    torch.save(get_rng_state(), tmp_path / "state.pt")
+    draws = random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+    set_rng_state(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert draws == (random.random(), np.random.rand(), torch.rand(1).item())  # noqa: NPY002
+
+
+def test_validation_does_not_move_the_training_generators() -> None:
+    callback, trainer = ExactResume(), SimpleNamespace()
+    torch.manual_seed(5)
+    expected = torch.rand(1, generator=torch.Generator().manual_seed(5))
+    callback.on_validation_start(trainer, None)
+    torch.rand(17)
+    # a checkpoint written during validation holds the training state
+    saved = callback.state_dict()["ranks"][0]["torch"]
+    assert torch.equal(saved, torch.Generator().manual_seed(5).get_state())
+    callback.on_validation_end(trainer, None)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_panel_shows_the_same_images_every_epoch(tmp_path) -> None:
+    fit(build(), PredictionPanel(str(tmp_path), count=2), max_epochs=2)
+    first, second = sorted(tmp_path.glob("*.png"))
+    pixels = [decode_image(path) for path in (first, second)]
+    assert pixels[0].shape == pixels[1].shape
+    width = pixels[0].shape[1] // 4
+    # columns: image and scribble never change, prediction may
+    np.testing.assert_array_equal(pixels[0][:, : 2 * width - 8], pixels[1][:, : 2 * width - 8])
+    assert pixels[0].std() > 20, "an empty panel"
+
+
+def test_predictions_are_written_as_ids_at_original_size(tmp_path) -> None:
+    module, data = build(), small_data()
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[PseudoLabelWriter(str(tmp_path))],
+    )
+    trainer.predict(module, data, return_predictions=False)
+    records = data.records("predict")
+    assert len(list(tmp_path.glob("*.png"))) == len(records) == 3
+    for record in records:
+        labels = np.asarray(Image.open(tmp_path / f"{record.image_id}.png"))
+        assert labels.shape == data.source.read_image(record).shape[:2]
+        assert labels.max() < 5
+    manifest = (tmp_path / "manifest.json").read_text()
+    assert '"files": 3' in manifest
+    assert "hexagon" in manifest

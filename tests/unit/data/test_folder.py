@@ -1,0 +1,280 @@
+import pickle
+
+import numpy as np
+import pytest
+from helpers.tiny_folders import (
+    STEMS,
+    blocks,
+    camvid_folder,
+    plain_folder,
+    save,
+    scribble_of,
+    scribble_xml,
+    write_list,
+)
+from PIL import Image
+
+from scribbleseg.data.sources import FolderSource
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+
+
+def test_records_and_arrays(tmp_path):
+    source = FolderSource(plain_folder(tmp_path))
+    assert source.class_names == ("background", "cell", "vessel")
+    assert (source.num_classes, source.background) == (3, 0)
+    train, val = source.records("train"), source.records("val")
+    assert [record.image_id for record in train] == list(STEMS[:6])
+    assert [record.image_id for record in val] == list(STEMS[6:])
+    assert source.read_image(train[0]).shape == (40, 48, 3)
+    np.testing.assert_array_equal(source.read_scribble(train[0]), scribble_of(blocks(0, 3)))
+    np.testing.assert_array_equal(source.read_mask(val[0]), blocks(6, 3))
+    assert len(source.records("predict")) == 8
+
+
+def test_training_never_sees_masks(tmp_path):
+    source = FolderSource(plain_folder(tmp_path))
+    assert all(record.mask is None for record in source.records("train"))
+    with pytest.raises(ScribbleNotFoundError, match=r"no mask"):
+        source.read_mask(source.records("train")[0])
+    assert source.with_mask(source.records("train")[0]).mask is not None
+    assert all(r.mask is None and r.scribble is None for r in source.records("predict"))
+
+
+def test_masks_train_the_upper_bound(tmp_path):
+    # the unlabelled code of scribbles must not touch masks
+    source = FolderSource(plain_folder(tmp_path), train_labels="mask", unlabelled_value=0)
+    record = source.records("train")[0]
+    assert record.mask is None
+    np.testing.assert_array_equal(source.read_scribble(record), blocks(0, 3))
+    val = source.records("val")[0]
+    assert (source.read_scribble(val) == 255).mean() > 0.5
+
+
+def test_no_background_and_void(tmp_path):
+    source = FolderSource(camvid_folder(tmp_path))
+    assert source.background is None
+    assert (source.read_mask(source.records("val")[0])[:3] == 255).all()
+
+
+def test_without_masks_validation_has_scribbles(tmp_path):
+    source = FolderSource(plain_folder(tmp_path, masks=False))
+    record = source.records("val")[0]
+    assert record.mask is None
+    assert record.scribble is not None
+
+
+def test_nested_stems_and_column_lists(tmp_path):
+    stems = ("site a/1", "site a/2", "b/1", "b/2")
+    plain_folder(tmp_path, stems=stems)
+    (tmp_path / "train.txt").write_bytes(
+        b"\xef\xbb\xbf/images/b/1.png /masks/b/1.png\r\nsite a/2\r\n"
+    )
+    ids = [record.image_id for record in FolderSource(tmp_path).records("train")]
+    assert ids == ["b/1", "site a/2"]
+
+
+def test_lost_underscores_are_found(tmp_path):
+    plain_folder(tmp_path, stems=("2007_000032", "2007_000033", "2007_000039", "2007_000042"))
+    write_list(tmp_path / "train.txt", ["2007000032", "2007_000033"])
+    ids = [record.image_id for record in FolderSource(tmp_path).records("train")]
+    assert ids == ["2007_000032", "2007_000033"]
+
+
+def test_other_lists(tmp_path):
+    plain_folder(tmp_path)
+    write_list(tmp_path / "mini.txt", STEMS[:2])
+    source = FolderSource(tmp_path, train_list="mini.txt", test_list="val.txt")
+    assert (len(source.records("train")), len(source.records("test"))) == (2, 2)
+    with pytest.raises(ScribbleNotFoundError, match=r"none\.txt"):
+        FolderSource(tmp_path, train_list="none.txt").records("train")
+    with pytest.raises(ConfigError, match=r"split='dev'"):
+        source.records("dev")
+
+
+# ---------------------------------------------------------------------------- automatic split
+
+
+def test_split_is_by_group_seeded_and_written(tmp_path):
+    stems = tuple(f"p{patient}_s{number}" for patient in range(4) for number in range(2))
+    roots = [plain_folder(tmp_path / name, stems=stems, lists=False) for name in "ab"]
+    sources = [FolderSource(root, group_regex=r"p\d+") for root in roots]
+    ids = [
+        {s: [r.image_id for r in source.records(s)] for s in ("train", "val")} for source in sources
+    ]
+    assert ids[0] == ids[1]
+    groups = {s: {r.group for r in sources[0].records(s)} for s in ("train", "val")}
+    assert not groups["train"] & groups["val"]
+    assert sorted(ids[0]["train"] + ids[0]["val"]) == sorted(stems)
+    assert (roots[0] / "train.txt").read_text().split() == ids[0]["train"]
+    assert len(groups["val"]) == 1
+
+
+def test_split_of_a_read_only_folder(tmp_path, monkeypatch, caplog):
+    plain_folder(tmp_path, lists=False)
+
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr("scribbleseg.data.sources.folder.write_text", refuse)
+    source = FolderSource(tmp_path)
+    first = source.records("train")
+    assert "not stored" in caplog.text
+    assert first == FolderSource(tmp_path).records("train")
+    assert not (tmp_path / "train.txt").exists()
+
+
+def test_split_leaves_unlabelled_images_for_prediction(tmp_path):
+    plain_folder(tmp_path, lists=False, masks=False)
+    for stem in STEMS[:4]:
+        (tmp_path / "scribbles" / f"{stem}.png").unlink()
+    source = FolderSource(tmp_path)
+    assert len(source.records("train")) + len(source.records("val")) == 4
+    assert len(source.records("predict")) == 8
+
+
+def test_nothing_to_split(tmp_path):
+    plain_folder(tmp_path, lists=False)
+    with pytest.raises(ScribbleNotFoundError, match=r"form 1 group"):
+        FolderSource(tmp_path, group_regex="img").records("train")
+    empty = plain_folder(tmp_path / "b", lists=False)
+    source = FolderSource(empty, scribble_dir="none", mask_dir="none")
+    with pytest.raises(ScribbleNotFoundError, match=r"none of 8 images has a scribble"):
+        source.records("train")
+
+
+def test_one_list_is_not_completed_by_guessing(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "val.txt").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"val\.txt"):
+        FolderSource(tmp_path).records("val")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "group"), [(r"img_\d", "img_0"), (r"img_(\d)", "0"), ("zzz", "img_0"), (None, None)]
+)
+def test_group(tmp_path, pattern, group):
+    source = FolderSource(plain_folder(tmp_path), group_regex=pattern)
+    assert source.records("train")[0].group == group
+
+
+# ---------------------------------------------------------------------------- missing files
+
+
+def test_missing_scribbles(tmp_path):
+    plain_folder(tmp_path)
+    for stem in STEMS[:2]:
+        (tmp_path / "scribbles" / f"{stem}.png").unlink()
+    with pytest.raises(ScribbleNotFoundError) as error:
+        FolderSource(tmp_path).records("train")
+    for part in ("D301 2 of 6 scribbles", "img_0, img_1", "on_missing: skip"):
+        assert part in str(error.value)
+    assert len(FolderSource(tmp_path, on_missing="skip").records("train")) == 4
+    source = FolderSource(tmp_path, on_missing="unlabelled")
+    record = source.records("train")[0]
+    assert record.scribble is None
+    blank = source.read_scribble(record)
+    assert blank.shape == (40, 48)
+    assert (blank == 255).all()
+
+
+def test_missing_images_and_masks(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "masks" / "img_7.png").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"1 of 2 masks .* img_7"):
+        FolderSource(tmp_path).records("val")
+    (tmp_path / "images" / "img_7.png").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"1 of 2 images .* img_7"):
+        FolderSource(tmp_path).records("val")
+    with pytest.raises(ScribbleNotFoundError, match=r"no such folder"):
+        FolderSource(tmp_path / "none")
+    with pytest.raises(ScribbleNotFoundError, match=r"classes\.txt"):
+        FolderSource(tmp_path / "images")
+
+
+# ---------------------------------------------------------------------------- options
+
+
+def test_dataset_yaml(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("unlabelled_value: 1\ngroup_regex: 'img_(.)'\n")
+    source = FolderSource(tmp_path)
+    assert (source.unlabelled_value, source.records("train")[0].group) == (1, "0")
+    assert FolderSource(tmp_path, unlabelled_value=2).unlabelled_value == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unlabeled: 1", "unknown option 'unlabeled'"),
+        ("unlabelled_value: '4'", "expected int"),
+        ("unlabelled_value: true", "expected int"),
+        ("train_labels: mask", "unknown option"),
+        ("- a", "expected `option: value`"),
+        ("on_missing: never", "on_missing='never'"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_dataset_yaml_faults(tmp_path, text, message):
+    plain_folder(tmp_path)
+    (tmp_path / "dataset.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"train_labels": "dense"},
+        {"on_missing": "x"},
+        {"group_regex": "("},
+        {"unlabelled_value": -1},
+    ],
+)
+def test_option_faults(tmp_path, options):
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        FolderSource(plain_folder(tmp_path), **options)
+
+
+def test_label_values_from_the_class_file(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{id: 0, name: background}, {id: 2, name: vessel}]\ncompact: true\nignore: 1\n"
+    )
+    source = FolderSource(tmp_path)
+    assert sorted(np.unique(source.read_mask(source.records("val")[0]))) == [0, 1, 255]
+
+
+def test_resize_labels(tmp_path):
+    plain_folder(tmp_path)
+    path = tmp_path / "scribbles" / "img_0.png"
+    small = np.array(Image.open(path).resize((24, 20), Image.Resampling.NEAREST))
+    save(path, small)
+    assert FolderSource(tmp_path, resize_labels=True).read_scribble(
+        FolderSource(tmp_path).records("train")[0]
+    ).shape == (40, 48)
+
+
+def test_stroke_files_and_preferred_png(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "scribbles" / "img_0.png").unlink()
+    for stem in STEMS[:2]:
+        (tmp_path / "scribbles" / f"{stem}.xml").write_text(
+            scribble_xml([("cell", [(5, 5), (9, 5)])])
+        )
+    source = FolderSource(tmp_path)
+    first, second = source.records("train")[:2]
+    assert (source.read_scribble(first)[5, 5:10] == 1).all()
+    assert second.scribble.suffix == ".png"
+
+
+def test_sources_travel_to_workers(tmp_path):
+    source = FolderSource(plain_folder(tmp_path))
+    source.records("train")
+    assert pickle.loads(pickle.dumps(source)).records("val") == source.records("val")
+
+
+def test_two_images_with_one_stem(tmp_path):
+    plain_folder(tmp_path)
+    save(tmp_path / "images" / "img_0.jpg", np.zeros((40, 48, 3), np.uint8))
+    with pytest.raises(LabelFormatError, match=r"D303 .*img_0\.jpg and img_0\.png"):
+        FolderSource(tmp_path).records("train")

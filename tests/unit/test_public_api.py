@@ -1,0 +1,74 @@
+"""Every public name is documented, reachable, and every method has its card."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import scribbleseg
+import scribbleseg.methods
+
+PACKAGE = Path(scribbleseg.__file__).parent
+MODULES = sorted(
+    info.name
+    for info in pkgutil.walk_packages([str(PACKAGE)], "scribbleseg.")
+    if not info.name.endswith("__main__")
+)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_public_names_have_docstrings(name: str) -> None:
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    for public in getattr(module, "__all__", []):
+        thing = getattr(module, public)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), f"{name}.{public} has no docstring"
+        if inspect.isclass(thing) and thing.__module__.startswith("scribbleseg"):
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and inspect.isfunction(value):
+                    assert inspect.getdoc(getattr(thing, member)), f"{name}.{public}.{member}"
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if importlib.util.find_spec(n)])
+def test_modules_with_public_names_list_them(name: str) -> None:
+    module = importlib.import_module(name)
+    defined = [
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_") and getattr(value, "__module__", None) == name
+    ]
+    assert hasattr(module, "__all__") or not defined, f"{name} defines {defined} without __all__"
+
+
+@pytest.mark.parametrize("name", scribbleseg.methods.__all__)
+def test_every_method_has_a_card_and_is_exported(name: str) -> None:
+    cls = getattr(scribbleseg.methods, name)
+    assert getattr(scribbleseg, name) is cls
+    card = Path(inspect.getfile(cls)).parent / "README.md"
+    assert card.is_file()
+    text = card.read_text()
+    for heading in ("Citation", "Equations", "Recipe", "Results", "Deviations"):
+        assert heading in text, f"{card} lacks the section {heading}"
+
+
+def test_import_is_fast_and_loads_no_optional_package() -> None:
+    code = (
+        "import time, sys, torch, lightning.pytorch, torchmetrics\n"
+        "before = set(sys.modules)\n"
+        "start = time.perf_counter(); import scribbleseg; spent = time.perf_counter() - start\n"
+        "new = {n.split('.')[0] for n in set(sys.modules) - before}\n"
+        "print(spent, sorted(new & {'faiss', 'wandb', 'timm', 'h5py', "
+        "'tensorboard', 'segmentation_models_pytorch'}))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    spent, loaded = run.stdout.split(" ", 1)
+    assert loaded.strip() == "[]"
+    # the promise is one second; a busy machine gets some slack
+    assert float(spent) < 3
