@@ -51,8 +51,9 @@ def class_labels_from_scribble(
         Multi-hot float32, shape ``(…, C)``.
 
     Example:
-        >>> class_labels_from_scribble(torch.tensor([[[255, 2], [2, 255]]]), 3,
-        always=(0,)).tolist() [[1.0, 0.0, 1.0]]
+        >>> scribble = torch.tensor([[[255, 2], [2, 255]]])
+        >>> class_labels_from_scribble(scribble, 3, always=(0,)).tolist()
+        [[1.0, 0.0, 1.0]]
     """
     flat = scribble.reshape(*scribble.shape[:-2], -1).long()
     filled = flat.masked_fill(flat == ignore_index, num_classes)

@@ -55,8 +55,10 @@ def test_two_ranks_train_score_and_resume(tmp_path) -> None:
     # repeated samples must not count: one process scores the same weights the same
     single = tmp_path / "one"
     score = subprocess.run(
-        [*(w if w != "fit" else "validate" for w in COMMAND), "--ckpt_path", str(last)]
-        + ["--run_dir", str(single)],
+        [
+            *(w if w != "fit" else "validate" for w in COMMAND),
+            *("--ckpt_path", str(last), "--run_dir", str(single)),
+        ],
         capture_output=True,
         text=True,
         check=True,
