@@ -11,7 +11,6 @@ last step, never of a selected checkpoint.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -36,9 +35,20 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
         given["model.init_args.encoder_weights"] = str(options.weights)
     if options.workers is not None:
         given["data.init_args.num_workers"] = options.workers
+    # scored once, at the end: validation in between would only cost time
     steps = {"trainer.max_steps": data["steps"], "trainer.max_epochs": -1}
+    steps["trainer.limit_val_batches"] = 0
     layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
     return {key: value for layer in layers if layer for key, value in layer.items()}
+
+
+def logged(command: list[str], folder: Path) -> None:
+    """Run a command into the folder's log; end with the log's tail if it fails."""
+    with (folder / "log.txt").open("a") as log:
+        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
+    if code:
+        tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
+        raise SystemExit(f"run {folder} ended with status {code}:\n{tail}")
 
 
 def run(folder: Path, config: Path, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -58,20 +68,16 @@ def run(folder: Path, config: Path, overrides: dict[str, Any], seed: int) -> dic
     command += ["--ckpt_path", str(last)] if last.exists() else []
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with (folder / "log.txt").open("a") as log:
-        code = subprocess.run(command, stdout=log, stderr=log, check=False).returncode
-    spent = folder / "seconds.txt"  # over all attempts
+    logged(command, folder)
+    spent = folder / "seconds.txt"  # of training, over all attempts
     seconds = time.monotonic() - start + (float(spent.read_text()) if spent.exists() else 0.0)
     spent.write_text(str(seconds))
-    if code:
-        tail = "\n".join((folder / "log.txt").read_text().splitlines()[-5:])
-        raise SystemExit(f"run {folder} ended with status {code}:\n{tail}")
-    with (folder / "metrics.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("val/miou")]
-    scores = {k: float(v) for k, v in rows[-1].items() if k and k.startswith("val/") and v}
+    validate = [sys.executable, "-m", "scribbleseg", "validate", "--ckpt_path", str(last)]
+    logged([*validate, "--trainer.limit_val_batches=1.0"], folder)
+    scores = json.loads((folder / "scores_validate.json").read_text())
     result = {
         "settings": wanted,
-        "scores": scores,
+        "scores": {k: v for k, v in scores.items() if k.startswith("val/")},
         "steps": int(read_checkpoint(last)["global_step"]),
         "seconds": round(seconds, 1),
     }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import re
 import sys
 import warnings
@@ -109,6 +111,25 @@ class ScribbleSegCLI(LightningCLI):
         if config.trainer.enable_progress_bar is None:
             kwargs["enable_progress_bar"] = sys.stderr.isatty()
         return super().instantiate_trainer(**kwargs)
+
+    def after_validate(self) -> None:
+        """Keep the scores."""
+        self._write_scores()
+
+    def after_test(self) -> None:
+        """Keep the scores."""
+        self._write_scores()
+
+    def _write_scores(self) -> None:
+        """``scores_<stage>.json``: every score of this evaluation, NaN as null."""
+        if not self.trainer.is_global_zero:
+            return
+        values = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        plain = {name: None if math.isnan(v) else v for name, v in values.items()}
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        facts = {"checkpoint": self.config[self.subcommand].ckpt_path, **plain}
+        path = self.run_dir / f"scores_{self.subcommand}.json"
+        path.write_text(json.dumps(facts, indent=1) + "\n")
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         prepared = super()._prepare_subcommand_kwargs(subcommand)

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -119,7 +119,6 @@ def run_callbacks(folder: Path, *, save_every_n_steps: int, monitor: str) -> lis
         RunSummary(str(folder)),
         PredictionPanel(str(folder / "panels")),
         PreemptionCheckpoint(checkpoints),
-        LearningRateMonitor("step"),
         BestCheckpoint(filename="best", monitor=monitor, mode="max", **fixed),
         ModelCheckpoint(filename="last", every_n_train_steps=save_every_n_steps, **fixed),
         ModelCheckpoint(filename="last", every_n_epochs=1, **fixed),

@@ -66,6 +66,8 @@ class RunSummary(Callback):
     ) -> None:
         """Estimate after 20 steps; progress lines."""
         done = trainer.global_step - self._first_step
+        if done > 0 and trainer.global_step % self._log_every(trainer) == 0:
+            self._log_machine(trainer, pl_module, done)
         if not trainer.is_global_zero or done <= 0:
             return
         if done == 20:
@@ -107,6 +109,22 @@ class RunSummary(Callback):
         if scores:
             text = ", ".join(f"{name.removeprefix('val/')} {v:.4f}" for name, v in scores.items())
             logger.info("epoch %d validation: %s", trainer.current_epoch, text)
+
+    @staticmethod
+    def _log_every(trainer: Trainer) -> int:
+        # set by Lightning's logger connector; 0 = never
+        return int(getattr(trainer, "log_every_n_steps", 50)) or sys.maxsize
+
+    def _log_machine(self, trainer: Trainer, pl_module: LightningModule, done: int) -> None:
+        """Learning rates, mean seconds per step since the start, and device memory in GiB."""
+        values = {
+            "lr" if number == 0 else f"lr/{group.get('name', number)}": float(group["lr"])
+            for number, group in enumerate(trainer.optimizers[0].param_groups)
+        }
+        values["time/step"] = (time.monotonic() - self._started) / done
+        if torch.cuda.is_available():
+            values["gpu/mem"] = _peak_memory()
+        pl_module.log_dict(values, batch_size=1)
 
     def _left(self, trainer: Trainer, done: int) -> str:
         total = _steps(trainer)

@@ -195,7 +195,11 @@ def compose_panel(
             left = column * (width + gap)
             canvas[top : top + tile_height, left : left + row_width] = scaled
         if captions is not None:
-            place = (4, top + 14)
-            cv2.putText(canvas, captions[number], place, font, 0.4, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.putText(canvas, captions[number], place, font, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+            text_width = cv2.getTextSize(captions[number], font, 0.4, 1)[0][0]
+            scale = 0.4 * min(1.0, (row_width - 8) / max(text_width, 1))
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                place = (4, top + 14)
+                cv2.putText(
+                    canvas, captions[number], place, font, scale, colour, thickness, cv2.LINE_AA
+                )
     return canvas

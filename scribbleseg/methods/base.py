@@ -37,7 +37,6 @@ class ScribbleSegModule(LightningModule):
         data. arch: Decoder architecture.
         encoder: Encoder of segmentation-models-pytorch, or ``tu-<name>`` for any timm model.
         encoder_weights: ``"imagenet"``, ``null`` (random), or a local .safetensors/.pth file.
-        in_channels: Image channels.
         output_stride: 8 or 16 for dilated encoders, ``null`` = the architecture's own.
         freeze_batchnorm: BatchNorm layers that keep statistics and affine parameters.
         channels_last: Memory order that makes convolutions faster on most devices.
@@ -62,7 +61,6 @@ class ScribbleSegModule(LightningModule):
         arch: Arch = "unet",
         encoder: str = "resnet34",
         encoder_weights: str | None = "imagenet",
-        in_channels: int = 3,
         output_stride: int | None = None,
         freeze_batchnorm: FreezeBatchNorm = "none",
         channels_last: bool = True,
@@ -93,7 +91,6 @@ class ScribbleSegModule(LightningModule):
             encoder,
             num_classes=num_classes,
             encoder_weights=encoder_weights,
-            in_channels=in_channels,
             output_stride=output_stride,
             freeze_batchnorm=freeze_batchnorm,
             channels_last=channels_last,

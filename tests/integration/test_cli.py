@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -79,7 +80,10 @@ def test_a_run_leaves_its_record(run_dir: Path) -> None:
         "val/acc",
     } <= keys
     assert "val/iou/background" in keys
-    assert any(key.startswith("lr") for key in keys)
+    assert {"lr", "lr/head", "time/step"} <= keys
+    trained = [row for row in rows if row["train/loss"]]
+    assert [row["step"] for row in trained] == ["0", "1", "2", "3"]
+    assert all(row["lr"] for row in trained), "one row holds all values of a step"
 
 
 def test_a_second_fit_never_overwrites(run_dir: Path, config: Path, capsys) -> None:
@@ -107,6 +111,8 @@ def test_resume_appends_and_keeps_earlier_rows(run_dir: Path, tmp_path) -> None:
 def test_validate_and_test_need_only_the_checkpoint(run_dir: Path, capsys) -> None:
     for stage in ("validate", "test"):
         main([stage, "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
+    scores = json.loads((run_dir / "scores_validate.json").read_text())
+    assert 0 <= scores["val/miou"] <= 1
     shown = capsys.readouterr().out
     assert "val/miou" in shown
     assert "test/miou" in shown

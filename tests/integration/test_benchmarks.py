@@ -1,0 +1,106 @@
+"""Benchmarks run, resume, and leave results that say how they were made."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.contract import TINY_ENCODER
+from helpers.tiny_folders import plain_folder
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "benchmarks" / "results").rglob("*.json"))
+REQUIRED = {"benchmark", "commit", "versions", "device", "seed", "date", "settings", "results"}
+
+
+def complete(result: dict) -> bool:
+    return result.keys() >= REQUIRED and all(result[key] for key in REQUIRED - {"seed"})
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.name)
+def test_committed_results_say_how_they_were_made(path: Path) -> None:
+    result = json.loads(path.read_text())
+    assert complete(result)
+    assert len(result["commit"].removesuffix("+changes")) == 40
+    assert {"python", "torch", "lightning", "scribbleseg"} <= set(result["versions"])
+
+
+def test_results_without_metadata_would_be_refused() -> None:
+    assert RESULTS
+    result = json.loads(RESULTS[0].read_text())
+    for key in REQUIRED - {"seed"}:
+        assert not complete({k: v for k, v in result.items() if k != key})
+        assert not complete({**result, key: ""})
+
+
+def run(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
+
+
+@pytest.mark.slow
+def test_compare_runs_once_and_tables_mean_and_deviation(tmp_path) -> None:
+    plain_folder(tmp_path / "data" / "tiny")
+    plan = {
+        "seeds": [0, 1],
+        "metrics": {"val/miou": "mIoU"},
+        "data": {
+            "Tiny": {
+                "config": "examples/folder.yaml",
+                "folder": "tiny",
+                "steps": 2,
+                "overrides": {
+                    "model.init_args.arch": "unet",
+                    "model.init_args.output_stride": None,
+                    "model.init_args.encoder": TINY_ENCODER,
+                    "model.init_args.encoder_weights": None,
+                    "data.init_args.batch_size": 2,
+                    "data.init_args.crop_size": 32,
+                },
+            }
+        },
+        "recipes": {"partial CE": {}},
+    }
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(plan))
+    words = ["plan.yaml", "--data-root", "data", "--work", "work", "--workers", "0"]
+    words += ["--output", "result.json"]
+    shown = run("compare.py", *words, cwd=tmp_path).stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert complete(result)
+    runs = result["results"][0]["runs"]
+    assert [r["steps"] for r in runs] == [2, 2]
+    assert all(0 <= r["scores"]["val/miou"] <= 1 for r in runs)
+    assert "| Tiny | partial CE |" in shown
+    assert "±" in shown
+    stamps = [p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("last.ckpt"))]
+    run("compare.py", *words, cwd=tmp_path)
+    assert stamps == [p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("last.ckpt"))]
+
+
+@pytest.mark.slow
+def test_loader_and_train_step_report_ratios(tmp_path) -> None:
+    run(
+        "loader.py",
+        *("--images", "8", "--size", "64", "--crop", "48", "--batch-size", "2", "--rounds", "1"),
+        *("--epochs", "1", "--workers", "0", "--output", "loader.json"),
+        cwd=tmp_path,
+    )
+    loader = json.loads((tmp_path / "loader.json").read_text())
+    assert complete(loader)
+    assert loader["results"][0]["ratio"] > 0
+    run(
+        "train_step.py",
+        *("--encoder", TINY_ENCODER, "--batch-size", "2", "--size", "64", "--rounds", "1"),
+        *("--warmup", "1", "--steps", "3", "--output", "step.json"),
+        cwd=tmp_path,
+    )
+    step = json.loads((tmp_path / "step.json").read_text())
+    assert complete(step)
+    assert step["results"]["time_ratio"] > 0
+    assert step["results"]["memory_ratio"] > 0
