@@ -237,10 +237,11 @@ class ScribbleSegModule(LightningModule):
         truth = cast("Tensor", batch[key])  # type: ignore[literal-required]
         repeated = batch["duplicate"].tolist() if "duplicate" in batch else [False] * len(labels)
         for index, (prediction, duplicate) in enumerate(zip(labels, repeated, strict=True)):
-            if duplicate:
-                continue
             height, width = prediction.shape
             target = truth[index, :height, :width]
+            if duplicate:
+                # counts nothing, but every rank must take part in the reduction
+                target = torch.full_like(target, self.ignore_index)
             self.val_metrics.update(prediction, target)
             if "group" in batch and key == "mask":
                 self.volume_dice.update(prediction[None], target[None], [batch["group"][index]])

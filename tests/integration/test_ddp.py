@@ -69,3 +69,10 @@ def test_two_ranks_train_score_and_resume(tmp_path) -> None:
 
     fit(folder, *ranks, "--trainer.max_epochs", "2", "--ckpt_path", str(last))
     assert read_checkpoint(last)["global_step"] == 6
+
+
+@pytest.mark.ddp
+def test_a_rank_with_nothing_of_its_own_to_validate_does_not_hang(tmp_path) -> None:
+    ranks = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1")
+    fit(tmp_path / "run", *ranks, "--data.source.num_val", "1")
+    assert 0 <= last_score(tmp_path / "run", "val/miou") <= 1
