@@ -15,6 +15,7 @@ import yaml
 from helpers.contract import TINY_ENCODER
 from PIL import Image
 
+from scribbleseg.checkpoint import read_checkpoint
 from scribbleseg.cli import main
 from scribbleseg.functional.images import decode_image, write_image
 
@@ -106,6 +107,13 @@ def test_resume_appends_and_keeps_earlier_rows(run_dir: Path, tmp_path) -> None:
         scored = [row["epoch"] for row in csv.DictReader(stream) if row["val/miou"]]
     assert scored == ["0", "1", "2"]
     assert (copy / "config_fit_2.yaml").exists()
+
+
+def test_the_last_step_is_saved_whenever_validation_happens(config: Path, tmp_path) -> None:
+    folder = tmp_path / "run"
+    words = ["--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
+    main(["fit", "--config", str(config), "--run_dir", str(folder), *words])
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 6
 
 
 def test_validate_and_test_need_only_the_checkpoint(run_dir: Path, capsys) -> None:

@@ -56,7 +56,13 @@ def fit(*, folder: Path | None = None, workers: int = 0, seed: int = 0, resume: 
         if folder is None
         else [
             ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1),
-            ModelCheckpoint(folder, filename="end_{epoch}", save_top_k=-1, every_n_epochs=1),
+            ModelCheckpoint(
+                folder,
+                filename="end_{epoch}",
+                save_top_k=-1,
+                every_n_epochs=1,
+                save_on_train_epoch_end=True,
+            ),
         ]
     )
     trainer = Trainer(
