@@ -121,7 +121,7 @@ def run_callbacks(folder: Path, *, save_every_n_steps: int, monitor: str) -> lis
         PreemptionCheckpoint(checkpoints),
         BestCheckpoint(filename="best", monitor=monitor, mode="max", **fixed),
         ModelCheckpoint(filename="last", every_n_train_steps=save_every_n_steps, **fixed),
-        # said explicitly: with check_val_every_n_epoch > 1 Lightning would wait for a validation, and
+        # said explicitly: with check_val_every_n_epoch > 1 Lightning waits for a validation, and
         # the end of the run would never be saved
         ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **fixed),
     ]
