@@ -125,7 +125,6 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            loss.item()
     gaps = [b - a for a, b in zip(clock.times[:-1], clock.times[1:], strict=True)]
     return {"seconds": statistics.median(gaps[options.warmup :]), "peak_mib": peak_memory()}
 

@@ -50,7 +50,7 @@ def main() -> None:
             ExactResume(),
             NonFiniteGuard(),
             RunSummary(str(output)),
-            PredictionPanel(str(output / "panels"), every_n_epochs=options.epochs - 1),
+            PredictionPanel(str(output / "panels"), every_n_epochs=max(options.epochs - 1, 1)),
         ],
         num_sanity_val_steps=0,
         enable_checkpointing=False,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import re
 import sys
+import tempfile
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -22,7 +24,7 @@ from scribbleseg.callbacks import PreemptionCheckpoint, PseudoLabelWriter
 from scribbleseg.checkpoint import AtomicCheckpointIO
 from scribbleseg.cli_errors import SuggestingParser, explain
 from scribbleseg.data.datamodule import ScribbleDataModule
-from scribbleseg.errors import ScribbleSegError
+from scribbleseg.errors import ConfigError
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.predict_command import predict_images
 from scribbleseg.runs import (
@@ -75,6 +77,8 @@ class ScribbleSegCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Resolve the run folder; unlike Lightning's, keep the hyper-parameters as typed."""
         stage, config = self.config.subcommand, self.config[self.config.subcommand]
+        if stage != "fit" and config.get("ckpt_path") is None:
+            raise ConfigError(f"{stage} needs trained weights: give --ckpt_path FILE")
         config.ckpt_path = resolve_checkpoint(config.get("ckpt_path"), config.run_dir)
         if config.ckpt_path is not None and "encoder_weights" in config.model.init_args:
             config.model.init_args.encoder_weights = None  # the checkpoint's weights replace them
@@ -177,14 +181,23 @@ def main(args: Sequence[str] | None = None) -> None:
         last = PreemptionCheckpoint.last_written
         logger.warning("stopped by SIGTERM; resume with: scribbleseg fit --ckpt_path %s", last)
         raise SystemExit(0) from stop
-    except (ScribbleSegError, MisconfigurationException, RuntimeError, ValueError) as error:
-        message = explain(error)
-        if show_traceback or message is None:
+    except Exception as error:
+        if show_traceback:
             raise
-        sys.stderr.write(f"error: {message}\n")
-        raise SystemExit(2) from None
+        message = explain(error)
+        if message is not None:
+            sys.stderr.write(f"error: {message}\n")
+            raise SystemExit(2) from None
+        # not foreseen: keep the stack trace, but out of the way
+        with tempfile.NamedTemporaryFile("w", suffix=".txt", delete=False) as trace:
+            traceback.print_exc(file=trace)
+        sys.stderr.write(
+            f"error: {type(error).__name__}: {error}\nstack trace: {trace.name} (or --traceback)\n"
+        )
+        raise SystemExit(1) from None
     finally:
         sys.argv = before
+        os.environ.pop("SCRIBBLESEG_RUN_DIR", None)
 
 
 def _quiet_logging() -> None:
@@ -208,11 +221,16 @@ def _with_run_config(argv: list[str]) -> list[str]:
     given = {word.split("=", 1)[0] for word in argv}
     if not argv or given & {"--config", "-c", "--model", "--model.class_path", "--help", "-h"}:
         return argv
+    added: list[str] = []
     for index, word in enumerate(argv):
         name, _, value = word.partition("=")
         if name == "--ckpt_path":
             value = value or (argv[index + 1] if index + 1 < len(argv) else "")
-            config = Path(value).parent.parent / "config_fit.yaml"
-            if config.is_file():
-                return [argv[0], "--config", str(config), *argv[1:]]
-    return argv
+            folder = Path(value).resolve().parent.parent
+            # the newest one is that of the last fit or resume
+            configs = sorted(folder.glob("config_fit*.yaml"), key=lambda p: p.stat().st_mtime)
+            if configs:
+                added = ["--config", str(configs[-1])]
+                # the folder may have been moved since
+                added += [] if "--run_dir" in given else ["--run_dir", str(folder)]
+    return [argv[0], *added, *argv[1:]]

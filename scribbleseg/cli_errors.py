@@ -20,6 +20,7 @@ __all__ = ["SuggestingParser", "explain", "suggest"]
 _UNKNOWN = (
     r"[Uu]nrecognized arguments: --?([\w.]+)",
     r"(?:Key|Option) '([\w.]+)' is not (?:expected|accepted)",
+    r"does not accept option '([\w.]+)'",
     r"Expected a dot import path string: ([\w.]+)",
     r"Group '[\w.]+' does not accept (?:nested key|option) '([\w.]+)'",
     r"[Nn]o action for key \"([\w.]+)\"",

@@ -27,13 +27,15 @@ def predict_images(argv: Sequence[str]) -> int:
     """
     parser = ArgumentParser(prog="scribbleseg predict", description=__doc__)
     parser.add_argument("--ckpt_path", type=str, required=True, help="checkpoint of a fit run")
-    parser.add_argument("--images", type=str, required=True, help="folder, glob or one file")
+    parser.add_argument(
+        "--images", type=str, nargs="+", required=True, help="folder, glob, or files"
+    )
     parser.add_argument("--output", type=str, default="predictions", help="folder to write to")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, mps …")
     parser.add_argument("--overwrite", type=bool, default=False, help="redo finished images")
     parser.add_argument("--overlay", type=bool, default=True, help="also write overlays")
     parser.add_argument("--save_prob", type=bool, default=False, help="also write probabilities")
-    parser.add_argument("--scales", type=list[float] | None, default=None, help="test-time scales")
+    parser.add_argument("--scales", type=float, nargs="+", default=None, help="test-time scales")
     parser.add_argument("--flip", type=bool | None, default=None, help="average with mirror image")
     parser.add_argument("--window", type=int | None, default=None, help="side of sliding windows")
     options = parser.parse_args(list(argv))
@@ -46,7 +48,7 @@ def predict_images(argv: Sequence[str]) -> int:
     inference = InferenceConfig.from_dict({**module.inference.to_dict(), **chosen})
     predictor = Predictor(module, device=options.device, inference=inference)
     report = predictor.predict_folder(
-        options.images,
+        options.images[0] if len(options.images) == 1 else options.images,
         options.output,
         overwrite=options.overwrite,
         overlay=options.overlay,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BestCheckpoint",
+    "LastCheckpoint",
     "RunCSVLogger",
     "SaveRunConfig",
     "choose_run_dir",
@@ -95,14 +96,42 @@ class BestCheckpoint(ModelCheckpoint):
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
         if self.monitor is not None and self.monitor not in monitor_candidates:
             if not getattr(self, "_warned", False):
+                scores = sorted(k for k in monitor_candidates if k.startswith("val/"))
                 logger.warning(
-                    "%s was not logged (no validation masks): best.ckpt is not written, last.ckpt "
-                    "is the result",
+                    "%s was not logged (without masks scores end in _scribble): best.ckpt is not "
+                    "written, last.ckpt is the result; --monitor can be one of: %s",
                     self.monitor,
+                    ", ".join(name for name in scores if name.count("/") == 1) or "nothing yet",
                 )
                 self._warned = True
             return
         super()._save_topk_checkpoint(trainer, monitor_candidates)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Updates ``last.ckpt`` after every epoch and at the very end of a run, wherever that is.
+
+    Stock ModelCheckpoint waits for a validation if that is rarer than epochs, and at a stop in
+    the middle of an epoch writes a state from which Lightning would skip the rest of that epoch.
+    """
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save if the run ends here, in the middle of an epoch."""
+        ends = trainer.should_stop or 0 < trainer.max_steps <= trainer.global_step
+        if ends and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save complete epochs."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 def run_callbacks(folder: Path, *, save_every_n_steps: int, monitor: str) -> list[Callback]:
@@ -121,9 +150,7 @@ def run_callbacks(folder: Path, *, save_every_n_steps: int, monitor: str) -> lis
         PreemptionCheckpoint(checkpoints),
         BestCheckpoint(filename="best", monitor=monitor, mode="max", **fixed),
         ModelCheckpoint(filename="last", every_n_train_steps=save_every_n_steps, **fixed),
-        # said explicitly: with check_val_every_n_epoch > 1 Lightning waits for a validation, and
-        # the end of the run would never be saved
-        ModelCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **fixed),
+        LastCheckpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True, **fixed),
     ]
 
 

@@ -81,7 +81,6 @@ class DataInfo:
         std: Divided by, per channel.
         resize: Network input size: ``(H, W)``, or the longer side, or ``None`` for original size.
         source: Class name of the source that the data came from.
-        train_digest: SHA-256 over the training image ids, to recognise leaking validation sets.
     """
 
     class_names: tuple[str, ...]
@@ -94,7 +93,6 @@ class DataInfo:
     std: tuple[float, ...] = IMAGENET_STD
     resize: int | tuple[int, int] | None = None
     source: str = ""
-    train_digest: str = ""
 
     @property
     def num_classes(self) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback
@@ -19,12 +20,22 @@ __all__ = ["NonFiniteGuard"]
 logger = logging.getLogger(__name__)
 
 
+class _Verdict(NamedTuple):
+    finite: Tensor  # one bool, on the CPU
+    ready: torch.cuda.Event | None  # recorded behind the copy of `finite`
+    terms: list[dict[str, Tensor]]
+    image_ids: list[str]
+    step: int
+
+
 class NonFiniteGuard(Callback):
     """Skips optimiser steps whose loss or gradients are not finite; stops after several in a row.
 
-    Lightning alone trains on with NaN weights to the end. On the CPU a bad step is skipped
-    entirely. On accelerators its gradients are set to zero without waiting for the device,
-    and the verdict is read one step later, when it costs nothing.
+    Lightning alone trains on with NaN weights to the end. A bad step leaves the weights and the
+    buffers (BatchNorm statistics) as they were before it. On CUDA the decision is taken on the
+    device and its flag is read when it has arrived, so that no step waits; the count can lag by a
+    few steps. With a gradient scaler (16-mixed) infinite gradients are the scaler's business and
+    only the losses are judged.
 
     Args:
         max_consecutive: Bad steps in a row that stop the run.
@@ -40,7 +51,10 @@ class NonFiniteGuard(Callback):
         self.skipped = 0
         self._consecutive = 0
         self._image_ids: list[str] = []
-        self._last: tuple[Tensor, dict[str, Tensor], list[str], int] | None = None
+        self._terms: list[dict[str, Tensor]] = []
+        self._buffers: list[Tensor] = []
+        self._window_open = False
+        self._pending: deque[_Verdict] = deque()
 
     def state_dict(self) -> dict[str, int]:
         """Counter."""
@@ -53,62 +67,95 @@ class NonFiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember which images are in the batch."""
-        self._image_ids = list(batch.get("image_id", [])) if isinstance(batch, dict) else []
+        """Remember the images, and at the start of an accumulation window the buffers."""
+        if not self._window_open:
+            buffers = _float_buffers(pl_module)
+            if len(buffers) != len(self._buffers):
+                self._buffers = [buffer.clone() for buffer in buffers]
+            elif buffers:
+                torch._foreach_copy_(self._buffers, buffers)
+            self._window_open, self._image_ids, self._terms = True, [], []
+        if isinstance(batch, dict):
+            self._image_ids += batch.get("image_id", [])
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember the loss terms of this batch."""
+        self._terms.append(dict(getattr(pl_module, "loss_terms", {})))
+
+    @torch.no_grad()
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Judge losses and gradients before they reach the weights."""
-        terms: dict[str, Tensor] = dict(getattr(pl_module, "loss_terms", {}))
+        self._window_open = False
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if not gradients:
             return
-        norms = torch.stack(torch._foreach_norm(gradients))
-        finite = torch.isfinite(norms).all()
-        for term in terms.values():
-            finite = finite & torch.isfinite(term).all()
-        current = (finite, terms, self._image_ids, trainer.global_step)
-        if finite.device.type == "cpu":
-            if not bool(finite):
-                for parameter in pl_module.parameters():
-                    parameter.grad = None  # optimisers leave such parameters alone
-            self._judge(trainer, *current)
+        checks = [torch.isfinite(v).all() for terms in self._terms for v in terms.values()]
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if not scaled:
+            checks.append(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all())
+        if not checks:
             return
-        for gradient in gradients:
-            torch.where(finite, gradient, torch.zeros_like(gradient), out=gradient)
-        if self._last is not None:
-            self._judge(trainer, *self._last)
-        self._last = current
+        finite = torch.stack([check.to(gradients[0].device) for check in checks]).all()
+        buffers = _float_buffers(pl_module)
+        if finite.device.type == "cuda":
+            for value, saved in zip(buffers, self._buffers, strict=True):
+                torch.where(finite, value, saved, out=value)
+            for gradient in () if scaled else gradients:
+                torch.where(finite, gradient, torch.zeros_like(gradient), out=gradient)
+            flag = torch.empty((), dtype=torch.bool, pin_memory=True)
+            flag.copy_(finite, non_blocking=True)
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record()
+        else:
+            flag, event = finite.cpu(), None
+            if not bool(flag):
+                torch._foreach_copy_(buffers, self._buffers)
+                for parameter in () if scaled else pl_module.parameters():
+                    parameter.grad = None  # optimisers leave such parameters alone
+        step = trainer.global_step
+        self._pending.append(_Verdict(flag, event, self._terms, self._image_ids, step))
+        self._judge(trainer, wait=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many steps were skipped."""
+        self._judge(trainer, wait=True)
         if self.skipped:
             logger.warning("%d training steps were skipped for non-finite losses", self.skipped)
 
-    def _judge(
-        self,
-        trainer: Trainer,
-        finite: Tensor,
-        terms: dict[str, Tensor],
-        image_ids: list[str],
-        step: int,
-    ) -> None:
-        if bool(finite):
-            self._consecutive = 0
-            return
-        self.skipped += 1
-        self._consecutive += 1
-        bad = [f"{name}={float(v):g}" for name, v in terms.items() if not torch.isfinite(v).all()]
-        what = ", ".join(bad) or "the gradients (all loss terms are finite)"
-        images = ", ".join(image_ids[:8]) or "unknown"
-        logger.warning("step %d skipped: non-finite %s; images: %s", step, what, images)
-        if self._consecutive >= self.max_consecutive:
-            paths = [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
-            saved = next((path for path in reversed(paths) if path), "none yet")
-            raise NonFiniteLossError(
-                f"{self._consecutive} steps in a row had non-finite losses, up to step {step}. "
-                f"Loss term: {what}. Images in the batch: {images}. The weights are still finite; "
-                f"last checkpoint: {saved}. Lower the learning rate, use precision 32, or look at "
-                "these images"
-            )
+    def _judge(self, trainer: Trainer, *, wait: bool) -> None:
+        while self._pending:
+            finite, event, terms, image_ids, step = self._pending[0]
+            if event is not None and not event.query():  # type: ignore[no-untyped-call]
+                if not wait:
+                    return
+                event.synchronize()
+            self._pending.popleft()
+            if bool(finite):
+                self._consecutive = 0
+                continue
+            self.skipped += 1
+            self._consecutive += 1
+            bad = {
+                f"{name}={float(value):g}"
+                for batch in terms
+                for name, value in batch.items()
+                if not torch.isfinite(value).all()
+            }
+            what = ", ".join(sorted(bad)) or "the gradients (all loss terms are finite)"
+            images = ", ".join(image_ids[:8]) or "unknown"
+            logger.warning("step %d skipped: non-finite %s; images: %s", step, what, images)
+            if self._consecutive >= self.max_consecutive:
+                paths = [getattr(c, "best_model_path", "") for c in trainer.checkpoint_callbacks]
+                saved = next((path for path in reversed(paths) if path), "none yet")
+                raise NonFiniteLossError(
+                    f"{self._consecutive} steps in a row had non-finite losses, up to step {step}. "
+                    f"Loss term: {what}. Images in the batch: {images}. The weights are still "
+                    f"finite; last checkpoint: {saved}. Lower the learning rate, use precision 32, "
+                    "or look at these images"
+                )
+
+
+def _float_buffers(module: LightningModule) -> list[Tensor]:
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
 
 if TYPE_CHECKING:
@@ -36,13 +37,18 @@ class PredictionPanel(Callback):
     Args:
         folder: Where the PNGs go.
         count: Images per panel, at most 108 (W&B's limit).
-        every_n_epochs: Write every so many validations.
+        every_n_epochs: Write at the first and then every so many validations.
     """
 
     def __init__(self, folder: str, *, count: int = 8, every_n_epochs: int = 1) -> None:
+        if every_n_epochs < 1 or count < 1:
+            raise ConfigError(
+                f"every_n_epochs={every_n_epochs}, count={count}: expected at least 1"
+            )
         self.folder = Path(folder)
         self.count = min(count, 108)
         self.every_n_epochs = every_n_epochs
+        self._validations = 0
         self._samples: list[_Sample] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -76,6 +82,10 @@ class PredictionPanel(Callback):
             self._samples.append(_Sample(key, image_id, image, labels))
             self._samples = sorted(self._samples, key=lambda sample: sample.key)[: self.count]
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count validations, the sanity check aside."""
+        self._validations += not trainer.sanity_checking
+
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and log the panel."""
@@ -106,14 +116,12 @@ class PredictionPanel(Callback):
         ]
         ids = [sample.image_id for sample in self._samples]
         panel = compose_panel(rows, ["image", *titles], captions=ids)
-        name = "sanity" if trainer.sanity_checking else f"epoch_{trainer.current_epoch:04d}"
-        write_image(self.folder / f"{name}.png", panel)
-        if not trainer.sanity_checking:
-            self._log_wandb(trainer, info.class_names, panel)
+        write_image(self.folder / f"epoch_{trainer.current_epoch:04d}.png", panel)
+        self._log_wandb(trainer, info.class_names, panel)
         self._samples = []
 
     def _due(self, trainer: Trainer) -> bool:
-        return not trainer.sanity_checking and trainer.current_epoch % self.every_n_epochs == 0
+        return not trainer.sanity_checking and self._validations % self.every_n_epochs == 0
 
     def _log_wandb(
         self, trainer: Trainer, class_names: tuple[str, ...], panel: NDArray[np.uint8]

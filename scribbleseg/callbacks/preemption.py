@@ -44,7 +44,10 @@ class PreemptionCheckpoint(Callback):
     ) -> None:
         """Before validation could delay it."""
         # with several ranks Lightning agrees on the signal first and raises; see on_exception
-        if trainer.received_sigterm and trainer.world_size == 1:
+        # accumulated gradients are in no checkpoint: wait for the optimiser step
+        stepped = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        stepped = stepped or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if trainer.received_sigterm and trainer.world_size == 1 and stepped:
             self._save(trainer)
             raise SIGTERMException
 

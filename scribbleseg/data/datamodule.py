@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from scribbleseg.data.dataset import EvalDataset, TrainDataset, collate
 from scribbleseg.data.sampler import EpochSampler
 from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.transforms import Augmentation, TrainTransform
-from scribbleseg.errors import ConfigError
+from scribbleseg.errors import CheckpointError, ConfigError
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ class ScribbleDataModule(LightningDataModule):
         source: The data set.
         batch_size: Images per training step and process.
         val_batch_size: Images per evaluation step; by default ``batch_size`` if ``resize`` fixes
-        the
-            input size, else 1.
+            the input size, else 1.
         num_workers: Loader processes; by default as many as there are cores, at most 4.
         crop_size: Side or ``(H, W)`` of the random training crop; ``null`` = whole images.
         resize: Network input size for training *and* evaluation, ``(H, W)`` or the longer side;
@@ -75,8 +73,15 @@ class ScribbleDataModule(LightningDataModule):
         check: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size}: expected at least 1")
+        _check_options(
+            batch_size=(batch_size, 1),
+            val_batch_size=(val_batch_size, 1),
+            num_workers=(num_workers, 0),
+            crop_size=(crop_size, 1),
+            resize=(resize, 1),
+        )
+        if min(std) <= 0:
+            raise ConfigError(f"std={tuple(std)}: expected positive numbers")
         self.source = source
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or (batch_size if isinstance(resize, tuple) else 1)
@@ -85,7 +90,8 @@ class ScribbleDataModule(LightningDataModule):
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         self.resize = resize
         self.augmentation = augmentation if augmentation is not None else Augmentation()
-        self.mean, self.std = tuple(mean), tuple(std)
+        # plain numbers: NumPy scalars would make the checkpoint unreadable
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.image_raw, self.drop_last, self.check = image_raw, drop_last, check
         self._records: dict[str, list[Record]] = {}
@@ -102,8 +108,6 @@ class ScribbleDataModule(LightningDataModule):
     @property
     def data_info(self) -> DataInfo:
         """What a checkpoint must remember about this data."""
-        train = self._records.get("train", [])
-        digest = hashlib.sha256("\n".join(sorted(r.image_id for r in train)).encode()).hexdigest()
         palette = tuple((int(r), int(g), int(b)) for r, g, b in self.source.palette)
         return DataInfo(
             class_names=tuple(self.source.class_names),
@@ -113,7 +117,6 @@ class ScribbleDataModule(LightningDataModule):
             std=self.std,
             resize=self.resize,
             source=type(self.source).__name__,
-            train_digest=digest if train else "",
         )
 
     def records(self, split: Split) -> list[Record]:
@@ -167,6 +170,7 @@ class ScribbleDataModule(LightningDataModule):
         )
         self._sampler = EpochSampler(dataset, seed=self.seed)
         if self._resume is not None:
+            self._check_step_size(self.batch_size * self._sampler.num_replicas)
             self._sampler.set_resume(self._resume["epoch"], self._resume["samples_done"])
         drop_last = self.drop_last and len(self._sampler) >= self.batch_size
         return self._loader(dataset, self._sampler, self.batch_size, drop_last=drop_last)
@@ -213,18 +217,37 @@ class ScribbleDataModule(LightningDataModule):
         """Position in the epoch, so that a resumed run continues with the next unseen sample."""
         if self.trainer is None or self._sampler is None:
             return {}
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
-        epoch, batches = self.trainer.current_epoch, progress.current.ready
-        if progress.is_last_batch:
-            epoch, batches = epoch + 1, 0
-        samples = batches * self.batch_size * self._sampler.num_replicas
-        return {"epoch": epoch, "samples_done": samples, "seed": self.seed}
+        loop: Any = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
+        inside = epochs.ready > epochs.processed  # else the epoch is over: its end, or after fit
+        middle = inside and not batches.is_last_batch
+        step_size = self.batch_size * self._sampler.num_replicas
+        return {
+            "epoch": epochs.processed + (1 if inside and batches.is_last_batch else 0),
+            "samples_done": batches.current.ready * step_size if middle else 0,
+            "step_size": step_size,
+            "seed": self.seed,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the checkpoint's order; Lightning calls this before the first loader is made."""
         if state_dict:
-            self._resume = {key: int(state_dict[key]) for key in ("epoch", "samples_done")}
+            keys = ("epoch", "samples_done", "step_size")
+            self._resume = {key: int(state_dict[key]) for key in keys}
             self.seed = int(state_dict["seed"])
+
+    def _check_step_size(self, step_size: int) -> None:
+        if self._resume and self._resume["samples_done"] and self._resume["step_size"] != step_size:
+            raise CheckpointError(
+                f"the checkpoint was written in the middle of an epoch with "
+                f"{self._resume['step_size']} images per step over all processes, now {step_size}: "
+                "the rest of that epoch cannot be continued. Resume with the same batch_size and "
+                "devices, or from a checkpoint at the end of an epoch"
+            )
+
+    def teardown(self, stage: str) -> None:
+        """A later fit with this object starts at its first sample."""
+        self._resume = None
 
     # ------------------------------------------------------------------- look
 
@@ -249,6 +272,13 @@ class ScribbleDataModule(LightningDataModule):
             rows.append([raw, drawn])
             names.append(item["image_id"])
         write_image(os.fspath(path), compose_panel(rows, ["image", "scribble"], captions=names))
+
+
+def _check_options(**options: tuple[int | tuple[int, int] | None, int]) -> None:
+    for name, (value, smallest) in options.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        if any(part is not None and part < smallest for part in parts):
+            raise ConfigError(f"{name}={value}: expected at least {smallest}")
 
 
 def _one_thread(worker: int) -> None:

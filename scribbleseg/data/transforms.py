@@ -52,8 +52,12 @@ class Augmentation:
         """Reject ranges that albumentations would misread."""
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"augmentation.scale={self.scale}: expected 0 < smallest <= largest")
-        if not 0 <= self.color_jitter <= 1:
-            raise ConfigError(f"augmentation.color_jitter={self.color_jitter}: expected 0 to 1")
+        for name in ("color_jitter", "blur"):
+            if not 0 <= getattr(self, name) <= 1:
+                value = getattr(self, name)
+                raise ConfigError(f"augmentation.{name}={value}: expected 0 to 1")
+        if not 0 <= self.rotate <= 180:
+            raise ConfigError(f"augmentation.rotate={self.rotate}: expected 0 to 180 degrees")
 
 
 @dataclass
@@ -82,9 +86,8 @@ class TrainTransform:
     Args:
         augmentation: What to draw.
         resize: Fixed first step: ``(H, W)``, or the longer side; ``None`` = original size.
-        crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any labelled
-        pixel
-            is drawn again up to 10 times.
+        crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any
+            labelled pixel is drawn again up to 10 times.
         mean: Colour of the padding as fraction, per channel.
     """
 

@@ -78,7 +78,7 @@ def schedule_factor(
 def _one_cycle(step: int, total_steps: int, warmup_steps: int) -> float:
     """Torch's OneCycleLR with its default divisors 25 and 1e4, relative to the peak."""
     start, end = 1 / 25, 1e-4 / 25
-    rise = float(warmup_steps or 0.3 * total_steps) - 1
+    rise = max(float(warmup_steps or 0.3 * total_steps) - 1, 1e-9)
     last = total_steps - 1
 
     def cosine(low: float, high: float, share: float) -> float:

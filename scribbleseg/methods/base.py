@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ScribbleSegModule"]
 
+logger = logging.getLogger(__name__)
+
 
 class ScribbleSegModule(LightningModule):
     """Base of all methods; a subclass implements :meth:`training_step`.
@@ -33,8 +37,8 @@ class ScribbleSegModule(LightningModule):
     Training batches hold no dense masks, and validation reads no image-level labels.
 
     Args:
-        num_classes: Number of classes, background included; the command line takes it from the
-        data. arch: Decoder architecture.
+        num_classes: Number of classes, background included; set by the command line.
+        arch: Decoder architecture.
         encoder: Encoder of segmentation-models-pytorch, or ``tu-<name>`` for any timm model.
         encoder_weights: ``"imagenet"``, ``null`` (random), or a local .safetensors/.pth file.
         output_stride: 8 or 16 for dilated encoders, ``null`` = the architecture's own.
@@ -82,8 +86,14 @@ class ScribbleSegModule(LightningModule):
                 f"num_classes={num_classes}: at least 2 are needed (background counts)"
             )
         self.save_hyperparameters(ignore=["inference"])
-        self.num_classes = num_classes
+        if lr <= 0 or head_lr_mult <= 0 or weight_decay < 0 or warmup_steps < 0:
+            raise ConfigError(
+                f"lr={lr}, head_lr_mult={head_lr_mult}, weight_decay={weight_decay}, "
+                f"warmup_steps={warmup_steps}: rates must be positive, the others not negative"
+            )
+        self.num_classes = int(num_classes)
         self.ignore_index = IGNORE_INDEX
+        self._own_inference = inference is not None
         self.inference = inference if inference is not None else InferenceConfig()
         self.data_info = DataInfo(tuple(f"class_{index}" for index in range(num_classes)))
         self.network = build_network(
@@ -210,14 +220,20 @@ class ScribbleSegModule(LightningModule):
 
     def predict_labels(self, batch: SegBatch) -> list[Tensor]:
         """Predicted ids of each image at its original size, uint8, shape ``(H0, W0)``."""
-        logits = self.predict_logits(batch["image"])
-        sizes = batch["input_size"].tolist()
-        targets = batch["orig_size"].tolist()
-        labels = []
-        for index, ((height, width), target) in enumerate(zip(sizes, targets, strict=True)):
-            own = logits[index : index + 1, :, :height, :width]
-            labels.append(argmax_at_size(own, (target[0], target[1]))[0].to(torch.uint8))
-        return labels
+        image, sizes = batch["image"], batch["input_size"].tolist()
+        if all(size == sizes[0] for size in sizes):
+            height, width = sizes[0]
+            logits = list(torch.split(self.predict_logits(image[..., :height, :width]), 1))
+        else:
+            # one by one: the canvas around a smaller image must not change its prediction
+            logits = [
+                self.predict_logits(image[index : index + 1, :, :height, :width])
+                for index, (height, width) in enumerate(sizes)
+            ]
+        return [
+            argmax_at_size(own.float(), (target[0], target[1]))[0].to(torch.uint8)
+            for own, target in zip(logits, batch["orig_size"].tolist(), strict=True)
+        ]
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""
@@ -293,7 +309,8 @@ class ScribbleSegModule(LightningModule):
         from scribbleseg import __version__
 
         # the initialisation is not the architecture: reloading must not download or need the file
-        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+        hparams = {key: _plain(v) for key, v in checkpoint.get("hyper_parameters", {}).items()}
+        checkpoint["hyper_parameters"] = {**hparams, "encoder_weights": None}
         checkpoint["scribbleseg"] = {
             "class_path": f"{type(self).__module__}.{type(self).__qualname__}",
             "version": __version__,
@@ -328,3 +345,17 @@ class ScribbleSegModule(LightningModule):
             )
         if not ours.source:
             self.data_info = stored
+        elif stored.source:
+            for name in ("mean", "std", "resize"):
+                before, now = getattr(stored, name), getattr(ours, name)
+                if before != now:
+                    logger.warning(
+                        "the checkpoint was trained with %s=%s, now %s", name, before, now
+                    )
+        if not self._own_inference:
+            self.inference = InferenceConfig.from_dict(facts["inference"])
+
+
+def _plain(value: Any) -> Any:
+    """NumPy scalars as Python numbers: checkpoints hold nothing that needs unpickling."""
+    return value.item() if isinstance(value, np.generic) else value

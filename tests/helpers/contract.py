@@ -22,6 +22,14 @@ class GuardedBatch(dict):
         assert key != "mask", "training must not read the dense mask"
         return super().__getitem__(key)
 
+    def get(self, key: str, default: Any = None) -> Any:
+        assert key != "mask", "training must not read the dense mask"
+        return super().get(key, default)
+
+    def __contains__(self, key: object) -> bool:
+        assert key != "mask", "training must not look for a dense mask"
+        return super().__contains__(key)
+
 
 def make_batch(
     *, size: int = 2, height: int = 64, width: int = 64, classes: int = 4, seed: int = 0

@@ -21,6 +21,8 @@ from scribbleseg.callbacks import ExactResume, NonFiniteGuard
 from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.data.transforms import Augmentation
+from scribbleseg.errors import CheckpointError
+from scribbleseg.runs import LastCheckpoint
 
 EPOCHS, STEPS = 3, 4
 
@@ -39,18 +41,31 @@ class Restless(RegularizedModule):
         return super().validation_step(batch, batch_idx)
 
 
-def fit(*, folder: Path | None = None, workers: int = 0, seed: int = 0, resume: Path | None = None):
-    """Train; with a folder, keep a checkpoint of every step and epoch there."""
+def fit(
+    *,
+    folder: Path | None = None,
+    last: Path | None = None,
+    after: Path | None = None,
+    workers: int = 0,
+    seed: int = 0,
+    batch_size: int = 2,
+    schedule: str = "poly",
+    resume: Path | None = None,
+    **limits: int,
+):
+    """Train; ``folder`` keeps every step and epoch, ``last`` the last, ``after`` is saved after."""
     seed_everything(seed, verbose=False)
     data = ScribbleDataModule(
         SyntheticSource(num_train=2 * STEPS, num_val=2, size=32),
-        batch_size=2,
+        batch_size=batch_size,
         num_workers=workers,
         check=False,
         augmentation=Augmentation(scale=(0.8, 1.2), color_jitter=0.3),
         crop_size=32,
     )
-    model = Restless(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None, lr=1e-3)
+    model = Restless(
+        5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None, lr=1e-3, schedule=schedule
+    )
     keep = (
         []
         if folder is None
@@ -65,8 +80,10 @@ def fit(*, folder: Path | None = None, workers: int = 0, seed: int = 0, resume: 
             ),
         ]
     )
+    if last is not None:
+        keep = [LastCheckpoint(last, filename="last", save_on_train_epoch_end=True)]
     trainer = Trainer(
-        max_epochs=EPOCHS,
+        **{"max_epochs": EPOCHS, **limits},
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -77,7 +94,9 @@ def fit(*, folder: Path | None = None, workers: int = 0, seed: int = 0, resume: 
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(model, data, ckpt_path=resume, weights_only=True)
-    assert trainer.global_step == EPOCHS * STEPS
+    if after is not None:
+        trainer.save_checkpoint(after, weights_only=False)
+    assert limits or trainer.global_step == EPOCHS * STEPS
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
@@ -100,6 +119,33 @@ def test_resume_at_any_step_is_bitwise(step: int, uninterrupted) -> None:
 def test_resume_from_an_epochs_end_is_bitwise(uninterrupted) -> None:
     folder, weights = uninterrupted
     assert same(weights, fit(seed=99, resume=folder / "end_epoch=1.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def constant_rate():
+    """Weights of a run whose learning rate does not depend on its planned length."""
+    return fit(schedule="constant")
+
+
+@pytest.mark.parametrize("stop", [6, 8])
+def test_resume_after_a_stop_by_max_steps_is_bitwise(stop: int, constant_rate, tmp_path) -> None:
+    # with a worker: its prefetching shows an order that is announced too late
+    options = {"workers": 1, "schedule": "constant"}
+    fit(last=tmp_path, max_steps=stop, **options)
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == stop
+    assert same(constant_rate, fit(seed=99, resume=tmp_path / "last.ckpt", **options))
+
+
+def test_resume_from_a_save_after_fit_is_bitwise(constant_rate, tmp_path) -> None:
+    options = {"workers": 1, "schedule": "constant"}
+    fit(after=tmp_path / "after.ckpt", max_epochs=2, **options)
+    assert same(constant_rate, fit(seed=99, resume=tmp_path / "after.ckpt", **options))
+
+
+def test_another_batch_size_in_the_middle_of_an_epoch_is_refused(uninterrupted) -> None:
+    folder, _ = uninterrupted
+    with pytest.raises(CheckpointError, match="2 images per step over all processes, now 4"):
+        fit(resume=folder / "step=2.ckpt", batch_size=4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -81,8 +81,9 @@ class FileSource(ScribbleSource):
         train_labels: ``"mask"`` trains on the dense masks (upper bound).
         on_missing: Training images without scribble are an error, left out, or kept unlabelled.
         unlabelled_value: Value of scribble files that means "not drawn", besides 255.
-        group_regex: Pattern searched in the stem; its first group, or the whole match, is the
-        group. allow_dense_scribbles: Scribbles may cover most of the image.
+        group_regex: Pattern searched in the stem; its first group, or the whole match, is
+            the group.
+        allow_dense_scribbles: Scribbles may cover most of the image.
         resize_labels: Fit labels of another size to their image by nearest neighbour.
         strokes: Width, renderer and coordinate offset for stroke files.
     """

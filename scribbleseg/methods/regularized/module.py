@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_cross_entropy
 from scribbleseg.methods.base import ScribbleSegModule
 
@@ -36,6 +37,8 @@ class RegularizedModule(ScribbleSegModule):
         reduction: Literal["pixel", "image"] = "pixel",
         **kwargs: Any,
     ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ConfigError(f"label_smoothing={label_smoothing}: expected 0 to below 1")
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
 

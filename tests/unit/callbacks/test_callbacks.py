@@ -80,6 +80,28 @@ def test_skipped_step_changes_no_weight() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(seen[1], seen[2], strict=True))
 
 
+def test_a_non_finite_image_poisons_neither_weights_nor_statistics() -> None:
+    class Broken(RegularizedModule):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 2:
+                batch["image"][0, 0, 0, 0] = float("inf")
+            return super().training_step(batch, batch_idx)
+
+    module, guard = build(Broken), NonFiniteGuard()
+    fit(module, guard)
+    assert guard.skipped == 1
+    bad = [k for k, v in module.state_dict().items() if not torch.isfinite(v.float()).all()]
+    assert not bad, bad
+
+
+def test_accumulated_batches_are_all_named() -> None:
+    module, guard = build(Poisoned), NonFiniteGuard(max_consecutive=1)
+    module.bad = (0,)
+    with pytest.raises(NonFiniteLossError, match="pce=nan") as caught:
+        fit(module, guard, accumulate_grad_batches=2)
+    assert str(caught.value).count("train_000") == 4
+
+
 def test_three_bad_steps_stop_with_term_step_and_images() -> None:
     module, guard = build(Poisoned), NonFiniteGuard()
     module.bad = tuple(range(1, 9))
