@@ -121,12 +121,8 @@ class TrainTransform:
         if augmentation.vflip:
             steps.append(A.VerticalFlip(p=0.5))
         self._geometric = A.Compose(steps) if steps else None
-        self._crop = None
-        if crop_size is not None:
-            height, width = crop_size
-            self._crop = A.Compose(
-                [A.PadIfNeeded(height, width, **canvas), A.RandomCrop(height, width)]
-            )
+        self._rotates = augmentation.rotate > 0
+        self._crop_size, self._fill = crop_size, fill
         colour: list[Any] = []
         if augmentation.blur:
             colour.append(A.GaussianBlur((5, 5), (1.1, 1.1), p=augmentation.blur))
@@ -160,13 +156,17 @@ class TrainTransform:
             labels = [
                 np.asarray(cv2.resize(m, size, interpolation=nearest), np.uint8) for m in labels
             ]
-        masks = [*labels, np.ones(image.shape[:2], np.uint8)]
+        masks = list(labels)
+        if self._rotates:  # the one geometric step that makes canvas
+            masks.append(np.ones(image.shape[:2], np.uint8))
         if self._geometric is not None:
             self._geometric.set_random_seed(seed)
             out = self._geometric(image=image, masks=masks)
             image, masks = out["image"], list(out["masks"])
-        if self._crop is not None:
-            image, masks = self._labelled_crop(image, masks, seed)
+        if not self._rotates:
+            masks.append(np.ones(image.shape[:2], np.uint8))
+        if self._crop_size is not None:
+            image, masks = self._labelled_crop(image, masks, self._crop_size, seed)
         raw = image
         if self._colour is not None:
             self._colour.set_random_seed(seed)
@@ -174,15 +174,27 @@ class TrainTransform:
         return TrainSample(image, raw, masks[:-1], masks[-1] == 1)
 
     def _labelled_crop(
-        self, image: NDArray[np.uint8], masks: list[NDArray[np.uint8]], seed: int
+        self,
+        image: NDArray[np.uint8],
+        masks: list[NDArray[np.uint8]],
+        size: tuple[int, int],
+        seed: int,
     ) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
-        crop = self._crop
-        if crop is None:
-            return image, masks
-        labelled = bool((masks[0] != IGNORE_INDEX).any())
-        for attempt in range(_CROP_TRIES if labelled else 1):
-            crop.set_random_seed((seed + 1 + attempt) % 2**32)
-            out = crop(image=image, masks=masks)
-            if (out["masks"][0] != IGNORE_INDEX).any():
+        """Pad around the centre where needed, then crop: plain slices, since all samples do it."""
+        height, width = size
+        missing = [max(want - have, 0) for want, have in zip(size, image.shape[:2], strict=True)]
+        if any(missing):
+            top, left = missing[0] // 2, missing[1] // 2
+            border = (top, missing[0] - top, left, missing[1] - left, cv2.BORDER_CONSTANT)
+            image = np.asarray(cv2.copyMakeBorder(image, *border, value=self._fill), np.uint8)
+            masks = [
+                np.asarray(cv2.copyMakeBorder(mask, *border, value=(IGNORE_INDEX,)), np.uint8)
+                for mask in masks
+            ]
+        rng = np.random.default_rng(seed)
+        room = [image.shape[0] - height + 1, image.shape[1] - width + 1]
+        for top, left in rng.integers(0, room, size=(_CROP_TRIES, 2)).tolist():
+            window = np.s_[top : top + height, left : left + width]
+            if int(masks[0][window].min()) < IGNORE_INDEX:
                 break
-        return out["image"], list(out["masks"])
+        return image[window].copy(), [mask[window].copy() for mask in masks]

@@ -30,6 +30,7 @@ __all__ = [
     "write_label",
 ]
 
+_ORIENTATION = 0x0112  # EXIF tag
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -52,10 +53,12 @@ def decode_image(path: str | Path) -> NDArray[np.uint8]:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
-                image: Image.Image = ImageOps.exif_transpose(file)
+                image: Image.Image = file
+                if file.getexif().get(_ORIENTATION, 1) != 1:
+                    image = ImageOps.exif_transpose(file)
                 if image.mode.startswith("I") or image.mode == "F":
                     return _stretch(np.asarray(image))
-                return np.array(image.convert("RGB"))
+                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
     except FileNotFoundError as error:
         raise ScribbleNotFoundError(f"image {path} does not exist") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
