@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.sampler import SampleKey
@@ -184,7 +184,7 @@ def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
         if not isinstance(values[0], torch.Tensor):
             batch[key] = values
         elif key not in _FILL or all(value.shape == values[0].shape for value in values):
-            batch[key] = torch.stack(values)
+            batch[key] = default_collate(values)  # straight into shared memory in a worker
         else:
             height = max(value.shape[-2] for value in values)
             width = max(value.shape[-1] for value in values)
