@@ -172,6 +172,10 @@ def main(args: Sequence[str] | None = None) -> None:
                 "description": _DESCRIPTION,
                 "version": __version__,
                 "allow_abbrev": False,
+                # subcommands take their own arguments; jsonargparse < 4.53 abbreviates by default
+                **{
+                    name: {"allow_abbrev": False} for name in ("fit", "validate", "test", "predict")
+                },
             },
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
