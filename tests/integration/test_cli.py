@@ -230,7 +230,7 @@ def test_wandb_offline_needs_no_account(config, tmp_path, monkeypatch) -> None:
     wandb.finish()
     media = {p.name.split("_")[0] for p in (folder / "wandb").rglob("media/**/*.png")}
     assert media >= {"panel", "masks"}, "the composed picture and the images with masks"
-    masks = [p for p in (folder / "wandb").rglob("*.mask.png")]
+    masks = list((folder / "wandb").rglob("*.mask.png"))
     assert len(masks) >= 3, "scribble, prediction and truth of at least one image"
     assert list((folder / "wandb").rglob("*.wandb"))
     assert (folder / "panels" / "epoch_0001.png").exists()
