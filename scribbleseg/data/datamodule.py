@@ -50,7 +50,8 @@ class ScribbleDataModule(LightningDataModule):
         mean: Subtracted from RGB/255; must fit the encoder weights.
         std: Divided by.
         seed: Seed of order and augmentation; by default the one of ``seed_everything``, else 0.
-        image_raw: Add ``image_raw`` (same geometry, no colour change) to training batches.
+        image_raw: Add ``image_raw`` (same geometry, no colour change) to training batches; added
+            anyway if the method asks for it.
         drop_last: Drop a last incomplete training batch (never if it is the only one).
         check: Check a sample of the files before training and stop at errors.
     """
@@ -153,6 +154,7 @@ class ScribbleDataModule(LightningDataModule):
         module = getattr(self.trainer, "lightning_module", None)
         if module is not None and hasattr(module, "data_info"):
             module.data_info = self.data_info
+        self.image_raw |= "image_raw" in getattr(module, "train_inputs", ())
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented samples in the order of (seed, epoch)."""

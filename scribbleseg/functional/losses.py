@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.geometry import one_hot_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["full_precision", "partial_cross_entropy"]
+__all__ = [
+    "absent_class_loss",
+    "entropy_loss",
+    "full_precision",
+    "masked_mean",
+    "partial_cross_entropy",
+    "partial_dice_loss",
+]
 
 
 def full_precision(x: Tensor) -> Tensor:
@@ -21,6 +30,27 @@ def full_precision(x: Tensor) -> Tensor:
     Softmax, log and exp lose everything in 16 bits, so each loss starts with this.
     """
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Weighted mean over the pixels of a mask; an exact differentiable 0 if it is empty.
+
+    Args:
+        values: Shape ``(B, H, W)``, finite.
+        mask: Which pixels count: bool, or weights in [0, 1], shape ``(B, H, W)``; ``None`` = all.
+
+    Returns:
+        Scalar.
+
+    Example:
+        >>> masked_mean(torch.ones(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool)).item()
+        0.0
+    """
+    if mask is None:
+        return values.mean()
+    counted = mask.to(values.dtype)
+    total = counted.sum()
+    return (values * counted).sum() / torch.where(total > 0, total, 1)
 
 
 def partial_cross_entropy(
@@ -60,15 +90,7 @@ def partial_cross_entropy(
         >>> partial_cross_entropy(torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 255)).item()
         0.0
     """
-    if (
-        logits.ndim != 4
-        or logits.shape[0] != scribble.shape[0]
-        or logits.shape[2:] != scribble.shape[1:]
-    ):
-        raise ValueError(
-            f"logits {tuple(logits.shape)} and scribble {tuple(scribble.shape)} disagree: "
-            "expected (B, C, H, W) and (B, H, W); resize the logits to the label size first"
-        )
+    _check_shapes(logits, scribble)
     logits = full_precision(logits)
     per_pixel = F.cross_entropy(
         logits,
@@ -89,3 +111,125 @@ def partial_cross_entropy(
         return means.sum() / (weight > 0).sum().clamp_min(1)
     weight = share.sum()
     return per_pixel.sum() / torch.where(weight > 0, weight, 1)
+
+
+def partial_dice_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    smooth: float = 1e-5,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    r"""Soft Dice over the labelled pixels of the batch, mean over all classes.
+
+    .. math:: L = \frac1C \sum_c 1 - \frac{2 \sum_i m_i p_{ic} t_{ic} + \epsilon}
+        {\sum_i m_i p_{ic}^2 + \sum_i m_i t_{ic}^2 + \epsilon}
+
+    with :math:`t` the one-hot labels and :math:`m` the labelled pixels (Luo et al., MICCAI 2022,
+    with the mask applied per image). A class that is nowhere labelled adds nearly 1 until its
+    probability vanishes. Time and memory O(B·C·H·W).
+
+    Args:
+        logits: Unnormalised scores, float, shape ``(B, C, H, W)``.
+        labels: Ids, int64, shape ``(B, H, W)``; ``ignore_index`` = not labelled.
+        smooth: :math:`\epsilon`, above 0.
+        ignore_index: Value of ``labels`` that carries no supervision.
+
+    Returns:
+        Scalar in [0, 1]; an exact differentiable 0 if nothing is labelled.
+
+    Example:
+        >>> sure = torch.tensor([[[[20.0]], [[0.0]]]])
+        >>> round(partial_dice_loss(sure, torch.tensor([[[0]]])).item(), 3)
+        0.0
+    """
+    _check_shapes(logits, labels)
+    probs = full_precision(logits).softmax(dim=1)
+    labelled = (labels != ignore_index).to(probs.dtype)[:, None]
+    target = one_hot_labels(labels, logits.shape[1], ignore_index=ignore_index)
+    target = target.movedim(-1, 1).to(probs.dtype)
+    overlap = (probs * target).sum((0, 2, 3))
+    # one-hot targets are zero outside the mask and equal to their squares
+    sizes = (labelled * probs.square()).sum((0, 2, 3)) + target.sum((0, 2, 3))
+    loss = 1 - ((2 * overlap + smooth) / (sizes + smooth)).mean()
+    return loss * (labelled.sum() > 0)
+
+
+def entropy_loss(
+    logits: Tensor,
+    *,
+    mask: Tensor | None = None,
+    base: Literal["nat", "classes"] = "nat",
+    eps: float = 1e-6,
+) -> Tensor:
+    r"""Mean entropy of the predictions (Grandvalet & Bengio, NIPS 2004).
+
+    .. math:: L = \frac{1}{|\Omega|} \sum_{i \in \Omega} -\sum_c p_{ic} \log(p_{ic} + \epsilon)
+
+    Switched on early with a large weight it makes one class win everywhere: ramp it up. Time and
+    memory O(B·C·H·W).
+
+    Args:
+        logits: Unnormalised scores, float, shape ``(B, C, H, W)``.
+        mask: :math:`\Omega`, bool or weights in [0, 1], shape ``(B, H, W)``, usually unlabelled
+            and not padding; ``None`` = all pixels.
+        base: Unit of the result: ``"nat"``, or ``"classes"`` to divide by log C.
+        eps: :math:`\epsilon`; 0 = exact, by log-softmax.
+
+    Returns:
+        Scalar in nats, or in [0, 1] with ``base="classes"``; an exact differentiable 0 for an empty
+        mask.
+
+    Example:
+        >>> round(entropy_loss(torch.zeros(1, 4, 2, 2), base="classes").item(), 4)
+        1.0
+    """
+    log_probs = full_precision(logits).log_softmax(dim=1)
+    probs = log_probs.exp()
+    entropy = -(probs * ((probs + eps).log() if eps else log_probs)).sum(dim=1)
+    if base == "classes":
+        entropy = entropy / math.log(logits.shape[1])
+    return masked_mean(entropy, mask)
+
+
+def absent_class_loss(
+    logits: Tensor, class_labels: Tensor, *, mask: Tensor | None = None, eps: float = 1e-6
+) -> Tensor:
+    r"""Push down the probability of classes that are not in the image (AGMM, CVPR 2023).
+
+    .. math:: L = -\frac{1}{|\Omega|} \sum_{i \in \Omega} \sum_c (1 - z_c)
+        \log(1 - p_{ic} + \epsilon)
+
+    with :math:`z` the classes of the whole image. Only for data in which every object of an image
+    is scribbled: an object without a stroke makes its class look absent. Time and memory
+    O(B·C·H·W).
+
+    Args:
+        logits: Unnormalised scores, float, shape ``(B, C, H, W)``.
+        class_labels: Classes of the *uncropped* image, multi-hot, shape ``(B, C)``.
+        mask: :math:`\Omega`, bool, shape ``(B, H, W)``; ``None`` = all pixels. The reference
+            averages over the scribbled pixels.
+        eps: Keeps the logarithm finite.
+
+    Returns:
+        Scalar in nats; an exact differentiable 0 for an empty mask or if all classes are present.
+
+    Example:
+        >>> round(absent_class_loss(torch.zeros(1, 2, 1, 1), torch.tensor([[1.0, 0.0]])).item(), 3)
+        0.693
+    """
+    probs = full_precision(logits).softmax(dim=1)
+    absent = (1 - class_labels.to(probs.dtype))[:, :, None, None]
+    return masked_mean(-(absent * (1 - probs + eps).log()).sum(dim=1), mask)
+
+
+def _check_shapes(logits: Tensor, labels: Tensor) -> None:
+    if (
+        logits.ndim != 4
+        or logits.shape[0] != labels.shape[0]
+        or logits.shape[2:] != labels.shape[1:]
+    ):
+        raise ValueError(
+            f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} disagree: "
+            "expected (B, C, H, W) and (B, H, W); resize the logits to the label size first"
+        )

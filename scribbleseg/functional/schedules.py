@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-__all__ = ["ScheduleName", "schedule_factor"]
+__all__ = ["RampShape", "ScheduleName", "ramp_factor", "schedule_factor"]
 
 ScheduleName = Literal["constant", "linear", "poly", "cosine", "onecycle"]
+RampShape = Literal["linear", "sigmoid", "cosine_down"]
 
 
 def schedule_factor(
@@ -73,6 +74,46 @@ def schedule_factor(
         raise ValueError(f"unknown schedule {schedule!r}; expected one of {ScheduleName}")
     factor = final + (1 - final) * decay
     return min(factor, ramp) if step < warmup_steps else factor
+
+
+def ramp_factor(
+    progress: float, *, start: float = 0.0, length: float = 0.0, shape: RampShape = "linear"
+) -> float:
+    r"""Factor in [0, 1] on the weight of a loss term.
+
+    With :math:`s = (\text{progress} - \text{start}) / \text{length}` clipped to [0, 1]:
+
+    =========== ===================================================================
+    linear      :math:`s`
+    sigmoid     :math:`e^{-5 (1 - s)^2}` (Laine & Aila, ICLR 2017)
+    cosine_down :math:`\tfrac12 (1 + \cos \pi s)`, from 1 to 0
+    =========== ===================================================================
+
+    It is 0 before ``start`` and has no state, so a resumed run needs none.
+
+    Args:
+        progress: Share of the training that is done, in [0, 1].
+        start: Share at which the term sets in.
+        length: Share over which it is ramped; 0 = at once.
+        shape: Row of the table.
+
+    Raises:
+        ValueError: If the shape is unknown.
+
+    Example:
+        >>> [ramp_factor(p, start=0.2, length=0.4) for p in (0.1, 0.4, 0.8)]
+        [0.0, 0.5, 1.0]
+    """
+    if progress < start:
+        return 0.0
+    share = min((progress - start) / length, 1.0) if length > 0 else 1.0
+    if shape == "linear":
+        return share
+    if shape == "sigmoid":
+        return math.exp(-5 * (1 - share) ** 2)
+    if shape == "cosine_down":
+        return 0.5 * (1 + math.cos(math.pi * share)) if length > 0 else 1.0
+    raise ValueError(f"unknown ramp {shape!r}; expected linear, sigmoid or cosine_down")
 
 
 def _one_cycle(step: int, total_steps: int, warmup_steps: int) -> float:

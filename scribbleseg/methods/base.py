@@ -109,6 +109,7 @@ class ScribbleSegModule(LightningModule):
         self.volume_dice = VolumeDice(num_classes)
         self.loss_terms: dict[str, Tensor] = {}
         self._metric_suffix = ""
+        self._total_steps: int | None = None
 
     # ---------------------------------------------------------------- network
 
@@ -162,6 +163,24 @@ class ScribbleSegModule(LightningModule):
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=batch_size)
         self.log_dict(values, batch_size=batch_size)
         return total
+
+    @property
+    def train_inputs(self) -> frozenset[str]:
+        """Optional keys that training batches must hold, such as ``image_raw``."""
+        return frozenset()
+
+    def training_progress(self) -> float:
+        """Share of the optimiser steps that are done, in [0, 1]; 1 without a trainer."""
+        trainer = self._trainer
+        if trainer is None:
+            return 1.0
+        if self._total_steps is None:
+            self._total_steps = max(int(trainer.estimated_stepping_batches), 1)
+        return min(trainer.global_step / self._total_steps, 1.0)
+
+    def on_train_start(self) -> None:
+        """Forget the length of an earlier run."""
+        self._total_steps = None
 
     def log_labelled_fraction(self, batch: SegBatch) -> None:
         """Log the share of labelled among the image pixels, ``train/labelled_fraction``."""

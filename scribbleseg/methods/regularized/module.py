@@ -1,29 +1,35 @@
-"""Cross-entropy on whatever is labelled."""
+"""Cross-entropy on whatever is labelled, and regularisers on what is not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_cross_entropy
 from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.nn.regularizers import RegularizerInput, build_regularizers
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
-    from scribbleseg.types import SegBatch
+    from scribbleseg.nn.regularizers import Regularizer
+    from scribbleseg.types import SegBatch, SegOutput
 
 __all__ = ["RegularizedModule"]
 
 
 class RegularizedModule(ScribbleSegModule):
-    """Cross-entropy over the labelled pixels (Tang et al., CVPR 2018: partial cross-entropy).
+    """Cross-entropy over the labelled pixels plus any set of regularisers on the others.
 
-    On scribbles this is the lower bound of every comparison. With ``train_labels: mask`` in the
-    source the same loss sees dense masks and is the upper bound.
+    Without regularisers this is partial cross-entropy (Tang et al., CVPR 2018), the lower bound of
+    every comparison. With ``train_labels: mask`` in the source the same loss sees dense masks and
+    is the upper bound.
 
     Args:
         num_classes: Number of classes, background included.
+        regularizers: Name to weight, or to ``{weight: …, start: …, ramp: …, …}``; names and options
+            are those of :data:`scribbleseg.nn.regularizers.REGULARIZERS`.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         reduction: ``pixel`` weighs all labelled pixels of a batch alike, ``image`` all images.
         kwargs: See :class:`~scribbleseg.methods.base.ScribbleSegModule`.
@@ -33,6 +39,7 @@ class RegularizedModule(ScribbleSegModule):
         self,
         num_classes: int,
         *,
+        regularizers: dict[str, float | dict[str, Any]] | None = None,
         label_smoothing: float = 0.0,
         reduction: Literal["pixel", "image"] = "pixel",
         **kwargs: Any,
@@ -41,16 +48,66 @@ class RegularizedModule(ScribbleSegModule):
             raise ConfigError(f"label_smoothing={label_smoothing}: expected 0 to below 1")
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
+        self.regularizers = build_regularizers(regularizers, feature_dim=self.feature_dim)
+
+    @property
+    def train_inputs(self) -> frozenset[str]:
+        """Regularisers look at the image without colour changes."""
+        return frozenset({"image_raw"} if self.regularizers else ())
 
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
-        """Partial cross-entropy at label resolution."""
+        """Partial cross-entropy at label resolution and the weighted regularisers."""
+        output = self.forward_features(batch["image"])
         scribble = batch["scribble"]
-        loss = partial_cross_entropy(
-            self(batch["image"]),
+        logits = self.upsample_logits(output.logits, (scribble.shape[1], scribble.shape[2]))
+        terms = self.supervised_terms(batch, logits) | self.unsupervised_terms(
+            batch, output, logits
+        )
+        self.log_labelled_fraction(batch)
+        return self.log_losses(terms, batch_size=len(scribble))
+
+    def supervised_terms(self, batch: SegBatch, logits: Tensor) -> dict[str, tuple[float, Tensor]]:
+        """Loss terms on the drawn pixels: name to (weight, scalar)."""
+        return {"pce": (1.0, self.partial_cross_entropy(logits, batch["scribble"]))}
+
+    def partial_cross_entropy(self, logits: Tensor, scribble: Tensor) -> Tensor:
+        """Partial cross-entropy with this module's options."""
+        return partial_cross_entropy(
+            logits,
             scribble,
             label_smoothing=self.hparams["label_smoothing"],
             reduction=self.hparams["reduction"],
             ignore_index=self.ignore_index,
         )
-        self.log_labelled_fraction(batch)
-        return self.log_losses({"pce": (1.0, loss)}, batch_size=len(scribble))
+
+    def unsupervised_terms(
+        self, batch: SegBatch, output: SegOutput, logits: Tensor
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Loss terms of the regularisers: name to (weight now, scalar)."""
+        if not self.regularizers:
+            return {}
+        valid = batch["valid"]
+        inputs = RegularizerInput(
+            logits=logits,
+            logits_low=output.logits,
+            features=output.features,
+            image=batch["image_raw"],
+            valid=valid,
+            unlabelled=valid & (batch["scribble"] == self.ignore_index),
+            class_labels=batch["class_labels"],
+        )
+        progress, terms = self.training_progress(), {}
+        for name, regularizer in self.regularizers.items():
+            factor = cast("Regularizer", regularizer).factor(progress)
+            # before its start a term costs nothing, but its parameters must still see a gradient
+            loss = regularizer(inputs) if factor > 0 else _untouched(regularizer, logits)
+            terms[name] = (factor, loss)
+        return terms
+
+
+def _untouched(regularizer: Module, logits: Tensor) -> Tensor:
+    """A differentiable 0 that reaches every parameter, for distributed training."""
+    zero = logits.sum() * 0
+    for parameter in regularizer.parameters():
+        zero = zero + parameter.sum() * 0
+    return zero

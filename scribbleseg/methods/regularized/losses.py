@@ -1,0 +1,141 @@
+"""Pseudo-labels that the network makes for itself while it trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.losses import full_precision, partial_dice_loss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "MixedPseudoLabel",
+    "bank_pseudo_label",
+    "dynamic_mixed_pseudo_label",
+    "mixed_dice_loss",
+    "soft_mixed_loss",
+    "update_probability_bank",
+]
+
+
+class MixedPseudoLabel(NamedTuple):
+    """What :func:`dynamic_mixed_pseudo_label` returns.
+
+    Attributes:
+        labels: Most likely class of the mixture, int64, shape ``(B, H, W)``.
+        probs: The mixture, float, shape ``(B, C, H, W)``.
+    """
+
+    labels: Tensor
+    probs: Tensor
+
+
+@torch.no_grad()
+def dynamic_mixed_pseudo_label(
+    logits: Tensor,
+    logits_aux: Tensor,
+    beta: Tensor | float,
+    *,
+    scribble: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> MixedPseudoLabel:
+    r"""Pseudo-label from a random mixture of two branches (Luo et al., MICCAI 2022, eq. 3).
+
+    .. math:: \hat y = \arg\max_c \; \beta p^1_c + (1 - \beta) p^2_c
+
+    Args:
+        logits: Scores of the main branch, shape ``(B, C, H, W)``.
+        logits_aux: Scores of the auxiliary branch, same shape.
+        beta: :math:`\beta` in [0, 1], one number for the batch.
+        scribble: If given, drawn pixels keep their drawn class (the paper relabels them too),
+            int64, shape ``(B, H, W)``.
+        ignore_index: Value of ``scribble`` that is no class.
+
+    Example:
+        >>> a, b = torch.tensor([[[[2.0]], [[0.0]]]]), torch.tensor([[[[0.0]], [[2.0]]]])
+        >>> dynamic_mixed_pseudo_label(a, b, 0.9).labels.item()
+        0
+    """
+    probs = full_precision(logits).softmax(1) * beta
+    probs = probs + full_precision(logits_aux).softmax(1) * (1 - beta)
+    labels = probs.argmax(dim=1)
+    if scribble is not None:
+        labels = torch.where(scribble != ignore_index, scribble, labels)
+    return MixedPseudoLabel(labels, probs)
+
+
+def mixed_dice_loss(logits: Tensor, logits_aux: Tensor, labels: Tensor) -> Tensor:
+    """Mean soft Dice of both branches with the mixed pseudo-label (Luo et al., eq. 4).
+
+    Args:
+        logits: Scores of the main branch, shape ``(B, C, H, W)``.
+        logits_aux: Scores of the auxiliary branch, same shape.
+        labels: Pseudo-label, int64, shape ``(B, H, W)``; 255 where there is none.
+
+    Returns:
+        Scalar in [0, 1].
+    """
+    return (partial_dice_loss(logits, labels) + partial_dice_loss(logits_aux, labels)) / 2
+
+
+def soft_mixed_loss(logits: Tensor, logits_aux: Tensor, probs: Tensor) -> Tensor:
+    r"""Mean cross-entropy of both branches with the mixture itself (DMSPS, MedIA 2024).
+
+    .. math:: L = \tfrac12 \sum_{n} \operatorname{mean}_i \sum_c -q_{ic} \log p^n_{ic}
+
+    Args:
+        logits: Scores of the main branch, shape ``(B, C, H, W)``.
+        logits_aux: Scores of the auxiliary branch, same shape.
+        probs: Mixture :math:`q`, a constant, same shape.
+
+    Returns:
+        Scalar in nats.
+    """
+    terms = [
+        -(probs.detach() * full_precision(x).log_softmax(1)).sum(1).mean()
+        for x in (logits, logits_aux)
+    ]
+    return (terms[0] + terms[1]) / 2
+
+
+def update_probability_bank(bank: Tensor, probs: Tensor, *, alpha: float = 0.2) -> Tensor:
+    r"""Exponential average of predictions (Lee & Jeong, MICCAI 2020, eq. 2).
+
+    .. math:: e \leftarrow \alpha p + (1 - \alpha) e, \quad e_0 = 0
+
+    Args:
+        bank: :math:`e`, any shape; changed in place.
+        probs: :math:`p`, same shape.
+        alpha: :math:`\alpha` in (0, 1].
+
+    Returns:
+        ``bank``.
+    """
+    return bank.mul_(1 - alpha).add_(probs, alpha=alpha)
+
+
+def bank_pseudo_label(
+    bank: Tensor,
+    scribble: Tensor,
+    *,
+    threshold: float = 0.8,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Confident classes of the bank on the pixels nobody drew (Lee & Jeong, eq. 3).
+
+    Args:
+        bank: Averaged probabilities, shape ``(B, C, H, W)``.
+        scribble: Drawn classes, int64, shape ``(B, H, W)``.
+        threshold: Smallest probability that makes a label (exclusive).
+        ignore_index: Marks pixels without a class, in ``scribble`` and in the result.
+
+    Returns:
+        int64, shape ``(B, H, W)``; drawn pixels are ``ignore_index`` too.
+    """
+    confidence, labels = bank.max(dim=1)
+    keep = (confidence > threshold) & (scribble == ignore_index)
+    return torch.where(keep, labels, ignore_index)

@@ -1,0 +1,141 @@
+"""What a regulariser sees, and the schedule of its weight."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.geometry import resize_labels
+from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.schedules import RampShape, ramp_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Regularizer", "RegularizerInput", "RegularizerView"]
+
+
+class RegularizerInput(NamedTuple):
+    """Everything a regulariser may use of one training step; never dense ground truth.
+
+    Attributes:
+        logits: Scores at image size, ``(B, C, H, W)``.
+        logits_low: Scores at decoder resolution, ``(B, C, h, w)``.
+        features: Decoder features, ``(B, D, h, w)``.
+        image: Image without colour augmentation, uint8, ``(B, 3, H, W)``.
+        valid: False on padding, bool, ``(B, H, W)``.
+        unlabelled: Valid and not drawn, bool, ``(B, H, W)``.
+        class_labels: Classes drawn in the uncropped image, multi-hot, ``(B, C)``.
+    """
+
+    logits: Tensor
+    logits_low: Tensor
+    features: Tensor
+    image: Tensor
+    valid: Tensor
+    unlabelled: Tensor
+    class_labels: Tensor
+
+
+class RegularizerView(NamedTuple):
+    """The same at the resolution of one regulariser, ``(h, w)``.
+
+    Attributes:
+        probs: Probabilities, float32, ``(B, C, h, w)``.
+        image: RGB in [0, 1], float32, ``(B, 3, h, w)``.
+        valid: Cells without any padding, bool, ``(B, h, w)``.
+        unlabelled: Valid cells whose centre pixel is not drawn, bool, ``(B, h, w)``.
+    """
+
+    probs: Tensor
+    image: Tensor
+    valid: Tensor
+    unlabelled: Tensor
+
+
+class Regularizer(nn.Module):
+    """A loss term on unlabelled pixels with a weight that follows the training progress.
+
+    Subclasses implement :meth:`forward` (unweighted loss) and add keyword-only options.
+
+    Args:
+        weight: Factor of the term.
+        start: Share of the training, in [0, 1), before which the term is off.
+        ramp: Share of the training over which the weight then grows; 0 = at once.
+        ramp_shape: ``linear`` or ``sigmoid``.
+        resolution: Fraction of the image size at which the term is evaluated, in (0, 1].
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        start: float = 0.0,
+        ramp: float = 0.0,
+        ramp_shape: RampShape = "linear",
+        resolution: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if weight < 0 or not 0 <= start < 1 or not 0 <= ramp <= 1 or not 0 < resolution <= 1:
+            raise ConfigError(
+                f"weight={weight}, start={start}, ramp={ramp}, resolution={resolution}: expected a "
+                "weight that is not negative, start in [0, 1), ramp in [0, 1] (shares of the "
+                "training) and resolution in (0, 1]"
+            )
+        self.weight = weight
+        self.start = start
+        self.ramp = ramp
+        self.ramp_shape: RampShape = ramp_shape
+        self.resolution = resolution
+
+    def factor(self, progress: float) -> float:
+        """Weight at a share of the training in [0, 1]."""
+        return self.weight * ramp_factor(
+            progress, start=self.start, length=self.ramp, shape=self.ramp_shape
+        )
+
+    def view(self, inputs: RegularizerInput) -> RegularizerView:
+        """Probabilities and image averaged down to this term's resolution."""
+        probs = full_precision(inputs.logits).softmax(dim=1)
+        image = inputs.image.to(probs.dtype) / 255
+        height, width = probs.shape[-2:]
+        size = (round(height * self.resolution) or 1, round(width * self.resolution) or 1)
+        if size == (height, width):
+            return RegularizerView(probs, image, inputs.valid, inputs.unlabelled)
+        valid = -F.adaptive_max_pool2d(-inputs.valid[:, None].to(probs.dtype), size)[:, 0] > 0
+        return RegularizerView(
+            F.adaptive_avg_pool2d(probs, size),
+            F.adaptive_avg_pool2d(image, size),
+            valid,
+            resize_labels(inputs.unlabelled.to(torch.uint8), size).bool() & valid,
+        )
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Unweighted loss, a scalar; an exact differentiable 0 where there is nothing to do."""
+        raise NotImplementedError
+
+
+def scaled_image(view: RegularizerView, scale: Literal["unit", "std"]) -> Tensor:
+    """Image in units of its own contrast, so that one colour bandwidth suits all images.
+
+    Args:
+        view: The term's view.
+        scale: ``unit`` leaves [0, 1]; ``std`` divides each image by the standard deviation of its
+            valid pixels about their colour mean.
+
+    Returns:
+        Float, shape ``(B, 3, h, w)``.
+    """
+    if scale == "unit":
+        return view.image
+    inside = view.valid[:, None].to(view.image.dtype)
+    count = inside.sum((2, 3), keepdim=True).clamp_min(1)
+    mean = (view.image * inside).sum((2, 3), keepdim=True) / count
+    centred = (view.image - mean) * inside
+    variance = (centred.square().sum((2, 3), keepdim=True) / count).mean(dim=1, keepdim=True)
+    # an almost constant image has no edges to follow: do not blow up its noise
+    return centred / variance.sqrt().clamp_min(0.01)

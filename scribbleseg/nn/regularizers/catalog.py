@@ -1,0 +1,237 @@
+"""The regularisers by name, and how they are built from a configuration."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.losses import absent_class_loss, entropy_loss
+from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
+from scribbleseg.functional.regularizers.variational import (
+    contour_length_loss,
+    intensity_variance,
+    level_set_loss,
+    total_variation_loss,
+)
+from scribbleseg.nn.regularizers.base import Regularizer, RegularizerInput, scaled_image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+__all__ = ["REGULARIZERS", "build_regularizers"]
+
+ImageScale = Literal["unit", "std"]
+
+
+class Entropy(Regularizer):
+    """Entropy of unlabelled pixels; see :func:`~scribbleseg.functional.losses.entropy_loss`."""
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """In [0, 1]: divided by log C, so that the weight does not depend on C."""
+        return entropy_loss(inputs.logits, mask=inputs.unlabelled, base="classes")
+
+
+class GatedCRF(Regularizer):
+    """Gated CRF; see :func:`~scribbleseg.functional.regularizers.gated_crf.gated_crf_loss`.
+
+    Args:
+        weight: Factor of the term.
+        kernels: Rows ``[weight, sigma_xy, sigma_rgb]``; ``sigma_xy`` in pixels of the resolution.
+        radius: Half width of the window in steps of ``dilation``.
+        dilation: Pixels between the neighbours of a window.
+        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
+        options: See :class:`Regularizer`.
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        *,
+        kernels: Sequence[Sequence[float]] = ((1.0, 6.0, 0.1),),
+        radius: int = 5,
+        dilation: int = 1,
+        image_scale: ImageScale = "unit",
+        resolution: float = 0.5,
+        **options: Any,
+    ) -> None:
+        super().__init__(weight, resolution=resolution, **options)
+        self.kernels = [(float(w), float(xy), float(rgb)) for w, xy, rgb in kernels]
+        self.radius = radius
+        self.dilation = dilation
+        self.image_scale: ImageScale = image_scale
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Mean energy per valid pixel."""
+        view = self.view(inputs)
+        return gated_crf_loss(
+            view.probs,
+            scaled_image(view, self.image_scale),
+            kernels=self.kernels,
+            radius=self.radius,
+            dilation=self.dilation,
+            source=view.valid,
+        )
+
+
+class TotalVariation(Regularizer):
+    """Total variation of the probabilities, mean over pixels."""
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Mean over pixels of the summed absolute differences."""
+        view = self.view(inputs)
+        return total_variation_loss(view.probs * view.valid[:, None])
+
+
+class ContourLength(Regularizer):
+    """Length of soft contours.
+
+    Args:
+        weight: Factor of the term.
+        include_background: Whether class 0 counts too.
+        options: See :class:`Regularizer`.
+    """
+
+    def __init__(
+        self, weight: float = 0.01, *, include_background: bool = False, **options: Any
+    ) -> None:
+        super().__init__(weight, **options)
+        self.include_background = include_background
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Mean over pixels and classes."""
+        return contour_length_loss(
+            self.view(inputs).probs, include_background=self.include_background
+        )
+
+
+class MumfordShah(Regularizer):
+    """Piecewise constant Mumford-Shah energy, mean over pixels.
+
+    Args:
+        weight: Factor of the term.
+        length_weight: Factor of the total variation relative to the region term.
+        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
+        options: See :class:`Regularizer`.
+    """
+
+    def __init__(
+        self,
+        weight: float = 0.1,
+        *,
+        length_weight: float = 1.0,
+        image_scale: ImageScale = "std",
+        **options: Any,
+    ) -> None:
+        super().__init__(weight, **options)
+        self.length_weight = length_weight
+        self.image_scale: ImageScale = image_scale
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Region term per pixel and channel plus weighted total variation per pixel."""
+        view = self.view(inputs)
+        image = scaled_image(view, self.image_scale)
+        region = level_set_loss(view.probs, image, mask=view.valid) / image.shape[1]
+        inside = view.probs * view.valid[:, None]
+        return region + self.length_weight * total_variation_loss(inside)
+
+
+class IntensityVariance(Regularizer):
+    """Spread of intensities within minus between the classes.
+
+    Args:
+        weight: Factor of the term.
+        published_sign: Use inter - intra as the published code does, which rewards mixed classes.
+        options: See :class:`Regularizer`.
+    """
+
+    def __init__(
+        self, weight: float = 0.1, *, published_sign: bool = False, **options: Any
+    ) -> None:
+        super().__init__(weight, **options)
+        self.published_sign = published_sign
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """In intensity units of [0, 1]; may be negative."""
+        view = self.view(inputs)
+        gray = view.image.mean(1, keepdim=True)
+        intra, inter = intensity_variance(view.probs, gray)
+        return inter - intra if self.published_sign else intra - inter
+
+
+class AbsentClass(Regularizer):
+    """Push down classes that are not drawn anywhere in the image.
+
+    Only for data in which every object of an image is scribbled.
+    """
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Mean over valid pixels, in nats."""
+        return absent_class_loss(inputs.logits, inputs.class_labels, mask=inputs.valid)
+
+
+REGULARIZERS: dict[str, type[Regularizer]] = {
+    "entropy": Entropy,
+    "gated_crf": GatedCRF,
+    "total_variation": TotalVariation,
+    "contour_length": ContourLength,
+    "mumford_shah": MumfordShah,
+    "intensity_variance": IntensityVariance,
+    "absent_class": AbsentClass,
+}
+
+
+def build_regularizers(
+    settings: Mapping[str, float | Mapping[str, Any]] | None, *, feature_dim: int
+) -> nn.ModuleDict:
+    """Modules from ``{name: weight}`` or ``{name: {weight: …, option: …}}``.
+
+    Args:
+        settings: The configuration; ``None`` = no regulariser.
+        feature_dim: Channels of the decoder features, for terms with an embedding.
+
+    Returns:
+        Name to :class:`Regularizer`, in the order given.
+
+    Raises:
+        ConfigError: If a name or option is unknown, or a value is out of range.
+    """
+    built = nn.ModuleDict()
+    for name, value in (settings or {}).items():
+        if name not in REGULARIZERS:
+            raise ConfigError(f"regularizers: unknown name {name!r}{_hint(name, REGULARIZERS)}")
+        kind = REGULARIZERS[name]
+        options = dict(value) if not isinstance(value, (int, float)) else {"weight": value}
+        known = _options(kind)
+        for option in options:
+            if option not in known:
+                raise ConfigError(
+                    f"regularizers.{name}: unknown option {option!r}{_hint(option, known)}"
+                )
+        if "feature_dim" in known:
+            options["feature_dim"] = feature_dim
+        try:
+            built[name] = kind(**options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"regularizers.{name}: {error}") from error
+    return built
+
+
+def _options(kind: type[Regularizer]) -> list[str]:
+    names: dict[str, None] = {}
+    for base in (kind, Regularizer):
+        for name, parameter in inspect.signature(base.__init__).parameters.items():
+            if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                names[name] = None
+    return list(names)
+
+
+def _hint(name: str, known: Mapping[str, Any] | list[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    listed = f"known are {', '.join(known)}"
+    return f"; did you mean {near[0]!r}? {listed}" if near else f"; {listed}"
