@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from scribbleseg.checkpoint import load
 from scribbleseg.data import ScribbleDataModule
-from scribbleseg.methods import RegularizedModule
+from scribbleseg.methods import (
+    DMPLSModule,
+    MeanTeacherModule,
+    RegularizedModule,
+    Scribble2LabelModule,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["RegularizedModule", "ScribbleDataModule", "__version__", "load"]
+__all__ = [
+    "DMPLSModule",
+    "MeanTeacherModule",
+    "RegularizedModule",
+    "Scribble2LabelModule",
+    "ScribbleDataModule",
+    "__version__",
+    "load",
+]

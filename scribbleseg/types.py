@@ -50,6 +50,7 @@ class SegBatch(TypedDict, total=False):
     class_labels: Tensor  # (B, C) float32 multi-hot, from the uncropped scribble (train)
     valid: Tensor  # (B, H, W) bool, False = padding
     image_raw: Tensor  # (B, 3, H, W) uint8, same geometry, no colour change; at (H0, W0) for val
+    source_index: Tensor  # (B, 2, H, W) int32, row and column in the resized image, -1 = none
     mask: Tensor  # (B, H0, W0) int64, 255 = void (val and test only)
     orig_size: Tensor  # (B, 2) int64, (H0, W0) (val, test, predict)
     input_size: Tensor  # (B, 2) int64, size of the image inside the padded batch canvas

@@ -98,6 +98,7 @@ class ScribbleDataModule(LightningDataModule):
         self._records: dict[str, list[Record]] = {}
         self._sampler: EpochSampler | None = None
         self._resume: dict[str, int] | None = None
+        self._source_index = False
 
     # ------------------------------------------------------------------ facts
 
@@ -154,7 +155,11 @@ class ScribbleDataModule(LightningDataModule):
         module = getattr(self.trainer, "lightning_module", None)
         if module is not None and hasattr(module, "data_info"):
             module.data_info = self.data_info
-        self.image_raw |= "image_raw" in getattr(module, "train_inputs", ())
+        wanted: frozenset[str] = getattr(module, "train_inputs", frozenset())
+        self.image_raw |= "image_raw" in wanted
+        self._source_index = "source_index" in wanted
+        if module is not None and "unaugmented_images" in wanted:
+            module.unaugmented_images = self.unaugmented_dataloader
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented samples in the order of (seed, epoch)."""
@@ -169,6 +174,7 @@ class ScribbleDataModule(LightningDataModule):
             self.data_info,
             seed=self.seed,
             image_raw=self.image_raw,
+            source_index=self._source_index,
         )
         self._sampler = EpochSampler(dataset, seed=self.seed)
         if self._resume is not None:
@@ -176,6 +182,10 @@ class ScribbleDataModule(LightningDataModule):
             self._sampler.set_resume(self._resume["epoch"], self._resume["samples_done"])
         drop_last = self.drop_last and len(self._sampler) >= self.batch_size
         return self._loader(dataset, self._sampler, self.batch_size, drop_last=drop_last)
+
+    def unaugmented_dataloader(self) -> DataLoader[Any]:
+        """Training images as they are, without labels, at network input size; each once."""
+        return self._eval_loader("train", labels=False)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation images at original size."""
@@ -187,12 +197,10 @@ class ScribbleDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Images only."""
-        return self._eval_loader("predict")
+        return self._eval_loader("predict", labels=False)
 
-    def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset = EvalDataset(
-            self.source, self.records(split), self.data_info, labels=split != "predict"
-        )
+    def _eval_loader(self, split: Split, *, labels: bool = True) -> DataLoader[Any]:
+        dataset = EvalDataset(self.source, self.records(split), self.data_info, labels=labels)
         sampler = EpochSampler(dataset, seed=self.seed, shuffle=False)
         return self._loader(dataset, sampler, self.val_batch_size, drop_last=False)
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["EvalDataset", "TrainDataset", "collate"]
 
 _FILL = {"image": 0, "image_raw": 0, "scribble": IGNORE_INDEX, "mask": IGNORE_INDEX, "valid": 0}
+_FILL |= {"source_index": -1}
 
 
 def _check_size(
@@ -52,6 +53,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         info: Normalisation.
         seed: Seed of all augmentation.
         image_raw: Add ``image_raw``: same geometry, no colour change.
+        source_index: Add ``source_index``: where each pixel comes from.
     """
 
     def __init__(
@@ -63,9 +65,10 @@ class TrainDataset(Dataset[dict[str, Any]]):
         *,
         seed: int = 0,
         image_raw: bool = False,
+        source_index: bool = False,
     ) -> None:
         self.source, self.records, self.transform, self.info = source, records, transform, info
-        self.seed, self.image_raw = seed, image_raw
+        self.seed, self.image_raw, self.source_index = seed, image_raw, source_index
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -81,7 +84,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         # before any crop: the tags say what the whole image shows
         tags = self._class_labels(scribble)
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-        sample = self.transform(image, [scribble], seed=seed)
+        sample = self.transform(image, [scribble], seed=seed, track=self.source_index)
         item: dict[str, Any] = {
             "image": torch.from_numpy(normalize(sample.image, self.info.mean, self.info.std)),
             "scribble": torch.from_numpy(sample.labels[0].astype(np.int64)),
@@ -92,6 +95,8 @@ class TrainDataset(Dataset[dict[str, Any]]):
         }
         if self.image_raw:
             item["image_raw"] = _to_chw(sample.raw)
+        if sample.source_index is not None:
+            item["source_index"] = torch.from_numpy(sample.source_index)
         return item
 
     def _class_labels(self, scribble: NDArray[np.uint8]) -> Tensor:

@@ -69,12 +69,15 @@ class TrainSample:
         raw: uint8 RGB before colour changes.
         labels: Scribble and further label maps, 255 in padding.
         valid: bool, False in padding.
+        source_index: Row and column of the resized image that each pixel shows, int32, -1 in
+            padding, shape ``(2, H, W)``; only if asked for.
     """
 
     image: NDArray[np.uint8]
     raw: NDArray[np.uint8]
     labels: list[NDArray[np.uint8]]
     valid: NDArray[np.bool_]
+    source_index: NDArray[np.int32] | None = None
 
 
 class TrainTransform:
@@ -140,7 +143,12 @@ class TrainTransform:
         self._colour = A.Compose(colour) if colour else None
 
     def __call__(
-        self, image: NDArray[np.uint8], labels: Sequence[NDArray[np.uint8]], *, seed: int
+        self,
+        image: NDArray[np.uint8],
+        labels: Sequence[NDArray[np.uint8]],
+        *,
+        seed: int,
+        track: bool = False,
     ) -> TrainSample:
         """Transform one sample.
 
@@ -148,6 +156,7 @@ class TrainTransform:
             image: uint8 RGB, shape ``(H, W, 3)``.
             labels: Label maps of the same size, ids and 255; the first decides about empty crops.
             seed: Everything random in this call follows from it.
+            track: Also say where each pixel comes from (``source_index``).
         """
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
@@ -156,7 +165,9 @@ class TrainTransform:
             labels = [
                 np.asarray(cv2.resize(m, size, interpolation=nearest), np.uint8) for m in labels
             ]
-        masks = list(labels)
+        masks: list[NDArray[Any]] = list(labels)
+        if track:  # replays any geometry, whatever it is made of
+            masks += np.indices(image.shape[:2], dtype=np.uint16)
         if self._rotates:  # the one geometric step that makes canvas
             masks.append(np.ones(image.shape[:2], np.uint8))
         if self._geometric is not None:
@@ -171,15 +182,20 @@ class TrainTransform:
         if self._colour is not None:
             self._colour.set_random_seed(seed)
             image = self._colour(image=image)["image"]
-        return TrainSample(image, raw, masks[:-1], masks[-1] == 1)
+        valid, count = masks[-1] == 1, len(labels)
+        places = None
+        if track:
+            places = np.stack(masks[count:-1]).astype(np.int32)
+            places[:, ~valid] = -1
+        return TrainSample(image, raw, masks[:count], valid, places)
 
     def _labelled_crop(
         self,
         image: NDArray[np.uint8],
-        masks: list[NDArray[np.uint8]],
+        masks: list[NDArray[Any]],
         size: tuple[int, int],
         seed: int,
-    ) -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    ) -> tuple[NDArray[np.uint8], list[NDArray[Any]]]:
         """Pad around the centre where needed, then crop: plain slices, since all samples do it."""
         height, width = size
         missing = [max(want - have, 0) for want, have in zip(size, image.shape[:2], strict=True)]
@@ -188,7 +204,7 @@ class TrainTransform:
             border = (top, missing[0] - top, left, missing[1] - left, cv2.BORDER_CONSTANT)
             image = np.asarray(cv2.copyMakeBorder(image, *border, value=self._fill), np.uint8)
             masks = [
-                np.asarray(cv2.copyMakeBorder(mask, *border, value=(IGNORE_INDEX,)), np.uint8)
+                np.asarray(cv2.copyMakeBorder(mask, *border, value=(IGNORE_INDEX,)), mask.dtype)
                 for mask in masks
             ]
         rng = np.random.default_rng(seed)

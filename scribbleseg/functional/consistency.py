@@ -85,7 +85,12 @@ def consistency_loss(
 
 
 def mean_teacher_consistency(
-    logits: Tensor, teacher_logits: Tensor, teacher_samples: Tensor, *, threshold: float
+    logits: Tensor,
+    teacher_logits: Tensor,
+    teacher_samples: Tensor,
+    *,
+    threshold: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Squared difference to a teacher where the teacher is certain (USTM, Liu et al., PR 2022).
 
@@ -100,6 +105,7 @@ def mean_teacher_consistency(
         teacher_logits: Teacher's scores of the same pixels, same shape.
         teacher_samples: Scores of the noisy passes, shape ``(T, B, C, H, W)``.
         threshold: :math:`\tau` in nats, below log C to exclude anything.
+        mask: Pixels that may count, bool, shape ``(B, H, W)``; ``None`` = all.
 
     Returns:
         The loss, a scalar (an exact differentiable 0 if no pixel is certain), and the uncertainty
@@ -114,6 +120,8 @@ def mean_teacher_consistency(
         mean = full_precision(teacher_samples).softmax(dim=2).mean(dim=0)
         uncertainty = -(mean * (mean + 1e-6).log()).sum(dim=1)
         certain = uncertainty < threshold
+        if mask is not None:
+            certain &= mask
         target = full_precision(teacher_logits).softmax(dim=1)
     squared = (full_precision(logits).softmax(dim=1) - target).square().sum(dim=1)
     return masked_mean(squared, certain) / 2, uncertainty

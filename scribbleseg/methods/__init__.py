@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
-from scribbleseg.methods.regularized import RegularizedModule
+from scribbleseg.methods.regularized import (
+    DMPLSModule,
+    MeanTeacherModule,
+    RegularizedModule,
+    Scribble2LabelModule,
+)
 
-__all__ = ["RegularizedModule"]
+__all__ = ["DMPLSModule", "MeanTeacherModule", "RegularizedModule", "Scribble2LabelModule"]

@@ -18,7 +18,7 @@ from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from torch import Tensor
@@ -110,6 +110,8 @@ class ScribbleSegModule(LightningModule):
         self.loss_terms: dict[str, Tensor] = {}
         self._metric_suffix = ""
         self._total_steps: int | None = None
+        # set by the datamodule for methods that ask for it in `train_inputs`
+        self.unaugmented_images: Callable[[], Iterable[SegBatch]] | None = None
 
     # ---------------------------------------------------------------- network
 

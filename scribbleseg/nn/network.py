@@ -113,13 +113,16 @@ class SegNetwork(nn.Module):
             ``logits (B, C, h, w)`` and ``features (B, D, h, w)``; :meth:`upsample_logits` brings
             the logits to the size of the image.
         """
+        features = self.decoder(self.encode(image))
+        return SegOutput(self.classifier(features), features)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Encoder features of the padded image, from input size to the coarsest."""
         height, width = image.shape[-2:]
         padded_height, padded_width = self.padded_size(height, width)
         if (padded_height, padded_width) != (height, width):
             image = F.pad(image, (0, padded_width - width, 0, padded_height - height))
-        image = image.contiguous(memory_format=self.memory_format)
-        features = self.decoder(self.encoder(image))
-        return SegOutput(self.classifier(features), features)
+        return list(self.encoder(image.contiguous(memory_format=self.memory_format)))
 
     def upsample_logits(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """Logits ``(B, C, h, w)`` of :meth:`forward_features` to image size ``(B, C, H, W)``."""

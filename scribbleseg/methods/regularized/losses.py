@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.losses import full_precision, partial_dice_loss
+from scribbleseg.functional.losses import full_precision, masked_mean, partial_dice_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,9 @@ def mixed_dice_loss(logits: Tensor, logits_aux: Tensor, labels: Tensor) -> Tenso
     return (partial_dice_loss(logits, labels) + partial_dice_loss(logits_aux, labels)) / 2
 
 
-def soft_mixed_loss(logits: Tensor, logits_aux: Tensor, probs: Tensor) -> Tensor:
+def soft_mixed_loss(
+    logits: Tensor, logits_aux: Tensor, probs: Tensor, *, mask: Tensor | None = None
+) -> Tensor:
     r"""Mean cross-entropy of both branches with the mixture itself (DMSPS, MedIA 2024).
 
     .. math:: L = \tfrac12 \sum_{n} \operatorname{mean}_i \sum_c -q_{ic} \log p^n_{ic}
@@ -91,12 +93,13 @@ def soft_mixed_loss(logits: Tensor, logits_aux: Tensor, probs: Tensor) -> Tensor
         logits: Scores of the main branch, shape ``(B, C, H, W)``.
         logits_aux: Scores of the auxiliary branch, same shape.
         probs: Mixture :math:`q`, a constant, same shape.
+        mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
 
     Returns:
         Scalar in nats.
     """
     terms = [
-        -(probs.detach() * full_precision(x).log_softmax(1)).sum(1).mean()
+        masked_mean(-(probs.detach() * full_precision(x).log_softmax(1)).sum(1), mask)
         for x in (logits, logits_aux)
     ]
     return (terms[0] + terms[1]) / 2
@@ -119,7 +122,8 @@ def update_probability_bank(bank: Tensor, probs: Tensor, *, alpha: float = 0.2) 
 
 
 def bank_pseudo_label(
-    bank: Tensor,
+    classes: Tensor,
+    confidence: Tensor,
     scribble: Tensor,
     *,
     threshold: float = 0.8,
@@ -128,7 +132,8 @@ def bank_pseudo_label(
     """Confident classes of the bank on the pixels nobody drew (Lee & Jeong, eq. 3).
 
     Args:
-        bank: Averaged probabilities, shape ``(B, C, H, W)``.
+        classes: Most likely class of the average, int64, shape ``(B, H, W)``.
+        confidence: Its averaged probability, shape ``(B, H, W)``.
         scribble: Drawn classes, int64, shape ``(B, H, W)``.
         threshold: Smallest probability that makes a label (exclusive).
         ignore_index: Marks pixels without a class, in ``scribble`` and in the result.
@@ -136,6 +141,5 @@ def bank_pseudo_label(
     Returns:
         int64, shape ``(B, H, W)``; drawn pixels are ``ignore_index`` too.
     """
-    confidence, labels = bank.max(dim=1)
     keep = (confidence > threshold) & (scribble == ignore_index)
-    return torch.where(keep, labels, ignore_index)
+    return torch.where(keep, classes, ignore_index)

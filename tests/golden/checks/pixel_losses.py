@@ -202,7 +202,8 @@ def check_s2l(v: Vectors) -> None:
     for probs in sequence:
         update_probability_bank(bank, probs, alpha=v.scalar("alpha"))
     v.compare("ema", bank)
-    pseudo = bank_pseudo_label(bank, labels, threshold=v.scalar("threshold"))
+    confidence, classes = bank.max(dim=1)
+    pseudo = bank_pseudo_label(classes, confidence, labels, threshold=v.scalar("threshold"))
     v.compare("pseudo_label", pseudo, rtol=0, atol=0)
     logits = v.tensor("logits", grad=True)
     loss = partial_cross_entropy(logits, labels)
