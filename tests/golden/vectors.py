@@ -14,6 +14,11 @@ class Vectors:
             prefix = f"{component}/"
             self._arrays = {k[len(prefix) :]: archive[k] for k in archive if k.startswith(prefix)}
         self._compared: set[str] = set()
+        self._path = path
+
+    def other(self, component: str) -> Vectors:
+        """Another component of the same file, whose inputs this one shares."""
+        return Vectors(self._path, component)
 
     def tensor(self, name: str, *, grad: bool = False) -> torch.Tensor:
         """``in/<name>`` as float32 tensor."""

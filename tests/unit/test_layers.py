@@ -10,6 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "scribbleseg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"faiss", "wandb", "pycocotools", "nibabel", "h5py", "segmentation_models_pytorch", "timm"}
+LAZY |= {"skimage"}
 TOP = {"__init__", "__main__", "cli", "cli_errors", "predict_command", "runs"}
 LEVELS = {"constants": 0, "errors": 0, "types": 1, "functional": 2}
 LEVELS |= {"data": 3, "nn": 3, "inference": 3, "metrics": 3, "predictor": 3, "folder_prediction": 3}

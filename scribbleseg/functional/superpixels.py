@@ -1,0 +1,182 @@
+"""Over-segmentations of an image, made once per image while data are prepared."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scribbleseg.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["felzenszwalb_regions", "grid_regions", "region_boundaries", "slic_regions"]
+
+
+def _segmentation(name: str) -> Any:
+    """A function of ``skimage.segmentation``; imported late because it is optional and slow."""
+    try:
+        from skimage import segmentation
+    except ImportError as error:
+        raise MissingExtraError("scikit-image", "regions", f"{name} over-segmentation") from error
+    return getattr(segmentation, name)
+
+
+def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f"expected a uint8 RGB image of shape (H, W, 3), got {image.dtype} {image.shape}; the "
+            "parameters are in units of 8-bit colours"
+        )
+    return image
+
+
+def _consecutive(regions: NDArray[Any]) -> NDArray[np.int32]:
+    """Ids 0, 1, 2 … in the order of the given ones, which are not negative."""
+    there = np.bincount(regions.ravel()) > 0
+    new = np.cumsum(there, dtype=np.int32) - 1
+    return np.asarray(new[regions], dtype=np.int32)
+
+
+def felzenszwalb_regions(
+    image: NDArray[np.uint8], *, scale: float = 300.0, sigma: float = 0.8, min_size: int = 100
+) -> NDArray[np.int32]:
+    """Regions of irregular size that follow colour edges (Felzenszwalb, Huttenlocher, IJCV 2004).
+
+    The defaults leave about 100 regions of a 500×375 photograph, and stand in for learned contour
+    trees; a merged object border does more harm than a region cut in two, so rather lower ``scale``
+    than raise it. Deterministic. Time O(N log N), memory O(N) for N pixels: 280 ms for 500×281 on
+    one core.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        scale: Preference for large regions, above 0.
+        sigma: Width of the smoothing before the edges are measured, pixels.
+        min_size: Smaller regions are merged with a neighbour, pixels.
+
+    Returns:
+        Ids from 0 without gaps, shape ``(H, W)``.
+
+    Raises:
+        MissingExtraError: If scikit-image is not installed (extra ``regions``).
+        ValueError: If the image is not uint8 RGB.
+
+    Example:
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> image[:, 16:] = 255
+        >>> int(felzenszwalb_regions(image, sigma=0.1).max()) + 1
+        2
+    """
+    segment = _segmentation("felzenszwalb")
+    return _consecutive(
+        segment(_rgb(image), scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
+    )
+
+
+def slic_regions(
+    image: NDArray[np.uint8],
+    *,
+    num_segments: int = 800,
+    compactness: float = 10.0,
+    adaptive: bool = True,
+) -> NDArray[np.int32]:
+    """Superpixels of about equal size: k-means in Lab colour and position (SLIC, TPAMI 2012).
+
+    The defaults are those that CC4S (TPAMI 2024) uses for its boundaries and colour affinities.
+    Deterministic, each region connected. Time O(N) per iteration (10 of them), memory O(N) for N
+    pixels: 240 ms for 500×281 on one core.
+
+    Args:
+        image: RGB, uint8, shape ``(H, W, 3)``.
+        num_segments: About how many superpixels, at least 1.
+        compactness: Weight of position against colour; with ``adaptive`` only its first value.
+        adaptive: Fit the compactness of each superpixel to its own colours (SLIC0).
+
+    Returns:
+        Ids from 0 without gaps, shape ``(H, W)``.
+
+    Raises:
+        MissingExtraError: If scikit-image is not installed (extra ``regions``).
+        ValueError: If the image is not uint8 RGB.
+
+    Example:
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> int(slic_regions(image, num_segments=16).max()) + 1
+        16
+    """
+    segment = _segmentation("slic")
+    return _consecutive(
+        segment(
+            _rgb(image),
+            n_segments=num_segments,
+            compactness=compactness,
+            slic_zero=adaptive,
+            start_label=0,
+            channel_axis=-1,
+        )
+    )
+
+
+def grid_regions(height: int, width: int, *, num_segments: int = 800) -> NDArray[np.int32]:
+    """Rectangles of about equal size and side lengths, for which no package and no image is needed.
+
+    Time and memory O(H·W).
+
+    Args:
+        height: Rows, pixels.
+        width: Columns, pixels.
+        num_segments: About how many rectangles, at least 1.
+
+    Returns:
+        Ids from 0 without gaps, row by row, shape ``(height, width)``.
+
+    Raises:
+        ValueError: If a number is not positive.
+
+    Example:
+        >>> grid_regions(2, 4, num_segments=2).tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    if min(height, width, num_segments) < 1:
+        raise ValueError(
+            f"expected a positive size and number, got height={height}, width={width}, "
+            f"num_segments={num_segments}"
+        )
+    side = math.sqrt(height * width / num_segments)
+    rows, columns = (min(n, max(1, round(n / side))) for n in (height, width))
+    y = np.arange(height, dtype=np.int32) * rows // height
+    x = np.arange(width, dtype=np.int32) * columns // width
+    return y[:, None] * np.int32(columns) + x
+
+
+def region_boundaries(regions: NDArray[Any]) -> NDArray[np.bool_]:
+    """Pixels whose 3×3 neighbourhood holds two different ids: lines two pixels wide.
+
+    Outside the image there is no id. Time and memory O(H·W): 0.5 ms for 500×375 on one core.
+
+    Args:
+        regions: Ids, integer, shape ``(H, W)``.
+
+    Returns:
+        Mask, shape ``(H, W)``.
+
+    Raises:
+        ValueError: If ``regions`` does not have two axes.
+
+    Example:
+        >>> region_boundaries(np.array([[0, 0, 1, 1, 1]])).astype(int).tolist()
+        [[0, 1, 1, 0, 0]]
+    """
+    if regions.ndim != 2:
+        raise ValueError(
+            f"regions: expected shape (H, W), got {regions.shape}; one image at a time"
+        )
+    height, width = regions.shape
+    padded = np.pad(regions, 1, mode="edge")
+    boundary = np.zeros(regions.shape, dtype=np.bool_)
+    for shift in range(9):
+        dy, dx = divmod(shift, 3)
+        boundary |= padded[dy : dy + height, dx : dx + width] != regions
+    return boundary
