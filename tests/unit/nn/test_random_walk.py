@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scribbleseg.nn.random_walk import SimilarityMeasurement
+
+
+def block(**options) -> SimilarityMeasurement:
+    torch.manual_seed(0)
+    module = SimilarityMeasurement(16, **options)
+    torch.nn.init.constant_(module.gamma, 0.5)
+    return module
+
+
+def test_closed_gate_is_the_identity() -> None:
+    x = torch.randn(2, 16, 5, 6, generator=torch.Generator().manual_seed(1))
+    module = SimilarityMeasurement(16)
+    out = module(x)
+    assert torch.equal(out.features, x)
+    assert out.query.shape == out.key.shape == (2, 2, 5, 6)
+    assert out.energy().shape == (2, 30, 30)
+    out.features.sum().backward()
+    assert module.gamma.grad.abs() > 0
+
+
+def test_every_parameter_learns_and_chunks_do_not_matter() -> None:
+    x = torch.randn(2, 16, 5, 6, generator=torch.Generator().manual_seed(1))
+    found = []
+    for chunk_size in (None, 7):
+        module = block(chunk_size=chunk_size)
+        out = module(x)
+        ((out.features**2).sum() + out.energy().sum() * 0.01).backward()
+        gradients = [p.grad for p in module.parameters()]
+        assert all(g.isfinite().all() and g.abs().sum() > 0 for g in gradients)
+        found.append([out.features, *gradients])
+    for whole, chunked in zip(*found, strict=True):
+        torch.testing.assert_close(whole, chunked, rtol=1e-4, atol=1e-4)
+
+
+def test_order_of_the_cells_does_not_matter() -> None:
+    x = torch.randn(1, 16, 4, 5, generator=torch.Generator().manual_seed(2))
+    module = block()
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(3))
+    shuffled = module(x.flatten(2)[..., order].reshape(x.shape)).features
+    torch.testing.assert_close(shuffled.flatten(2), module(x).features.flatten(2)[..., order])
+
+
+@pytest.mark.parametrize("size", [(7, 9), (8, 6), (1, 1)])
+def test_shrunk_grid_keeps_the_size_of_the_features(size) -> None:
+    out = block(shrink_factor=2)(torch.randn(1, 16, *size))
+    assert out.features.shape[2:] == size
+    assert out.query.shape[2:] == tuple((n - 1) // 2 + 1 for n in size)
+
+
+def test_half_precision() -> None:
+    x = torch.randn(1, 16, 5, 6, generator=torch.Generator().manual_seed(1))
+    module = block()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = module(x)
+        energy = out.energy()
+    assert energy.dtype == torch.float32
+    torch.testing.assert_close(out.features.float(), module(x).features, rtol=0.05, atol=0.05)
+
+
+def test_state_round_trip() -> None:
+    module, other = block(), SimilarityMeasurement(16)
+    other.load_state_dict(module.state_dict())
+    x = torch.randn(1, 16, 3, 3)
+    assert torch.equal(other(x).features, module(x).features)
+
+
+@pytest.mark.parametrize("options", [{"reduction": 0}, {"reduction": 17}, {"shrink_factor": 0}])
+def test_bad_options(options) -> None:
+    with pytest.raises(ValueError, match="reduction <= in_channels"):
+        SimilarityMeasurement(16, **options)
