@@ -167,7 +167,7 @@ class TrainTransform:
             ]
         masks: list[NDArray[Any]] = list(labels)
         if track:  # replays any geometry, whatever it is made of
-            masks += np.indices(image.shape[:2], dtype=np.uint16)
+            masks.extend(np.indices(image.shape[:2], dtype=np.uint16))
         if self._rotates:  # the one geometric step that makes canvas
             masks.append(np.ones(image.shape[:2], np.uint8))
         if self._geometric is not None:
@@ -187,7 +187,9 @@ class TrainTransform:
         if track:
             places = np.stack(masks[count:-1]).astype(np.int32)
             places[:, ~valid] = -1
-        return TrainSample(image, raw, masks[:count], valid, places)
+        # albumentations gives all masks one type
+        label_maps = [np.asarray(mask, np.uint8) for mask in masks[:count]]
+        return TrainSample(image, raw, label_maps, valid, places)
 
     def _labelled_crop(
         self,

@@ -95,6 +95,7 @@ class RegularizedModule(ScribbleSegModule):
             valid=valid,
             unlabelled=valid & (batch["scribble"] == self.ignore_index),
             class_labels=batch["class_labels"],
+            canvas=self.network.padded_size(logits.shape[-2], logits.shape[-1]),
         )
         progress, terms = self.training_progress(), {}
         for name, regularizer in self.regularizers.items():

@@ -16,7 +16,9 @@ from scribbleseg.functional.schedules import RampShape, ramp_factor
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Regularizer", "RegularizerInput", "RegularizerView"]
+__all__ = ["ImageScale", "Regularizer", "RegularizerInput", "RegularizerView", "scaled_image"]
+
+ImageScale = Literal["unit", "std"]
 
 
 class RegularizerInput(NamedTuple):
@@ -30,6 +32,7 @@ class RegularizerInput(NamedTuple):
         valid: False on padding, bool, ``(B, H, W)``.
         unlabelled: Valid and not drawn, bool, ``(B, H, W)``.
         class_labels: Classes drawn in the uncropped image, multi-hot, ``(B, C)``.
+        canvas: Height and width of the padded image that the decoder saw, in pixels.
     """
 
     logits: Tensor
@@ -39,6 +42,7 @@ class RegularizerInput(NamedTuple):
     valid: Tensor
     unlabelled: Tensor
     class_labels: Tensor
+    canvas: tuple[int, int]
 
 
 class RegularizerView(NamedTuple):
@@ -119,7 +123,7 @@ class Regularizer(nn.Module):
         raise NotImplementedError
 
 
-def scaled_image(view: RegularizerView, scale: Literal["unit", "std"]) -> Tensor:
+def scaled_image(view: RegularizerView, scale: ImageScale) -> Tensor:
     """Image in units of its own contrast, so that one colour bandwidth suits all images.
 
     Args:

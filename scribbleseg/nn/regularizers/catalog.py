@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import absent_class_loss, entropy_loss
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
 from scribbleseg.functional.regularizers.variational import (
     contour_length_loss,
     intensity_variance,
     level_set_loss,
     total_variation_loss,
 )
-from scribbleseg.nn.regularizers.base import Regularizer, RegularizerInput, scaled_image
+from scribbleseg.nn.regularizers.base import (
+    ImageScale,
+    Regularizer,
+    RegularizerInput,
+    scaled_image,
+)
+from scribbleseg.nn.regularizers.pairwise import (
+    DenseCRF,
+    GatedCRF,
+    KernelCut,
+    NormalizedCut,
+    TreeEnergy,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from torch import Tensor
 
 __all__ = ["REGULARIZERS", "build_regularizers"]
-
-ImageScale = Literal["unit", "std"]
 
 
 class Entropy(Regularizer):
@@ -35,48 +44,6 @@ class Entropy(Regularizer):
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """In [0, 1]: divided by log C, so that the weight does not depend on C."""
         return entropy_loss(inputs.logits, mask=inputs.unlabelled, base="classes")
-
-
-class GatedCRF(Regularizer):
-    """Gated CRF; see :func:`~scribbleseg.functional.regularizers.gated_crf.gated_crf_loss`.
-
-    Args:
-        weight: Factor of the term.
-        kernels: Rows ``[weight, sigma_xy, sigma_rgb]``; ``sigma_xy`` in pixels of the resolution.
-        radius: Half width of the window in steps of ``dilation``.
-        dilation: Pixels between the neighbours of a window.
-        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
-        options: See :class:`Regularizer`.
-    """
-
-    def __init__(
-        self,
-        weight: float = 0.1,
-        *,
-        kernels: Sequence[Sequence[float]] = ((1.0, 6.0, 0.1),),
-        radius: int = 5,
-        dilation: int = 1,
-        image_scale: ImageScale = "unit",
-        resolution: float = 0.5,
-        **options: Any,
-    ) -> None:
-        super().__init__(weight, resolution=resolution, **options)
-        self.kernels = [(float(w), float(xy), float(rgb)) for w, xy, rgb in kernels]
-        self.radius = radius
-        self.dilation = dilation
-        self.image_scale: ImageScale = image_scale
-
-    def forward(self, inputs: RegularizerInput) -> Tensor:
-        """Mean energy per valid pixel."""
-        view = self.view(inputs)
-        return gated_crf_loss(
-            view.probs,
-            scaled_image(view, self.image_scale),
-            kernels=self.kernels,
-            radius=self.radius,
-            dilation=self.dilation,
-            source=view.valid,
-        )
 
 
 class TotalVariation(Regularizer):
@@ -178,6 +145,10 @@ class AbsentClass(Regularizer):
 REGULARIZERS: dict[str, type[Regularizer]] = {
     "entropy": Entropy,
     "gated_crf": GatedCRF,
+    "dense_crf": DenseCRF,
+    "normalized_cut": NormalizedCut,
+    "kernel_cut": KernelCut,
+    "tree_energy": TreeEnergy,
     "total_variation": TotalVariation,
     "contour_length": ContourLength,
     "mumford_shah": MumfordShah,
@@ -224,10 +195,13 @@ def build_regularizers(
 
 def _options(kind: type[Regularizer]) -> list[str]:
     names: dict[str, None] = {}
-    for base in (kind, Regularizer):
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
-            if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-                names[name] = None
+    for base in kind.__mro__:
+        if base is nn.Module:
+            break
+        if "__init__" in vars(base):
+            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
+                if name != "self" and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                    names[name] = None
     return list(names)
 
 

@@ -98,3 +98,26 @@ def test_impossible_ranges_are_refused() -> None:
         Augmentation(scale=(0.0, 1.0))
     with pytest.raises(ConfigError, match="color_jitter"):
         Augmentation(color_jitter=2)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "crop"),
+    [
+        (Augmentation(hflip=True, vflip=True, rot90=True), None),
+        (Augmentation(hflip=True, rot90=True), (40, 60)),
+        (Augmentation(scale=(0.5, 1.5), rotate=30.0), (24, 24)),
+    ],
+)
+def test_source_index_replays_any_geometry(augmentation, crop) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (32, 48, 3), dtype=np.uint8)
+    labels = rng.integers(0, 20, (32, 48), dtype=np.uint8)
+    transform = TrainTransform(augmentation, crop_size=crop)
+    for seed in range(5):
+        sample = transform(image, [labels], seed=seed, track=True)
+        rows, columns = sample.source_index
+        assert np.array_equal(rows >= 0, sample.valid)
+        assert np.array_equal(labels[rows, columns][sample.valid], sample.labels[0][sample.valid])
+        plain = transform(image, [labels], seed=seed)
+        assert plain.source_index is None
+        assert np.array_equal(plain.image, sample.image)

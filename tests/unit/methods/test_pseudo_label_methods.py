@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
@@ -12,7 +14,7 @@ from scribbleseg.methods import DMPLSModule, MeanTeacherModule, Scribble2LabelMo
 
 class TestDMPLS(MethodContract):
     module_class = DMPLSModule
-    kwargs = {"dropout": 0.2}
+    kwargs: ClassVar[dict[str, Any]] = {"dropout": 0.2}
 
     def test_the_soft_form_trains_both_decoders(self) -> None:
         module, batch = self.build(soft=True), make_batch()
@@ -39,7 +41,7 @@ class TestDMPLS(MethodContract):
 
 class TestMeanTeacher(MethodContract):
     module_class = MeanTeacherModule
-    kwargs = {"samples": 2}
+    kwargs: ClassVar[dict[str, Any]] = {"samples": 2}
 
     def test_the_teacher_follows_and_is_not_trained(self) -> None:
         module, batch = self.build(), make_batch()

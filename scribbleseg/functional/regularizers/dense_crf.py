@@ -1,0 +1,234 @@
+"""Losses on a fully connected Gaussian kernel: dense CRF, normalised cut and kernel cut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from scribbleseg.functional.regularizers.kernel_energy import KernelOptions, kernel_energy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scribbleseg.functional.regularizers.kernel_energy import KernelFilter, KernelSums
+
+__all__ = ["dense_crf_loss", "kernel_cut_loss", "normalized_cut_loss"]
+
+_EPS = 1e-12
+
+
+def dense_crf_loss(
+    probs: Tensor,
+    image: Tensor,
+    *,
+    roi: Tensor | None = None,
+    sigma_rgb: float = 15.0,
+    sigma_xy: float = 100.0,
+    scale_factor: float = 0.5,
+    normalize: Literal["none", "degree"] = "degree",
+    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
+    radius: int = 5,
+) -> Tensor:
+    r"""Potts energy of soft masks on a fully connected Gaussian kernel, up to a constant.
+
+    .. math:: L = -\frac{1}{B} \sum_b \sum_c S_c^\top W S_c, \quad S_c = r \odot p_c, \quad
+        W_{ij} = e^{-\|x_i - x_j\|^2 / 2 \sigma_{xy}^2 - \|I_i - I_j\|^2 / 2 \sigma_{rgb}^2}
+
+    (Tang et al., On Regularized Losses for Weakly-supervised CNN Segmentation, ECCV 2018, dense CRF
+    loss; :math:`i = j` included). As probabilities sum to one it differs from
+    :math:`\sum_c S_c^\top W (1 - S_c)` by a constant only. The plain sum grows with the square of
+    the resolution, so that any change of the crop changes its weight; ``normalize="degree"`` is
+    :math:`\frac{1}{B} \sum_b [1 - \sum_c S_c^\top W S_c / r^\top W r]`, which is free of that and
+    of the factor by which the lattice falls short of the exact sum.
+
+    Time with N = H·W·scale_factor² pixels per image: O(B·N·C) on the lattice, O(B·N²·C) exactly,
+    O(B·N·C·radius²) in windows. Memory O(B·N·C); the backward pass needs one more tensor of that
+    size, and no second filter. On CUDA the lattice waits for the device twice. One backward pass
+    only; on the lattice it takes W as symmetric, as is usual.
+
+    Args:
+        probs: Class probabilities at any resolution, shape ``(B, C, h, w)``; scaled bilinearly.
+        image: RGB in 0..255 without colour augmentation, uint8 or float, shape ``(B, 3, H, W)``;
+            no gradient flows to it.
+        roi: Pixels that take part (not padding), bool or 0..1, shape ``(B, H, W)``; all by default.
+        sigma_rgb: Bandwidth in grey levels.
+        sigma_xy: Bandwidth in pixels of ``image``.
+        scale_factor: Image and ROI are first shrunk by this, nearest neighbour, in (0, 1].
+        normalize: ``"none"`` as published (weight 2e-9 with the lattice), or ``"degree"``.
+        filter: ``"permutohedral"`` as published, ``"exact"`` for tests and tiny images, or
+            ``"window"``: only pairs up to ``radius`` apart.
+        radius: Half side of the window in pixels of the shrunk image.
+
+    Returns:
+        Scalar without unit, in [0, 1] for ``"degree"`` (on the lattice, nearly), at most 0 for
+        ``"none"``; an exact differentiable 0 if the ROI is empty.
+
+    Raises:
+        ValueError: If shapes disagree or an option is out of range.
+
+    Example:
+        >>> probs, image = torch.full((1, 2, 8, 8), 0.5), torch.zeros(1, 3, 8, 8)
+        >>> round(dense_crf_loss(probs, image).item(), 4)
+        0.5
+    """
+    if normalize not in ("none", "degree"):
+        raise ValueError(f"normalize={normalize!r}: expected 'none' or 'degree'")
+    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
+
+    def energy(sums: KernelSums) -> tuple[Tensor, Tensor]:
+        batch = len(sums.within)
+        within = sums.within.sum(1)
+        if normalize == "none":
+            return -within.sum() / batch, sums.filtered * (-2 / batch)
+        total = sums.total
+        loss = torch.where(total > 0, 1 - within / _nonzero(total), 0).sum() / batch
+        return loss, sums.filtered * (-2 / batch / _nonzero(total))[:, None, None]
+
+    return kernel_energy(probs, image, roi, options=options, energy=energy)
+
+
+def normalized_cut_loss(
+    probs: Tensor,
+    image: Tensor,
+    *,
+    roi: Tensor | None = None,
+    sigma_rgb: float = 15.0,
+    sigma_xy: float = 100.0,
+    scale_factor: float = 0.5,
+    class_mask: Tensor | None = None,
+    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
+    radius: int = 5,
+) -> Tensor:
+    r"""Normalised cut of soft masks on a fully connected Gaussian kernel.
+
+    .. math:: L = \frac{1}{B} \sum_b \sum_c \frac{S_c^\top W (1 - S_c)}{d^\top S_c + \epsilon},
+        \quad d = W r, \quad \epsilon = 10^{-12}
+
+    with S and W of :func:`dense_crf_loss`, W restricted to the ROI (Tang et al., Normalized Cut
+    Loss for Weakly-supervised CNN Segmentation, CVPR 2018, eq. 5). It does not depend on the scale
+    of W. Small classes get large gradients: restrict the sum to the classes of the image with
+    ``class_mask``. Time, memory and waiting as of :func:`dense_crf_loss`.
+
+    Args:
+        probs: See :func:`dense_crf_loss`, as for all arguments not listed here.
+        image: RGB in 0..255.
+        roi: Pixels that take part.
+        sigma_rgb: Bandwidth in grey levels.
+        sigma_xy: Bandwidth in pixels of ``image``.
+        scale_factor: Image and ROI are first shrunk by this.
+        class_mask: Classes that count in each image, bool or 0/1, shape ``(B, C)``; all by default.
+        filter: Way of filtering.
+        radius: Half side of the window.
+
+    Returns:
+        Scalar without unit in [0, C]; an exact differentiable 0 if the ROI is empty or no class
+        counts.
+
+    Raises:
+        ValueError: If shapes disagree or an option is out of range.
+
+    Example:
+        >>> probs, image = torch.full((1, 2, 8, 8), 0.5), torch.zeros(1, 3, 8, 8)
+        >>> round(normalized_cut_loss(probs, image).item(), 3)
+        1.0
+    """
+    counted = _counted(class_mask, probs)
+    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
+    return kernel_energy(
+        probs,
+        image,
+        roi,
+        options=options,
+        energy=lambda sums: _normalized_cut(sums, counted),
+    )
+
+
+def kernel_cut_loss(
+    probs: Tensor,
+    image: Tensor,
+    *,
+    gamma: float = 0.1,
+    normalize: Literal["none", "degree"] = "degree",
+    roi: Tensor | None = None,
+    sigma_rgb: float = 15.0,
+    sigma_xy: float = 100.0,
+    scale_factor: float = 0.5,
+    class_mask: Tensor | None = None,
+    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
+    radius: int = 5,
+) -> Tensor:
+    r"""Normalised cut plus dense CRF energy, in one pass of the filter.
+
+    .. math:: L = L_{NC} + \frac{\gamma}{B} \sum_b \sum_c S_c^\top W (1 - S_c)
+
+    (Tang et al., On Regularized Losses for Weakly-supervised CNN Segmentation, ECCV 2018, kernel
+    cut), the second term divided by :math:`r^\top W r` of each image with ``normalize="degree"``.
+    Time, memory and waiting as of :func:`dense_crf_loss`.
+
+    Args:
+        probs: See :func:`dense_crf_loss`, as for all arguments not listed here.
+        image: RGB in 0..255.
+        gamma: Weight of the CRF energy relative to the normalised cut, not negative.
+        normalize: ``"none"`` as published, or ``"degree"``, for which 0.1 is a start.
+        roi: Pixels that take part.
+        sigma_rgb: Bandwidth in grey levels.
+        sigma_xy: Bandwidth in pixels of ``image``.
+        scale_factor: Image and ROI are first shrunk by this.
+        class_mask: Classes that count in the normalised cut, shape ``(B, C)``; all by default.
+        filter: Way of filtering.
+        radius: Half side of the window.
+
+    Returns:
+        Scalar without unit, not negative (on the lattice, nearly); an exact differentiable 0 if
+        the ROI is empty.
+
+    Raises:
+        ValueError: If shapes disagree or an option is out of range.
+
+    Example:
+        >>> probs, image = torch.full((1, 2, 8, 8), 0.5), torch.zeros(1, 3, 8, 8)
+        >>> round(kernel_cut_loss(probs, image).item(), 3)
+        1.05
+    """
+    if not gamma >= 0 or normalize not in ("none", "degree"):
+        raise ValueError(
+            f"gamma={gamma}, normalize={normalize!r}: expected a weight of at least 0, and 'none' "
+            "or 'degree'"
+        )
+    counted = _counted(class_mask, probs)
+    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
+
+    def energy(sums: KernelSums) -> tuple[Tensor, Tensor]:
+        cut = sums.volume.sum(1) - sums.within.sum(1)
+        weight = gamma / len(cut) * torch.ones_like(cut)
+        if normalize == "degree":
+            weight = torch.where(sums.total > 0, weight / _nonzero(sums.total), 0)
+        loss, gradient = _normalized_cut(sums, counted)
+        slope = sums.degree - 2 * sums.filtered
+        return loss + (weight * cut).sum(), gradient + weight[:, None, None] * slope
+
+    return kernel_energy(probs, image, roi, options=options, energy=energy)
+
+
+def _normalized_cut(sums: KernelSums, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+    volume = sums.volume + _EPS
+    weight = (sums.total > 0)[:, None].to(volume.dtype) / len(volume)
+    if counted is not None:
+        weight = weight * counted.to(volume.dtype)
+    loss = (weight * (1 - sums.within / volume)).sum()
+    on_degree = (weight * sums.within / volume**2)[..., None]
+    on_filtered = (weight * -2 / volume)[..., None]
+    return loss, on_degree * sums.degree + on_filtered * sums.filtered
+
+
+def _counted(class_mask: Tensor | None, probs: Tensor) -> Tensor | None:
+    if class_mask is not None and class_mask.shape != probs.shape[:2]:
+        raise ValueError(
+            f"class_mask {tuple(class_mask.shape)} for probs {tuple(probs.shape)}: expected (B, C)"
+        )
+    return class_mask
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, 1)

@@ -1,0 +1,95 @@
+"""Scribble2Label with its bank, from training to resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from scribbleseg.callbacks import ExactResume
+from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.transforms import Augmentation
+from scribbleseg.errors import ConfigError
+from scribbleseg.methods import Scribble2LabelModule
+
+TINY = {"encoder": "tu-test_resnet.r160_in1k", "encoder_weights": None}
+
+
+def make(tmp_path, **options) -> tuple[Scribble2LabelModule, ScribbleDataModule, dict]:
+    seed_everything(0)
+    source = SyntheticSource(num_train=6, num_val=2, size=48)
+    data = ScribbleDataModule(
+        source,
+        batch_size=2,
+        num_workers=0,
+        crop_size=32,
+        augmentation=Augmentation(hflip=True, rot90=True),
+    )
+    module = Scribble2LabelModule(source.num_classes, **TINY, **options)
+    trainer = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": tmp_path,
+        "limit_val_batches": 0,
+    }
+    return module, data, trainer
+
+
+def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
+    module, data, options = make(
+        tmp_path, bank_interval=0, pseudo_start=0.3, threshold=0.3, bias_correction=True
+    )
+    trainer = Trainer(max_epochs=3, enable_checkpointing=False, **options)
+    trainer.fit(module, data)
+    assert module.bank.generation == 3
+    assert sorted(p.name for p in module.bank.path(0).parent.iterdir()) == [
+        f"{index:07d}.npy" for index in range(6)
+    ]
+    assert 0 < trainer.logged_metrics["train/pseudo_label_fraction"] <= 1
+    assert trainer.logged_metrics["train/loss_pseudo"] > 0
+    assert module.training
+
+
+class _SaveAt(Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path) -> None:
+    options = {"bank_interval": 2, "pseudo_start": 0.0, "threshold": 0.3, "bias_correction": True}
+    path = tmp_path / "middle.ckpt"
+
+    def fit(*callbacks: Callback, **resume) -> Scribble2LabelModule:
+        module, data, trainer = make(tmp_path, **options)
+        callbacks = [ExactResume(), *callbacks]
+        Trainer(max_epochs=4, enable_checkpointing=False, callbacks=callbacks, **trainer).fit(
+            module, data, **resume
+        )
+        return module
+
+    whole = fit(_SaveAt(5, path))
+    assert whole.bank.generation == 6
+    saved = torch.load(path, weights_only=True)["scribbleseg"]["bank"]
+    assert saved == {"generation": 2, "step": 4}
+    assert whole.bank.path(0, 2).exists()  # kept for the checkpoint
+    resumed = fit(ckpt_path=path)
+    assert resumed.bank.generation == 6
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_without_our_data_module_the_error_says_what_is_missing(tmp_path) -> None:
+    module, data, options = make(tmp_path)
+    data.setup("fit")
+    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **options)
+    with pytest.raises(ConfigError, match="unaugmented"):
+        trainer.fit(module, data.train_dataloader())
