@@ -3,7 +3,7 @@
     python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
 
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
-(overrides of the file) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its
+(a preset that goes on top of the file, overrides of single values, or both) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its
 own: a finished run is never repeated, an interrupted one resumes. Scores are those of the
 last step, never of a selected checkpoint.
 """
@@ -51,17 +51,20 @@ def logged(command: list[str], folder: Path) -> None:
         raise SystemExit(f"run {folder} ended with status {code}:\n{tail}")
 
 
-def run(folder: Path, config: Path, overrides: dict[str, Any], seed: int) -> dict[str, Any]:
+def run(folder: Path, configs: list[Path], overrides: dict[str, Any], seed: int) -> dict[str, Any]:
     """One fit; its scores, steps and seconds."""
     done = folder / "result.json"
-    wanted = {"config": config.name, "seed": seed, "overrides": overrides}
+    contents = {path.name: yaml.safe_load(path.read_text()) for path in configs[1:]}
+    wanted = {"config": configs[0].name, "seed": seed, "overrides": overrides}
+    wanted |= {"presets": contents} if contents else {}
     if done.exists():
         result = json.loads(done.read_text())
         if result["settings"] != wanted:
             raise SystemExit(f"{done} was made with other settings; choose another --work folder")
         return result
     last = folder / "checkpoints" / "last.ckpt"
-    command = [sys.executable, "-m", "scribbleseg", "fit", "--config", str(config)]
+    command = [sys.executable, "-m", "scribbleseg", "fit"]
+    command += [f"--config={path}" for path in configs]
     for key, value in overrides.items():
         command.append(f"--{key}={value if isinstance(value, str) else json.dumps(value)}")
     command += ["--seed_everything", str(seed), "--run_dir", str(folder)]
@@ -131,14 +134,15 @@ def main() -> None:
     output = options.output or default_path(options.plan.stem)
     for number, (data, recipe) in enumerate(cells):
         spec = plan["data"][data]
-        config = HERE.parent / spec["config"]
+        names = [spec["config"], *filter(None, [plan["recipes"][recipe].get("preset")])]
+        configs = [HERE.parent / name for name in names]
         overrides = arguments(plan, spec, plan["recipes"][recipe], options)
         runs = []
         for seed in seeds:
             folder = (
                 options.work / options.plan.stem / data / recipe.replace(" ", "_") / f"seed{seed}"
             )
-            runs.append(run(folder, config, overrides, seed))
+            runs.append(run(folder, configs, overrides, seed))
             count = number * len(seeds) + len(runs)
             left = (time.monotonic() - begun) / count * (total - count)
             sys.stderr.write(

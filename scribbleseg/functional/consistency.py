@@ -24,6 +24,7 @@ def consistency_loss(
     form: ConsistencyForm = "l2",
     mask: Tensor | None = None,
     detach_target: bool = False,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Disagreement of a prediction p with a target q of the same pixels, mean over the pixels.
 
@@ -45,6 +46,8 @@ def consistency_loss(
         form: Row of the table.
         mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
         detach_target: Whether q is a constant.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar (nats for the last four but cosine); an exact differentiable 0 for an empty mask.
@@ -81,7 +84,7 @@ def consistency_loss(
         per_pixel = -(q * p.log_softmax(dim=1)).sum(dim=1)
     else:
         raise ValueError(f"form is {form!r}, expected l1, l2, kl, cosine, soft_ce or prob_ce")
-    return masked_mean(per_pixel, mask)
+    return masked_mean(per_pixel, mask, across_ranks=across_ranks)
 
 
 def mean_teacher_consistency(
@@ -91,6 +94,7 @@ def mean_teacher_consistency(
     *,
     threshold: float,
     mask: Tensor | None = None,
+    across_ranks: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r"""Squared difference to a teacher where the teacher is certain (USTM, Liu et al., PR 2022).
 
@@ -106,6 +110,8 @@ def mean_teacher_consistency(
         teacher_samples: Scores of the noisy passes, shape ``(T, B, C, H, W)``.
         threshold: :math:`\tau` in nats, below log C to exclude anything.
         mask: Pixels that may count, bool, shape ``(B, H, W)``; ``None`` = all.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         The loss, a scalar (an exact differentiable 0 if no pixel is certain), and the uncertainty
@@ -124,4 +130,4 @@ def mean_teacher_consistency(
             certain &= mask
         target = full_precision(teacher_logits).softmax(dim=1)
     squared = (full_precision(logits).softmax(dim=1) - target).square().sum(dim=1)
-    return masked_mean(squared, certain) / 2, uncertainty
+    return masked_mean(squared, certain, across_ranks=across_ranks) / 2, uncertainty

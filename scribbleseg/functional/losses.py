@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.distributed import all_reduce_sum, mean_over_ranks
 from scribbleseg.functional.geometry import one_hot_labels
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor | None, *, across_ranks: bool = False) -> Tensor:
     """Weighted mean over the pixels of a mask; an exact differentiable 0 if it is empty.
 
     Args:
         values: Shape ``(B, H, W)``, finite.
         mask: Which pixels count: bool, or weights in [0, 1], shape ``(B, H, W)``; ``None`` = all.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar.
@@ -46,10 +49,12 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
         >>> masked_mean(torch.ones(1, 2, 2), torch.zeros(1, 2, 2, dtype=torch.bool)).item()
         0.0
     """
-    if mask is None:
+    if mask is None and not across_ranks:
         return values.mean()
-    counted = mask.to(values.dtype)
+    counted = torch.ones_like(values) if mask is None else mask.to(values.dtype)
     total = counted.sum()
+    if across_ranks:
+        total = mean_over_ranks(total)
     return (values * counted).sum() / torch.where(total > 0, total, 1)
 
 
@@ -60,6 +65,7 @@ def partial_cross_entropy(
     class_weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: Literal["pixel", "image"] = "pixel",
+    across_ranks: bool = False,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     r"""Cross-entropy over the annotated pixels only; on dense masks, the ordinary one.
@@ -78,6 +84,8 @@ def partial_cross_entropy(
         reduction: ``"pixel"`` weighs every drawn pixel of the batch alike; ``"image"`` averages the
             per-image means over the images that have drawn pixels, for scribbles whose length
             varies much.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
         ignore_index: Value of ``scribble`` that carries no supervision.
 
     Returns:
@@ -108,8 +116,12 @@ def partial_cross_entropy(
     if reduction == "image":
         total, weight = per_pixel.flatten(1).sum(1), share.flatten(1).sum(1)
         means = total / torch.where(weight > 0, weight, 1)
-        return means.sum() / (weight > 0).sum().clamp_min(1)
+        images = (weight > 0).sum().to(means.dtype)
+        images = mean_over_ranks(images) if across_ranks else images
+        return means.sum() / torch.where(images > 0, images, 1)
     weight = share.sum()
+    if across_ranks:
+        weight = mean_over_ranks(weight)
     return per_pixel.sum() / torch.where(weight > 0, weight, 1)
 
 
@@ -118,6 +130,7 @@ def partial_dice_loss(
     labels: Tensor,
     *,
     smooth: float = 1e-5,
+    across_ranks: bool = False,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     r"""Soft Dice over the labelled pixels of the batch, mean over all classes.
@@ -133,6 +146,8 @@ def partial_dice_loss(
         logits: Unnormalised scores, float, shape ``(B, C, H, W)``.
         labels: Ids, int64, shape ``(B, H, W)``; ``ignore_index`` = not labelled.
         smooth: :math:`\epsilon`, above 0.
+        across_ranks: In a distributed run, sum over the images of all ranks, as one process would.
+            Every rank must then call and differentiate.
         ignore_index: Value of ``labels`` that carries no supervision.
 
     Returns:
@@ -151,8 +166,12 @@ def partial_dice_loss(
     overlap = (probs * target).sum((0, 2, 3))
     # one-hot targets are zero outside the mask and equal to their squares
     sizes = (labelled * probs.square()).sum((0, 2, 3)) + target.sum((0, 2, 3))
+    count = labelled.sum()
+    if across_ranks:
+        overlap, sizes = all_reduce_sum(torch.stack([overlap, sizes])).unbind()
+        count = mean_over_ranks(count)
     loss = 1 - ((2 * overlap + smooth) / (sizes + smooth)).mean()
-    return loss * (labelled.sum() > 0)
+    return loss * (count > 0)
 
 
 def entropy_loss(
@@ -161,6 +180,7 @@ def entropy_loss(
     mask: Tensor | None = None,
     base: Literal["nat", "classes"] = "nat",
     eps: float = 1e-6,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Mean entropy of the predictions (Grandvalet & Bengio, NIPS 2004).
 
@@ -175,6 +195,8 @@ def entropy_loss(
             and not padding; ``None`` = all pixels.
         base: Unit of the result: ``"nat"``, or ``"classes"`` to divide by log C.
         eps: :math:`\epsilon`; 0 = exact, by log-softmax.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar in nats, or in [0, 1] with ``base="classes"``; an exact differentiable 0 for an empty
@@ -189,11 +211,16 @@ def entropy_loss(
     entropy = -(probs * ((probs + eps).log() if eps else log_probs)).sum(dim=1)
     if base == "classes":
         entropy = entropy / math.log(logits.shape[1])
-    return masked_mean(entropy, mask)
+    return masked_mean(entropy, mask, across_ranks=across_ranks)
 
 
 def absent_class_loss(
-    logits: Tensor, class_labels: Tensor, *, mask: Tensor | None = None, eps: float = 1e-6
+    logits: Tensor,
+    class_labels: Tensor,
+    *,
+    mask: Tensor | None = None,
+    eps: float = 1e-6,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Push down the probability of classes that are not in the image (AGMM, CVPR 2023).
 
@@ -210,6 +237,8 @@ def absent_class_loss(
         mask: :math:`\Omega`, bool, shape ``(B, H, W)``; ``None`` = all pixels. The reference
             averages over the scribbled pixels.
         eps: Keeps the logarithm finite.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar in nats; an exact differentiable 0 for an empty mask or if all classes are present.
@@ -220,7 +249,8 @@ def absent_class_loss(
     """
     probs = full_precision(logits).softmax(dim=1)
     absent = (1 - class_labels.to(probs.dtype))[:, :, None, None]
-    return masked_mean(-(absent * (1 - probs + eps).log()).sum(dim=1), mask)
+    surprise = -(absent * (1 - probs + eps).log()).sum(dim=1)
+    return masked_mean(surprise, mask, across_ranks=across_ranks)
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:

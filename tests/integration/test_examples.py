@@ -12,14 +12,14 @@ import yaml
 from scribbleseg.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RECIPES = sorted(EXAMPLES.rglob("*.yaml"))
+PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))
+RECIPES = sorted(set(EXAMPLES.rglob("*.yaml")) - set(PRESETS))
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))
-def test_recipe_runs(recipe: Path, tmp_path) -> None:
+def fit(run_dir: Path, *configs: Path) -> None:
     main(
         [
-            *("fit", "--config", str(recipe), "--run_dir", str(tmp_path / "run")),
+            *("fit", *(f"--config={path}" for path in configs), "--run_dir", str(run_dir)),
             *(
                 "--model.init_args.encoder_weights=null",
                 "--data.init_args.source",
@@ -32,7 +32,17 @@ def test_recipe_runs(recipe: Path, tmp_path) -> None:
             *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"),
         ]
     )
-    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    assert (run_dir / "checkpoints" / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))
+def test_recipe_runs(recipe: Path, tmp_path) -> None:
+    fit(tmp_path / "run", recipe)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
+def test_preset_runs_on_top_of_a_recipe(preset: Path, tmp_path) -> None:
+    fit(tmp_path / "run", EXAMPLES / "pce_acdc.yaml", preset)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))

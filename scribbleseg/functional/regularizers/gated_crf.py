@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
+from scribbleseg.functional.distributed import mean_over_ranks
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def gated_crf_loss(
     destination: Tensor | None = None,
     compatibility: Tensor | None = None,
     count_border: bool = False,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Disagreement of neighbours that look alike (Obukhov et al., arXiv 1906.04651, eq. 5-9).
 
@@ -70,6 +72,8 @@ def gated_crf_loss(
             ``(C, C)``; rows are scaled to sum to C-1.
         count_border: Add the constant that the published code adds without ``source``, from pairs
             with pixels beyond the border (a black image of probability 0 at position 0).
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar: mean energy per pixel, not negative; an exact differentiable 0 if no pixel counts.
@@ -101,6 +105,7 @@ def gated_crf_loss(
         radius,
         dilation,
         count_border,
+        across_ranks,
     )
     return result
 
@@ -154,6 +159,7 @@ class _GatedCRF(torch.autograd.Function):
         radius: int,
         dilation: int,
         count_border: bool,
+        across_ranks: bool,
     ) -> Tensor:
         height, width = probs.shape[-2:]
         given = source if source is not None else destination
@@ -184,13 +190,13 @@ class _GatedCRF(torch.autograd.Function):
             informed[..., jy, jx].addcmul_(kernel * s_i, p_i)
             informing[..., iy, ix].addcmul_(kernel * d[..., jy, jx], p_j)
             informing[..., jy, jx].addcmul_(kernel * d[..., iy, ix], p_i)
-        total = (
-            destination.sum()
-            if destination is not None
-            else given.sum()
-            if given is not None
-            else torch.full_like(degree[0, 0, 0, 0], float(degree.numel()))
-        ).clamp_min(1)
+        if given is None:
+            total = torch.full_like(degree[0, 0, 0, 0], float(degree.numel()))
+        else:
+            total = (destination if destination is not None else given).sum()
+        if across_ranks:
+            total = mean_over_ranks(total)
+        total = torch.where(total > 0, total, 1)
         if cost is None:
             energy = (d * (degree - (probs * informed).sum(1, keepdim=True))).sum()
             gradient = -(d * informed + s * informing) / total
@@ -207,7 +213,7 @@ class _GatedCRF(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (grad_output * gradient, *(None,) * 8)
+        return (grad_output * gradient, *(None,) * 9)
 
 
 def _kernel(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from scribbleseg.functional.grid_edges import grid_edge_weights
 from scribbleseg.functional.grid_tree import GridTree, grid_mst, root_tree
-from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.losses import full_precision, masked_mean
 from scribbleseg.functional.tree_filter import tree_filter
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def tree_energy_loss(
     sigma_high: float = 1.0,
     detach_target: bool = False,
     image_tree: GridTree | None = None,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Distance between predictions and their averages along trees, where nothing is drawn.
 
@@ -117,6 +118,8 @@ def tree_energy_loss(
         detach_target: Whether the averages are constants; then the embedding gets no gradient. The
             published method lets gradients through.
         image_tree: Tree of the resized image if it is at hand, for instance from a data worker.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar without unit, 0..2; an exact differentiable 0 if nothing is unlabelled.
@@ -147,4 +150,4 @@ def tree_energy_loss(
     mask = unlabelled[:, None].to(probabilities.dtype)
     mask = F.interpolate(mask, probabilities.shape[2:], mode="nearest")[:, 0]
     distance = (probabilities - target).abs().sum(1)
-    return (distance * mask).sum() / mask.sum().clamp_min(1)
+    return masked_mean(distance, mask, across_ranks=across_ranks)

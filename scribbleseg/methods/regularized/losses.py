@@ -79,7 +79,8 @@ def mixed_dice_loss(logits: Tensor, logits_aux: Tensor, labels: Tensor) -> Tenso
     Returns:
         Scalar in [0, 1].
     """
-    return (partial_dice_loss(logits, labels) + partial_dice_loss(logits_aux, labels)) / 2
+    terms = [partial_dice_loss(x, labels, across_ranks=True) for x in (logits, logits_aux)]
+    return (terms[0] + terms[1]) / 2
 
 
 def soft_mixed_loss(
@@ -99,7 +100,9 @@ def soft_mixed_loss(
         Scalar in nats.
     """
     terms = [
-        masked_mean(-(probs.detach() * full_precision(x).log_softmax(1)).sum(1), mask)
+        masked_mean(
+            -(probs.detach() * full_precision(x).log_softmax(1)).sum(1), mask, across_ranks=True
+        )
         for x in (logits, logits_aux)
     ]
     return (terms[0] + terms[1]) / 2

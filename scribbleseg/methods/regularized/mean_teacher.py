@@ -83,6 +83,7 @@ class MeanTeacherModule(RegularizedModule):
             samples,
             threshold=(0.75 + 0.25 * ramp) * ceiling,
             mask=torch.rot90(batch["valid"], turns, (1, 2)),
+            across_ranks=True,
         )
         self.log("train/teacher_uncertainty", uncertainty.mean(), batch_size=len(logits))
         weight = hparams["consistency_weight"] * ramp_factor(

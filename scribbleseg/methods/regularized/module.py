@@ -77,6 +77,7 @@ class RegularizedModule(ScribbleSegModule):
             scribble,
             label_smoothing=self.hparams["label_smoothing"],
             reduction=self.hparams["reduction"],
+            across_ranks=True,
             ignore_index=self.ignore_index,
         )
 

@@ -43,7 +43,9 @@ class Entropy(Regularizer):
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """In [0, 1]: divided by log C, so that the weight does not depend on C."""
-        return entropy_loss(inputs.logits, mask=inputs.unlabelled, base="classes")
+        return entropy_loss(
+            inputs.logits, mask=inputs.unlabelled, base="classes", across_ranks=True
+        )
 
 
 class TotalVariation(Regularizer):
@@ -139,7 +141,9 @@ class AbsentClass(Regularizer):
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Mean over valid pixels, in nats."""
-        return absent_class_loss(inputs.logits, inputs.class_labels, mask=inputs.valid)
+        return absent_class_loss(
+            inputs.logits, inputs.class_labels, mask=inputs.valid, across_ranks=True
+        )
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {

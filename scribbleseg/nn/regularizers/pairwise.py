@@ -82,6 +82,7 @@ class GatedCRF(Regularizer):
             dilation=self.dilation,
             source=view.valid,
             destination=view.valid,
+            across_ranks=True,
         )
 
 
@@ -275,6 +276,7 @@ class TreeEnergy(Regularizer):
             sigma_low=self.sigma_low,
             sigma_high=self.sigma_high,
             detach_target=self.detach_target,
+            across_ranks=True,
         )
 
     def _features(self, inputs: RegularizerInput, view: RegularizerView) -> Tensor | None:
