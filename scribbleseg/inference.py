@@ -1,9 +1,10 @@
-"""Test-time options and the one function that applies them: scales, flips, sliding windows."""
+"""Test-time options and what applies them: scales, flips, sliding windows, dense CRF."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,14 +12,21 @@ import torch
 from torch.nn import functional as F
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.crf import CRF_PRESETS, CRFParams, dense_crf
 from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor
 
-__all__ = ["InferenceConfig", "argmax_at_size", "is_out_of_memory", "predict_logits"]
+__all__ = [
+    "InferenceConfig",
+    "argmax_at_size",
+    "is_out_of_memory",
+    "predict_logits",
+    "refine_logits",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +49,9 @@ class InferenceConfig:
         overlap: Share of a window that its neighbour covers too, in [0, 0.9].
         window_batch: Windows per forward pass, at least 1.
         average: What scales and flips average: ``probs`` or ``logits``.
+        crf: Dense CRF on the original pixels of the image as last step: a preset (``irn``,
+            ``cc4s``, ``spml`` or ``tel``), parameters of your own, or ``null`` for none. It can
+            lower the scores of strong networks: report results with and without.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -49,6 +60,7 @@ class InferenceConfig:
     overlap: float = 0.5
     window_batch: int = 4
     average: Literal["probs", "logits"] = "probs"
+    crf: str | CRFParams | None = None
 
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the ranges."""
@@ -80,6 +92,7 @@ class InferenceConfig:
             )
         if self.average not in ("probs", "logits"):
             raise _range_error("average", self.average, "probs or logits", "probs is usual")
+        object.__setattr__(self, "crf", _crf_option(self.crf))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values only, as a checkpoint that loads with ``weights_only=True`` needs."""
@@ -104,6 +117,26 @@ class InferenceConfig:
 
 def _range_error(name: str, value: object, valid: str, fix: str) -> ConfigError:
     return ConfigError(f"inference.{name}={value!r}: expected {valid}; {fix}")
+
+
+def _crf_option(value: object) -> str | CRFParams | None:
+    """The option ``crf``, a mapping turned into parameters."""
+    if isinstance(value, Mapping):
+        try:
+            return CRFParams(**value)
+        except (TypeError, ValueError) as error:
+            names = ", ".join(CRFParams.__dataclass_fields__)
+            raise _range_error("crf", value, f"values for any of {names}", str(error)) from error
+    if value is None or isinstance(value, CRFParams):
+        return value
+    if isinstance(value, str) and value in CRF_PRESETS:
+        return value
+    if value == "None":  # what the command line makes of null inside nested options
+        return None
+    presets = ", ".join(CRF_PRESETS)
+    raise _range_error(
+        "crf", value, f"null, one of the presets {presets}, or parameters", "cc4s is usual"
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -186,6 +219,37 @@ def _predict_logits(
     if config.average == "logits":
         return averaged / (len(config.scales) * (2 if config.flip else 1))
     return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log()
+
+
+def refine_logits(logits: Tensor, image: Tensor, config: InferenceConfig) -> Tensor:
+    """The last step of prediction: the dense CRF, if the options ask for one.
+
+    Scores are scaled bilinearly to the size of the image before. Time and memory of
+    :func:`~scribbleseg.functional.crf.dense_crf` at the size of the image.
+
+    Args:
+        logits: What :func:`predict_logits` returned, shape ``(B, C, h, w)``.
+        image: Original RGB pixels, uint8, shape ``(B, 3, H, W)``.
+        config: The options.
+
+    Returns:
+        The logits unchanged without a CRF. Otherwise the log of its probabilities at the size of
+        the image, finite, float32, shape ``(B, C, H, W)``.
+
+    Example:
+        >>> logits, image = torch.rand(1, 2, 4, 6), torch.zeros(1, 3, 8, 12, dtype=torch.uint8)
+        >>> refine_logits(logits, image, InferenceConfig(crf="tel")).shape
+        torch.Size([1, 2, 8, 12])
+    """
+    if config.crf is None:
+        return logits
+    size = (image.shape[-2], image.shape[-1])
+    scores = logits.float()
+    if scores.shape[-2:] != size:
+        scores = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    probs = scores.softmax(dim=1)
+    refined = dense_crf(probs, image.to(probs.device), params=config.crf)
+    return refined.clamp_min(torch.finfo(refined.dtype).tiny).log()
 
 
 def _with_less_memory(config: InferenceConfig, image: Tensor) -> InferenceConfig | None:

@@ -38,13 +38,18 @@ def predict_images(argv: Sequence[str]) -> int:
     parser.add_argument("--scales", type=float, nargs="+", default=None, help="test-time scales")
     parser.add_argument("--flip", type=bool | None, default=None, help="average with mirror image")
     parser.add_argument("--window", type=int | None, default=None, help="side of sliding windows")
+    parser.add_argument(
+        "--crf", type=str, default=None, help="dense CRF preset: irn, cc4s, spml or tel; off = none"
+    )
     options = parser.parse_args(list(argv))
     module = load(options.ckpt_path)
     chosen = {
         name: getattr(options, name)
-        for name in ("scales", "flip", "window")
+        for name in ("scales", "flip", "window", "crf")
         if getattr(options, name) is not None
     }
+    if chosen.get("crf") == "off":
+        chosen["crf"] = None
     inference = InferenceConfig.from_dict({**module.inference.to_dict(), **chosen})
     predictor = Predictor(module, device=options.device, inference=inference)
     report = predictor.predict_folder(

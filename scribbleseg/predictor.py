@@ -14,7 +14,7 @@ from scribbleseg.errors import CheckpointError
 from scribbleseg.folder_prediction import FolderReport, predict_folder
 from scribbleseg.functional.images import decode_image
 from scribbleseg.functional.preprocess import preprocess
-from scribbleseg.inference import argmax_at_size
+from scribbleseg.inference import argmax_at_size, refine_logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,7 +121,8 @@ class Predictor:
 
         Returns:
             Ids (and probabilities) at the size of the image; scores are scaled bilinearly from the
-            size of the network input before the most likely class is taken.
+            size of the network input before the most likely class is taken. A CRF of the test-time
+            options runs on the pixels of the image.
 
         Raises:
             ScribbleNotFoundError: If the file does not exist.
@@ -139,6 +140,8 @@ class Predictor:
                     f"the module predicts {logits.shape[1]} classes, but its data_info names "
                     f"{self.data_info.num_classes}: set module.data_info to the training data's"
                 )
+            raw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+            logits = refine_logits(logits, raw, self.inference)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             labels = argmax_at_size(logits, size)[0].to(torch.uint8).cpu().numpy()
             if not probabilities:

@@ -12,7 +12,12 @@ from lightning.pytorch import LightningModule
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import CheckpointError, ConfigError
 from scribbleseg.functional.schedules import ScheduleName, schedule_factor
-from scribbleseg.inference import InferenceConfig, argmax_at_size, predict_logits
+from scribbleseg.inference import (
+    InferenceConfig,
+    argmax_at_size,
+    predict_logits,
+    refine_logits,
+)
 from scribbleseg.metrics import SegmentationMetrics, VolumeDice
 from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
 from scribbleseg.types import DataInfo
@@ -251,9 +256,19 @@ class ScribbleSegModule(LightningModule):
                 self.predict_logits(image[index : index + 1, :, :height, :width])
                 for index, (height, width) in enumerate(sizes)
             ]
+        targets = batch["orig_size"].tolist()
+        if self.inference.crf is not None:
+            pixels = [
+                raw[None, :, :height, :width]
+                for raw, (height, width) in zip(batch["image_raw"], targets, strict=True)
+            ]
+            logits = [
+                refine_logits(own, raw, self.inference)
+                for own, raw in zip(logits, pixels, strict=True)
+            ]
         return [
             argmax_at_size(own.float(), (target[0], target[1]))[0].to(torch.uint8)
-            for own, target in zip(logits, batch["orig_size"].tolist(), strict=True)
+            for own, target in zip(logits, targets, strict=True)
         ]
 
     def on_validation_epoch_start(self) -> None:

@@ -3,5 +3,8 @@
 from __future__ import annotations
 
 from scribbleseg.nn.network import SegNetwork, build_network
+from scribbleseg.nn.prototype_bank import PrototypeBank
+from scribbleseg.nn.random_walk import SimilarityMeasurement
+from scribbleseg.nn.teacher import EMATeacher
 
-__all__ = ["SegNetwork", "build_network"]
+__all__ = ["EMATeacher", "PrototypeBank", "SegNetwork", "SimilarityMeasurement", "build_network"]

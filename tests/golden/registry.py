@@ -5,23 +5,18 @@ from __future__ import annotations
 CHECKS = {}
 
 NOT_BUILT = {
-    "cc4s": "*",
-    "cdsp": "distance_map_scribble distance_map_boundary distance_entropy lorm lorm_mask total "
-    "aspp_v2_head tta",
-    "irn": "*",
-    "losses_pairwise": "*",
-    "losses_pixel": "entropy mumford_shah tv intensity_variance dmpls ustm s2l pseudo_label",
-    "losses_structured": "*",
-    "pfa": "local_prototypes bank_update bank_update_fast prediction_consistency soft_consistency "
-    "predicted_class_set",
+    "cc4s": "eig_loss ms_infer self_sup_feature self_sup_flip self_sup_translation ur_objective",
+    "cdsp": "aspp_v2_head distance_entropy lorm lorm_mask total tta",
+    "irn": "cam centroid_refine edge_tta ir_label ir_label_merge irn_loss irn_loss_bgonly "
+    "mean_shift poly_sgd sem_seg",
     "pfa_augmentation": "*",
     "pfa_train_step": "*",
-    "ptrecl": "*",
-    "spml_contrastive": "*",
-    "spml_feature_affinity": "*",
-    "spml_inference": "segment_retrieval majority_label",
+    "ptrecl": "feature_sets label_conditioning label_gate reclassify_ms",
+    "spml_contrastive": "cooccurrence_sets relation_losses segsort_plus_loss set_segsort_loss "
+    "stability",
+    "spml_feature_affinity": "feature_affinity",
+    "spml_inference": "segment_retrieval",
     "spml_modules": "softmax_head aspp_v2_head",
-    "spml_propagation": "*",
 }
 
 

@@ -1,20 +1,26 @@
 import json
 import logging
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 import torch
+from helpers.contract import TINY_ENCODER
 from jsonargparse import ArgumentParser
 from torch.nn import functional as F
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.crf import CRF_PRESETS, CRFParams, dense_crf
 from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
 from scribbleseg.inference import (
     InferenceConfig,
     argmax_at_size,
     is_out_of_memory,
     predict_logits,
+    refine_logits,
 )
+from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.predictor import Predictor
 
 
 def _image(*size: int, batch: int = 1) -> torch.Tensor:
@@ -161,6 +167,10 @@ def test_memory_errors_are_recognised():
         ("window_batch", 0),
         ("window_batch", 2.0),
         ("average", "sum"),
+        ("crf", "voc"),
+        ("crf", True),
+        ("crf", {"sigma": 3.0}),
+        ("crf", {"sigma_rgb": 0.0}),
     ],
 )
 def test_bad_options_name_field_value_and_range(name, value):
@@ -185,12 +195,119 @@ def test_dict_round_trip():
         InferenceConfig.from_dict({"scale": [1.0]})
 
 
+def test_unknown_crf_lists_the_presets():
+    with pytest.raises(ConfigError, match=", ".join(CRF_PRESETS)):
+        InferenceConfig(crf="voc")
+
+
+@pytest.mark.parametrize("crf", ["cc4s", CRFParams(smooth_weight=0.0, iterations=3), None])
+def test_crf_round_trip(crf):
+    config = InferenceConfig(crf=crf)
+    state = json.loads(json.dumps(config.to_dict()))
+    assert InferenceConfig.from_dict(state) == config
+    assert hash(InferenceConfig.from_dict(state)) == hash(config)
+    assert not isinstance(config.to_dict()["crf"], CRFParams)
+
+
+def test_refined_scores_are_the_log_of_the_crf():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (2, 3, 12, 16), generator=generator, dtype=torch.uint8)
+    logits = _forward(_image(6, 8, batch=2)).half()
+    assert refine_logits(logits, image, InferenceConfig()) is logits
+    for crf, params in (("spml", CRF_PRESETS["spml"]), (CRFParams(iterations=2),) * 2):
+        refined = refine_logits(logits, image, InferenceConfig(crf=crf))
+        scaled = F.interpolate(logits.float(), (12, 16), mode="bilinear", align_corners=False)
+        expected = dense_crf(scaled.softmax(1), image, params=params)
+        assert refined.isfinite().all()
+        torch.testing.assert_close(refined.softmax(1), expected)
+
+
+class NoisyModule(ScribbleSegModule):
+    """Two classes by brightness, plus noise that a CRF removes."""
+
+    def __init__(self, inference: InferenceConfig | None = None):
+        super().__init__(2, encoder=TINY_ENCODER, encoder_weights=None, inference=inference)
+
+    def forward(self, image):
+        noise = torch.randn(image.shape[-2:], generator=torch.Generator().manual_seed(0))
+        bright = image.mean(1, keepdim=True).sign() + 1.2 * noise
+        return torch.cat((-bright, bright), dim=1)
+
+
+def _scene(height, width):
+    pixels = np.full((height, width, 3), 40, dtype=np.uint8)
+    pixels[4 : height - 5, 5 : width - 3] = 220
+    return pixels
+
+
+def test_crf_in_validation_uses_the_original_pixels():
+    plain, refining = NoisyModule(), NoisyModule(InferenceConfig(crf="cc4s"))
+    scenes = [_scene(20, 24), _scene(18, 30)]
+    truths = [torch.from_numpy(scene[..., 0] > 99).to(torch.uint8) for scene in scenes]
+    for scale in (1, 2):  # of the network input
+        inputs = [
+            F.interpolate(
+                torch.from_numpy(s).permute(2, 0, 1)[None] / 127.5 - 1, scale_factor=scale
+            )
+            for s in scenes
+        ]
+        batch = {
+            "image": torch.cat(
+                [F.pad(x, (0, 60 - x.shape[-1], 0, 40 - x.shape[-2])) for x in inputs]
+            ),
+            "input_size": torch.tensor([x.shape[-2:] for x in inputs]),
+            "orig_size": torch.tensor([s.shape[:2] for s in scenes]),
+            "image_raw": torch.stack(
+                [
+                    F.pad(
+                        torch.from_numpy(s).permute(2, 0, 1),
+                        (0, 30 - s.shape[1], 0, 20 - s.shape[0]),
+                    )
+                    for s in scenes
+                ]
+            ),
+        }
+        assert any((a != b).any() for a, b in zip(plain.predict_labels(batch), truths, strict=True))
+        for found, truth in zip(refining.predict_labels(batch), truths, strict=True):
+            assert torch.equal(found, truth)
+
+
+def test_crf_of_the_predictor():
+    scene = _scene(20, 24)
+    truth = (scene[..., 0] > 99).astype(np.uint8)
+    module = NoisyModule()
+    module.data_info = replace(module.data_info, mean=(0.5,) * 3, std=(0.5,) * 3, resize=48)
+    assert (Predictor(module, device="cpu")(scene).labels != truth).any()
+    predictor = Predictor(module, device="cpu", inference=InferenceConfig(crf="cc4s"))
+    labels, probabilities = predictor(scene, probabilities=True)
+    assert np.array_equal(labels, truth)
+    assert np.array_equal(probabilities.argmax(0), truth)
+    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
+    assert np.array_equal(predictor(scene[..., 0]).labels, truth)  # grey
+
+
 def test_command_line_parses_it():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--inference", type=InferenceConfig, default=InferenceConfig())
     args = ["--inference.scales=[0.5, 1]", "--inference.window=[64, 32]", "--inference.flip=true"]
     config = parser.instantiate(parser.parse_args(args)).inference
     assert config == InferenceConfig(scales=(0.5, 1.0), window=(64, 32), flip=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "crf"),
+    [
+        ("cc4s", "cc4s"),
+        ("null", None),
+        ('{"sigma_xy": 50, "iterations": 5}', CRFParams(sigma_xy=50, iterations=5)),
+    ],
+)
+def test_command_line_parses_the_crf(argument, crf):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(NoisyModule, "model")
+    args = [f"--model={__name__}.NoisyModule", f"--model.init_args.inference.crf={argument}"]
+    module = parser.instantiate(parser.parse_args(args)).model
+    assert module.inference == InferenceConfig(crf=crf)
 
 
 @pytest.mark.parametrize("size", [(9, 7), (31, 40), (5, 5)])

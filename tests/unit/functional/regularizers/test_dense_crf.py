@@ -201,3 +201,17 @@ def test_bad_input(example):
             kernel_cut_loss(probs, image, **options)
     with pytest.raises(ValueError, match="class_mask"):
         normalized_cut_loss(probs, image, class_mask=torch.ones(2, 4))
+
+
+@pytest.mark.gpu
+def test_cuda_equals_cpu(example):
+    probs, image, roi = (x.float() for x in example)
+    for loss in (dense_crf_loss, normalized_cut_loss, kernel_cut_loss):
+        for filter_ in ("permutohedral", "exact", "window"):
+            found = []
+            for device in ("cpu", "cuda"):
+                leaf = probs.to(device).requires_grad_()
+                call = {"roi": roi.to(device), "filter": filter_, **OPTIONS}
+                value = loss(leaf, image.to(device), **call)
+                found.append((value.cpu(), torch.autograd.grad(value, leaf)[0].cpu()))
+            torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)

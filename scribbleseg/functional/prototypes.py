@@ -1,0 +1,230 @@
+"""Prototypes: mean features of classes, chosen by mask or by confidence, and similarity to them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from scribbleseg.functional.losses import full_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+__all__ = [
+    "ClassPrototypes",
+    "confident_prototypes",
+    "cosine_similarity_maps",
+    "masked_class_means",
+    "predicted_class_labels",
+]
+
+_EPS = 1e-12
+
+
+class ClassPrototypes(NamedTuple):
+    """One vector per image and class.
+
+    Attributes:
+        prototypes: Shape ``(B, C, D)``; zero where there is none.
+        valid: Whether there is one, bool, shape ``(B, C)``.
+    """
+
+    prototypes: Tensor
+    valid: Tensor
+
+
+def _check_maps(features: Tensor, maps: Tensor, name: str) -> None:
+    if (
+        features.ndim != 4
+        or maps.ndim != 4
+        or features.shape[0] != maps.shape[0]
+        or features.shape[2:] != maps.shape[2:]
+    ):
+        raise ValueError(
+            f"features {tuple(features.shape)} and {name} {tuple(maps.shape)} disagree: expected "
+            f"(B, D, h, w) and (B, C, h, w); resize {name} to the feature size first"
+        )
+
+
+def masked_class_means(features: Tensor, masks: Tensor) -> ClassPrototypes:
+    r"""Weighted mean feature of each class in each image.
+
+    .. math:: p_{bc} = \frac{\sum_u m_{bcu} f_{bu}}{\sum_u m_{bcu}}
+
+    (masked average pooling; Zhang et al., SG-One, 2020, eq. 2). Differentiable in features and
+    masks. Time O(B·C·D·h·w), memory O(B·(C + D)·h·w); no synchronisation.
+
+    Args:
+        features: Shape ``(B, D, h, w)``; 16-bit input is computed in float32.
+        masks: Weights ≥ 0, such as one-hot labels or probabilities, shape ``(B, C, h, w)``.
+
+    Returns:
+        Means in the unit of the features; a class whose weights are all 0 is not valid and zero.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Example:
+        >>> masks = torch.tensor([[[[1.0, 0.0]], [[0.0, 0.0]]]])
+        >>> masked_class_means(torch.tensor([[[[3.0, 5.0]]]]), masks).prototypes.tolist()
+        [[[3.0], [0.0]]]
+    """
+    _check_maps(features, masks, "masks")
+    with torch.autocast(features.device.type, enabled=False):
+        f = full_precision(features).flatten(2)
+        m = masks.flatten(2).to(f.dtype)
+        mass = m.sum(2)
+        valid = mass > 0
+        means = torch.bmm(m, f.transpose(1, 2)) / torch.where(valid, mass, 1)[..., None]
+    return ClassPrototypes(means, valid)
+
+
+def cosine_similarity_maps(features: Tensor, prototypes: Tensor) -> Tensor:
+    r"""Cosine of the angle between each pixel's feature and each prototype.
+
+    .. math:: s_{bmu} = \frac{f_{bu} \cdot p_m}{\|f_{bu}\| \, \|p_m\|}
+
+    Differentiable. Time O(B·M·D·h·w), memory O(B·(M + D)·h·w).
+
+    Args:
+        features: Shape ``(B, D, h, w)``; 16-bit input is computed in float32.
+        prototypes: Shared ``(M, D)``, or per image ``(B, M, D)``.
+
+    Returns:
+        Shape ``(B, M, h, w)``, in [-1, 1]; 0 where either vector is zero.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Example:
+        >>> f = torch.tensor([[[[3.0]], [[4.0]]]])
+        >>> round(cosine_similarity_maps(f, torch.tensor([[1.0, 0.0]])).item(), 4)
+        0.6
+    """
+    expected = (len(features), prototypes.shape[-2], features.shape[1])
+    if features.ndim != 4 or prototypes.shape not in (expected, expected[1:]):
+        raise ValueError(
+            f"features {tuple(features.shape)} and prototypes {tuple(prototypes.shape)} disagree: "
+            "expected (B, D, h, w) and (M, D) or (B, M, D)"
+        )
+    with torch.autocast(features.device.type, enabled=False):
+        f = F.normalize(full_precision(features).flatten(2), dim=1, eps=_EPS)
+        p = F.normalize(full_precision(prototypes).to(f.dtype), dim=-1, eps=_EPS)
+        similarity = torch.matmul(p, f)
+    return similarity.view(*similarity.shape[:2], *features.shape[2:])
+
+
+@torch.no_grad()
+def confident_prototypes(
+    features: Tensor,
+    logits: Tensor,
+    class_labels: Tensor,
+    *,
+    ratio: float = 1 / 12,
+    eps: float = 1e-5,
+) -> ClassPrototypes:
+    r"""Direction of the mean feature of each present class' most confident pixels.
+
+    .. math:: a_u = \max(\ell_{cu}, 0), \quad a_u \leftarrow 0 \text{ where }
+        a_u < \min a + \epsilon, \quad
+        s_u = \frac{a_u - \min a - \epsilon}{\max a - \min a + \epsilon}, \quad
+        p_c \propto \sum_{u \in T} s_u f_u \Big/ \sum_{u \in T} s_u
+
+    with T the :math:`\max(1, \lfloor N \rho \rfloor)` pixels of the largest s (PFA, ICML 2024,
+    local prototypes). Classes do not compete for pixels. Constant: no gradient. Time
+    O(B·C·N·(D + log N)), memory O(B·C·N); no synchronisation.
+
+    Args:
+        features: Shape ``(B, D, h, w)``; 16-bit input is computed in float32.
+        logits: Unnormalised scores at the same resolution, shape ``(B, C, h, w)``.
+        class_labels: Which classes are in each image, multi-hot, shape ``(B, C)``.
+        ratio: Share ρ of the pixels that is averaged, in (0, 1].
+        eps: ε.
+
+    Returns:
+        Unit vectors. Not valid, and zero: absent classes, and classes without a positive logit,
+        whose ranking would be arbitrary.
+
+    Raises:
+        ValueError: If the shapes disagree or the ratio is out of range.
+
+    Example:
+        >>> f = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+        >>> l = torch.tensor([[[[4.0, 1.0]], [[1.0, 4.0]]]])
+        >>> confident_prototypes(f, l, torch.ones(1, 2), ratio=0.5).prototypes.tolist()
+        [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+    _check_maps(features, logits, "logits")
+    if class_labels.shape != logits.shape[:2]:
+        raise ValueError(
+            f"class_labels has shape {tuple(class_labels.shape)}, expected (B, C) = "
+            f"{tuple(logits.shape[:2])}"
+        )
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio={ratio}, expected a share of the pixels in (0, 1]")
+    with torch.autocast(features.device.type, enabled=False):
+        f = full_precision(features).flatten(2)
+        a = full_precision(logits).to(f.dtype).flatten(2).relu()
+        low, high = torch.aminmax(a, dim=2, keepdim=True)
+        a = a.masked_fill(a < low + eps, 0)
+        scores = (a - low - eps) / (high - low + eps)
+        pixels = scores.shape[2]
+        # 1e-9: N/12 as a product may fall just below the integer it is
+        best = scores.topk(max(1, math.floor(pixels * ratio + 1e-9)), dim=2)
+        # zeros elsewhere instead of gathering k features per class: one product, no (B, C, k, D)
+        weights = torch.zeros_like(scores).scatter_(2, best.indices, best.values)
+        total = best.values.sum(2, keepdim=True)
+        # the length is normalised away, so only the sign of the divisor matters
+        sums = torch.bmm(weights, f.transpose(1, 2)) * torch.where(total < 0, -1.0, 1.0)
+    valid = (class_labels > 0) & (high[..., 0] > 0)
+    return ClassPrototypes(F.normalize(sums, dim=2, eps=_EPS) * valid[..., None], valid)
+
+
+@torch.no_grad()
+def predicted_class_labels(
+    logits: Tensor,
+    size: tuple[int, int],
+    *,
+    min_pixels: int = 100,
+    always: Sequence[int] = (0,),
+    align_corners: bool = True,
+) -> Tensor:
+    r"""Classes that a prediction shows on more than a few pixels, for images without labels.
+
+    .. math:: \hat S = \{c : |\{u : \arg\max_k \ell^\uparrow_{uk} = c\}| > \nu\} \cup S_0
+
+    (after PFA, ICML 2024). Time and memory O(B·C·H·W); no synchronisation.
+
+    Args:
+        logits: Shape ``(B, C, h, w)``.
+        size: Original image size ``(H, W)`` to which the logits are upsampled bilinearly.
+        min_pixels: ν.
+        always: Classes :math:`S_0` that are set in any case, such as the background.
+        align_corners: How the logits are upsampled; as the network's output is.
+
+    Returns:
+        Multi-hot float32, shape ``(B, C)``.
+
+    Raises:
+        ValueError: If the logits are not a batch of maps.
+
+    Example:
+        >>> logits = torch.zeros(1, 3, 2, 2)
+        >>> logits[:, 2] = 1
+        >>> predicted_class_labels(logits, (20, 20)).tolist()
+        [[1.0, 0.0, 1.0]]
+    """
+    if logits.ndim != 4:
+        raise ValueError(f"logits have shape {tuple(logits.shape)}, expected (B, C, h, w)")
+    full = F.interpolate(full_precision(logits), size, mode="bilinear", align_corners=align_corners)
+    winner = full.argmax(1).flatten(1)
+    counts = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
+    counts.scatter_add_(1, winner, torch.ones_like(winner))
+    found = (counts > min_pixels).float()
+    found[:, list(always)] = 1.0
+    return found

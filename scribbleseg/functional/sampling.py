@@ -1,0 +1,243 @@
+"""Uniform samples that depend only on what is sampled: hash every item, keep the smallest keys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "BottomKSlots",
+    "SlotRows",
+    "bottom_k",
+    "bottom_k_per_set",
+    "rank_in_run",
+    "sample_keys",
+    "sortable_keys",
+]
+
+_LOWEST, _LAST = -(1 << 63), (1 << 63) - 1
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as torch's int64."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    return (z >> bits) & ((1 << (64 - bits)) - 1)  # >> of a negative int64 drags the sign along
+
+
+def sample_keys(uid: Tensor, cell: Tensor, *, seed: int = 0) -> Tensor:
+    r"""Reproducible 64-bit random key of each feature cell of each image.
+
+    .. math:: z = (uid \cdot 2^{32} + cell) + (seed + 1) \cdot \mathtt{9E3779B97F4A7C15}_{16}, \\
+        z \mathrel{\oplus}= z \gg 30,\; z \mathrel{\times}= \mathtt{BF58476D1CE4E5B9}_{16},\;
+        z \mathrel{\oplus}= z \gg 27,\; z \mathrel{\times}= \mathtt{94D049BB133111EB}_{16},\;
+        z \mathrel{\oplus}= z \gg 31 \pmod{2^{64}}
+
+    (the SplitMix64 finaliser; Steele et al., OOPSLA 2014). It depends on the ids alone, so the
+    sample it defines is the same for any loader order, number of ranks, device or interruption.
+    Time and memory O(n); no synchronisation.
+
+    Args:
+        uid: Number of the image in the sorted list of ids, 0 to 2³² - 1, any shape.
+        cell: Number of the cell in its image, 0 to 2³² - 1, same or broadcastable shape.
+        seed: Another seed gives an independent sample.
+
+    Returns:
+        The key's 64 bits as int64 (``keys.numpy().view("uint64")`` is the unsigned value, by which
+        :func:`bottom_k` orders), shape of the inputs.
+
+    Example:
+        >>> a, b = sample_keys(torch.tensor([7, 8]), torch.tensor([0, 0])).tolist()
+        >>> a != b
+        True
+    """
+    z = ((uid.long() << 32) | cell.long()) + _signed((seed + 1) * 0x9E3779B97F4A7C15)
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shift(z, 31)
+
+
+def sortable_keys(keys: Tensor) -> Tensor:
+    """Keys mapped so that comparing them as int64 orders them as unsigned numbers. O(n).
+
+    Args:
+        keys: From :func:`sample_keys`, int64, any shape.
+
+    Returns:
+        int64, same shape; the map is its own inverse.
+
+    Example:
+        >>> sortable_keys(torch.tensor([0, -1])).diff().item() == -1  # 2⁶⁴ - 1 is the largest
+        True
+    """
+    return keys ^ _LOWEST
+
+
+def bottom_k(keys: Tensor, k: int) -> Tensor:
+    """Positions of the k smallest keys, read as unsigned numbers; equal keys by position.
+
+    A uniform sample without replacement of what the keys belong to: the sample of a union is the
+    sample of the union of the parts' samples. Time O(n·log n), memory O(n).
+
+    Args:
+        keys: From :func:`sample_keys`, int64, shape ``(n,)``.
+        k: Size of the sample, ≥ 0.
+
+    Returns:
+        Ascending positions, int64, shape ``(min(k, n),)``.
+
+    Raises:
+        ValueError: If k is negative.
+
+    Example:
+        >>> bottom_k(torch.tensor([5, -1, 3, 9]), 2).tolist()
+        [0, 2]
+    """
+    if k < 0:
+        raise ValueError(f"k={k}, expected at least 0")
+    return torch.argsort(sortable_keys(keys), stable=True)[:k].sort().values
+
+
+def bottom_k_per_set(sets: Tensor, keys: Tensor, ids: Tensor, k: int) -> Tensor:
+    """Positions of the k smallest keys of every set, each id of a set at most once.
+
+    Of several rows with the same set and id the one with the smallest key counts, and of those the
+    first; equal keys are ordered by id. Time O(n·log n), memory O(n); no loop over sets. On a GPU
+    the size of the result is read by the host (a synchronisation).
+
+    Args:
+        sets: Set of each row, int64, shape ``(n,)``.
+        keys: From :func:`sortable_keys`, shape ``(n,)``.
+        ids: What each row is, int64, shape ``(n,)``.
+        k: Rows per set, ≥ 0.
+
+    Returns:
+        int64, ordered by set, key and id; empty for ``n = 0``.
+
+    Raises:
+        ValueError: If k is negative.
+
+    Example:
+        >>> sets, keys = torch.tensor([0, 0, 1, 0]), torch.tensor([5, 4, 3, 2])
+        >>> bottom_k_per_set(sets, keys, torch.tensor([7, 8, 7, 7]), 2).tolist()
+        [3, 1, 2]
+    """
+    if k < 0:
+        raise ValueError(f"k={k}, expected at least 0")
+    order = _lexicographic(sets, ids, keys)
+    once = order[_starts(sets[order]) | _starts(ids[order])]
+    once = once[_lexicographic(sets[once], keys[once], ids[once])]
+    return once[rank_in_run(sets[once]) < k]
+
+
+def rank_in_run(x: Tensor) -> Tensor:
+    """Position of each element within its run of equal neighbours. Time and memory O(n).
+
+    Args:
+        x: Shape ``(n,)``.
+
+    Returns:
+        int64 from 0, shape ``(n,)``.
+
+    Example:
+        >>> rank_in_run(torch.tensor([4, 4, 9, 4])).tolist()
+        [0, 1, 0, 0]
+    """
+    position = torch.arange(len(x), device=x.device)
+    return position - torch.where(_starts(x), position, 0).cummax(0).values
+
+
+def _lexicographic(*columns: Tensor) -> Tensor:
+    order = torch.arange(len(columns[0]), device=columns[0].device)
+    for column in reversed(columns):
+        order = order[torch.argsort(column[order], stable=True)]
+    return order
+
+
+def _starts(x: Tensor) -> Tensor:
+    first = torch.ones(min(1, len(x)), dtype=torch.bool, device=x.device)
+    return torch.cat([first, x[1:] != x[:-1]])
+
+
+class SlotRows(NamedTuple):
+    """Columns of equal length that describe sampled items.
+
+    Attributes:
+        sets: Set of each row, int64, shape ``(n,)``.
+        keys: From :func:`sortable_keys`, int64, shape ``(n,)``.
+        ids: What each row is, ≥ 0, int64, shape ``(n,)``.
+        weights: float32, shape ``(n,)``.
+        slots: Slot that the row holds, -1 for a row that holds none, int64, shape ``(n,)``.
+    """
+
+    sets: Tensor
+    keys: Tensor
+    ids: Tensor
+    weights: Tensor
+    slots: Tensor
+
+
+class BottomKSlots:
+    """Which item lies in which of the fixed slots of each set. Memory 20·S·N bytes.
+
+    Args:
+        num_sets: Number of sets S.
+        capacity: Slots per set N.
+
+    Attributes:
+        keys: From :func:`sortable_keys`; the largest int64 in an empty slot; shape ``(S, N)``.
+        ids: -1 in an empty slot, int64, shape ``(S, N)``.
+        weights: float32, shape ``(S, N)``.
+    """
+
+    def __init__(self, num_sets: int, capacity: int) -> None:
+        self.keys = torch.full((num_sets, capacity), _LAST)
+        self.ids = torch.full((num_sets, capacity), -1)
+        self.weights = torch.zeros(num_sets, capacity)
+
+    def limit(self) -> Tensor:
+        """Largest key that may still enter each set, shape ``(S,)``. O(S·N)."""
+        return self.keys.amax(1)
+
+    def rows(self) -> SlotRows:
+        """The filled slots as columns. O(S·N)."""
+        sets, slots = (self.ids >= 0).nonzero(as_tuple=True)
+        return SlotRows(
+            sets, self.keys[sets, slots], self.ids[sets, slots], self.weights[sets, slots], slots
+        )
+
+    def assign(self, rows: SlotRows) -> tuple[Tensor, Tensor]:
+        """Refill all slots with the N smallest keys per set of ``rows``.
+
+        A chosen row that holds a slot keeps it, so its payload need not move; the others get free
+        ones. Time O((n + S·N)·log(n + S·N)), memory O(n + S·N).
+
+        Args:
+            rows: Candidates. What lies in a slot now and is not among them is dropped.
+
+        Returns:
+            Positions of the chosen rows and their slots, both int64 of equal shape.
+        """
+        kept = bottom_k_per_set(rows.sets, rows.keys, rows.ids, self.keys.shape[1])
+        sets, slots = rows.sets[kept], rows.slots[kept]
+        held = slots >= 0
+        taken = torch.zeros_like(self.ids, dtype=torch.bool)
+        taken[sets[held], slots[held]] = True
+        free = torch.argsort(taken.to(torch.uint8), dim=1, stable=True)
+        new = sets[~held]
+        slots[~held] = free[new, rank_in_run(new)]
+        for own, value, empty in (
+            (self.keys, rows.keys, _LAST),
+            (self.ids, rows.ids, -1),
+            (self.weights, rows.weights, 0),
+        ):
+            own.fill_(empty)
+            own[sets, slots] = value[kept]
+        return kept, slots
