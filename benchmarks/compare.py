@@ -3,9 +3,9 @@
     python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
 
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
-(a preset that goes on top of the file, overrides of single values, or both) and seeds. Every run is an ordinary ``scribbleseg fit`` in a folder of its
-own: a finished run is never repeated, an interrupted one resumes. Scores are those of the
-last step, never of a selected checkpoint.
+(a preset that goes on top of the file, overrides of single values, or both) and seeds. Every run is
+an ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
+interrupted one resumes. Scores are those of the last step, never of a selected checkpoint.
 """
 
 from __future__ import annotations
@@ -38,6 +38,13 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
     # scored once, at the end: validation in between would only cost time
     steps = {"trainer.max_steps": data["steps"], "trainer.max_epochs": -1}
     steps["trainer.limit_val_batches"] = 0
+    if recipe.get("pseudo_labels"):
+        if options.pseudo_labels is None:
+            raise SystemExit("a recipe trains on pseudo-labels: pass their folder, --pseudo-labels")
+        given[f"{source}.train_labels"] = "pseudo"
+        given[f"{source}.pseudo_label_dir"] = str(
+            (options.pseudo_labels / data["folder"]).resolve()
+        )
     layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
     return {key: value for layer in layers if layer for key, value in layer.items()}
 
@@ -115,6 +122,9 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=None, help="local encoder weights")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/compare"), help="folder of the runs"
+    )
+    parser.add_argument(
+        "--pseudo-labels", type=Path, default=None, help="holds a folder per data set"
     )
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--only", nargs="+", default=None, help="names of data sets or recipes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.losses import partial_cross_entropy
+from scribbleseg.functional.losses import partial_cross_entropy, partial_dice_loss
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.nn.regularizers import RegularizerInput, build_regularizers
 
@@ -30,6 +30,8 @@ class RegularizedModule(ScribbleSegModule):
         num_classes: Number of classes, background included.
         regularizers: Name to weight, or to ``{weight: …, start: …, ramp: …, …}``; names and options
             are those of :data:`scribbleseg.nn.regularizers.REGULARIZERS`.
+        dice_weight: Weight of the soft Dice on the labelled pixels; for labels that cover the whole
+            image, such as pseudo-labels.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         reduction: ``pixel`` weighs all labelled pixels of a batch alike, ``image`` all images.
         kwargs: See :class:`~scribbleseg.methods.base.ScribbleSegModule`.
@@ -40,12 +42,15 @@ class RegularizedModule(ScribbleSegModule):
         num_classes: int,
         *,
         regularizers: dict[str, float | dict[str, Any]] | None = None,
+        dice_weight: float = 0.0,
         label_smoothing: float = 0.0,
         reduction: Literal["pixel", "image"] = "pixel",
         **kwargs: Any,
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing={label_smoothing}: expected 0 to below 1")
+        if dice_weight < 0:
+            raise ConfigError(f"dice_weight={dice_weight}: expected 0 or more")
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
         self.regularizers = build_regularizers(regularizers, feature_dim=self.feature_dim)
@@ -68,7 +73,14 @@ class RegularizedModule(ScribbleSegModule):
 
     def supervised_terms(self, batch: SegBatch, logits: Tensor) -> dict[str, tuple[float, Tensor]]:
         """Loss terms on the drawn pixels: name to (weight, scalar)."""
-        return {"pce": (1.0, self.partial_cross_entropy(logits, batch["scribble"]))}
+        scribble, weight = batch["scribble"], float(self.hparams["dice_weight"])
+        terms = {"pce": (1.0, self.partial_cross_entropy(logits, scribble))}
+        if weight > 0:
+            dice = partial_dice_loss(
+                logits, scribble, across_ranks=True, ignore_index=self.ignore_index
+            )
+            terms["dice"] = (weight, dice)
+        return terms
 
     def partial_cross_entropy(self, logits: Tensor, scribble: Tensor) -> Tensor:
         """Partial cross-entropy with this module's options."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
 
+from scribbleseg.functional.losses import partial_dice_loss
 from scribbleseg.methods import RegularizedModule
 
 
@@ -33,3 +36,26 @@ class TestRegularized(MethodContract):
         self.step(module, batch)
         share = (batch["scribble"] != 255).sum() / batch["valid"].sum()
         assert module.logged["train/labelled_fraction"].item() == pytest.approx(share.item())
+
+    def test_dice_is_added_with_its_weight(self) -> None:
+        plain, with_dice = self.build().eval(), self.build(dice_weight=0.5).eval()
+        batch = make_batch()
+        difference = self.step(with_dice, batch) - self.step(plain, batch)
+        dice = partial_dice_loss(plain(batch["image"]), batch["scribble"])
+        torch.testing.assert_close(difference, 0.5 * dice)
+
+    def test_a_term_is_off_before_its_start(self) -> None:
+        options = {"regularizers": {"tree_energy": {"weight": 0.4, "start": 0.5}}}
+        module, batch = self.build(**options), make_batch()
+        module.training_progress = lambda: 0.1
+        loss = self.step(module, batch)
+        assert module.logged["train/loss_tree_energy"].item() == 0
+        loss.backward()  # parameters of the term still get a gradient, as DDP demands
+        assert all(p.grad is not None for p in module.regularizers.parameters())
+
+
+class TestRegularizedWithTerms(MethodContract):
+    module_class = RegularizedModule
+    kwargs: ClassVar[dict[str, Any]] = {
+        "regularizers": {"gated_crf": 0.1, "tree_energy": 0.4, "entropy": {"weight": 0.1}}
+    }
