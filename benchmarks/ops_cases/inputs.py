@@ -44,9 +44,7 @@ def photos(batch: int, height: int, width: int, *, seed: int = 0) -> torch.Tenso
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def soft_masks(
-    batch: int, classes: int, height: int, width: int, *, seed: int = 0
-) -> torch.Tensor:
+def soft_masks(batch: int, classes: int, height: int, width: int, *, seed: int = 0) -> torch.Tensor:
     """Probabilities of blobs, float32, ``(B, C, H, W)``."""
     random = np.random.default_rng(seed)
     sigma = max(height, width) / 25

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from scribbleseg.functional.images import write_label
+from scribbleseg.functional.manifest import write_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,8 @@ __all__ = ["PseudoLabelWriter"]
 class PseudoLabelWriter(BasePredictionWriter):
     """Streams predicted labels to palette PNGs at original size, plus a ``manifest.json``.
 
+    A source trains on the folder with ``train_labels: pseudo`` and ``pseudo_label_dir``.
+
     Args:
         folder: Target folder; ids with sub-folders keep them.
     """
@@ -29,6 +32,10 @@ class PseudoLabelWriter(BasePredictionWriter):
     def __init__(self, folder: str) -> None:
         super().__init__(write_interval="batch")
         self.folder = Path(folder)
+        self._written = 0
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the files of this run only."""
         self._written = 0
 
     def write_on_batch_end(
@@ -46,22 +53,25 @@ class PseudoLabelWriter(BasePredictionWriter):
         palette = np.asarray(info.palette, dtype=np.uint8)
         for image_id, labels in zip(prediction["image_id"], prediction["prediction"], strict=True):
             write_label(self.folder / f"{image_id}.png", labels.cpu().numpy(), palette)
-            self._written += 1
+        repeated = batch.get("duplicate")  # images that only even out the ranks
+        self._written += len(prediction["image_id"]) - (
+            0 if repeated is None else int(repeated.sum())
+        )
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describe the folder, so that a later stage can refuse what does not fit."""
-        from scribbleseg import __version__
-
+        written = torch.tensor(self._written, device=pl_module.device)
+        # also waits until every rank has written its files
+        files = int(trainer.strategy.reduce(written, reduce_op="sum"))
         if not trainer.is_global_zero:
             return
         info: Any = pl_module.data_info
-        manifest = {
-            "module": f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
-            "version": __version__,
-            "source": info.source,
-            "class_names": list(info.class_names),
-            "files": self._written,
-            "ranks": trainer.world_size,
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        write_manifest(
+            self.folder,
+            class_names=info.class_names,
+            files=files,
+            module=f"{type(pl_module).__module__}.{type(pl_module).__qualname__}",
+            source=info.source,
+            split="predict",
+            ranks=trainer.world_size,
+        )

@@ -1,15 +1,17 @@
-"""Data commands: ``python -m scribbleseg.data check ROOT``."""
+"""Data commands: ``python -m scribbleseg.data {check,spread} ROOT``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.check import check_source
 from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
+from scribbleseg.data.spread import spread_scribbles
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 
 if TYPE_CHECKING:
@@ -27,11 +29,13 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``sys.argv`` by default.
 
     Returns:
-        Exit status: 0 = fine, 1 = the check found errors, 2 = the command cannot be run.
+        Exit status: 0 = fine, 1 = the check found errors or some images could not be spread, 2 =
+        the command cannot be run, 130 = interrupted.
     """
     parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_check(commands)
+    _add_spread(commands)
     options = parser.parse_args(args)
     try:
         status: int = options.run(options)
@@ -45,8 +49,7 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "check", help="find faults of a data set and count what is in it; exit status 1 on errors"
     )
-    parser.add_argument("root", type=Path, help="folder of the data set")
-    parser.add_argument("--source", choices=("auto", "folder", "voc", "acdc"), default="auto")
+    _add_source(parser)
     parser.add_argument(
         "--split",
         nargs="+",
@@ -55,7 +58,6 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="splits to check (default: train val)",
     )
     parser.add_argument("--sample", type=int, help="look at this many images only")
-    parser.add_argument("--unlabelled-value", type=int, help="scribble value for 'not drawn'")
     parser.add_argument("--allow-dense-scribbles", action="store_true", help="switch D106 off")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=_check)
@@ -72,6 +74,74 @@ def _check(options: argparse.Namespace) -> int:
         text = f"{type(source).__name__} {options.root}\n{report.format()}"
     sys.stdout.write(text + "\n")
     return 1 if report.errors else 0
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", type=Path, help="folder of the data set")
+    parser.add_argument("--source", choices=("auto", "folder", "voc", "acdc"), default="auto")
+    parser.add_argument("--unlabelled-value", type=int, help="scribble value for 'not drawn'")
+
+
+def _add_spread(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "spread",
+        help="spread scribbles into pseudo-labels with the random walker; resumable",
+        description="Write one palette PNG per image, manifest.json and overview.png. Finished "
+        "files are kept, so the same command goes on after an interruption; labels older than "
+        "their scribble are made anew. Train on them with train_labels: pseudo and "
+        "pseudo_label_dir: DIR in the source.",
+    )
+    _add_source(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train")
+    parser.add_argument(
+        "--beta",
+        type=float,
+        default=100.0,
+        help="how strongly edges stop the labels, for intensities in [0, 1] as in scikit-image "
+        "(default: 100)",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        help="leave pixels below this probability (0 to 1) unlabelled (default: label all)",
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, cores or 1),
+        help="processes, each with its own memory; 0 = in this process (default: %(default)s)",
+    )
+    parser.set_defaults(run=_spread, allow_dense_scribbles=False)
+
+
+def _spread(options: argparse.Namespace) -> int:
+    source = _open_source(options)
+    try:
+        report = spread_scribbles(
+            source,
+            options.out,
+            split=options.split,
+            beta=options.beta,
+            min_confidence=options.min_confidence,
+            workers=options.workers,
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\ninterrupted: finished labels stay in {options.out}; the same command goes on "
+            "there\n"
+        )
+        return 130
+    sys.stdout.write(report.format() + "\n")
+    if not report.failed:
+        return 0
+    reasons = "".join(f"  {name}: {why}\n" for name, why in list(report.failed.items())[:3])
+    sys.stderr.write(
+        f"error: {len(report.failed)} images could not be spread, such as\n{reasons}correct them "
+        "and run the same command again: it does only what is missing\n"
+    )
+    return 1
 
 
 def _open_source(options: argparse.Namespace) -> ScribbleSource:

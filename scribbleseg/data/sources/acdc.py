@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.data import io
-from scribbleseg.data.sources.base import FileIndex, OnMissing, TrainLabels
+from scribbleseg.data.sources.base import FileIndex, LabelRole, OnMissing, TrainLabels
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import (
     ConfigError,
@@ -50,7 +50,10 @@ class ACDCSource(FolderSource):
         test_list: Split file of a plain folder.
         unlabelled_value: Value of scribbles that means "not drawn", besides 255; 4 in the release.
         on_missing: What to do with listed training slices without scribble.
-        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison.
+        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
+            ``"pseudo"`` on ``pseudo_label_dir``.
+        pseudo_label_dir: Folder of pseudo-label PNGs of either layout, see
+            :class:`~scribbleseg.data.sources.folder.FolderSource`.
 
     Raises:
         ScribbleNotFoundError: If ``root`` holds neither layout.
@@ -68,6 +71,7 @@ class ACDCSource(FolderSource):
         unlabelled_value: int | None = _UNLABELLED,
         on_missing: OnMissing = "error",
         train_labels: TrainLabels = "scribble",
+        pseudo_label_dir: str | None = None,
     ) -> None:
         if fold not in range(1, _FOLDS + 1):
             raise ConfigError(f"fold={fold}: expected 1 to {_FOLDS}")
@@ -85,6 +89,7 @@ class ACDCSource(FolderSource):
             on_missing=on_missing,
             group_regex=_GROUP,
             train_labels=train_labels,
+            pseudo_label_dir=pseudo_label_dir,
         )
 
     def _class_table(self) -> io.ClassTable:
@@ -143,7 +148,7 @@ class ACDCSource(FolderSource):
         height, width = self.read_image(record).shape[:2]
         return height, width
 
-    def _decode(self, path: Path, role: TrainLabels, record: Record) -> NDArray[np.uint8]:
+    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if self._slices is None:
             return super()._decode(path, role, record)
         values = _read_h5(path)

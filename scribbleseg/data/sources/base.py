@@ -15,6 +15,7 @@ from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
 from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_labels
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, rasterize
 from scribbleseg.types import Record, Split
@@ -25,13 +26,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["FileIndex", "FileSource", "OnMissing", "TrainLabels", "check_choice", "stroke_options"]
+__all__ = [
+    "FileIndex",
+    "FileSource",
+    "LabelRole",
+    "OnMissing",
+    "TrainLabels",
+    "check_choice",
+    "stroke_options",
+]
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-TrainLabels = Literal["scribble", "mask"]
-"""What trains: scribbles, or the dense masks for the upper bound of a comparison."""
+TrainLabels = Literal["scribble", "mask", "pseudo"]
+"""What trains: scribbles, dense masks (upper bound of a comparison), or a folder of pseudo-labels
+that an earlier stage made."""
+
+LabelRole = Literal["scribble", "mask"]
+"""Which of the data set's own labels a file is: their values may be coded differently."""
+
+_CURES = {
+    "image": "copy the files there, or remove the names from the list",
+    "scribble": "draw them, remove the names from the list, or set `on_missing: skip`",
+    "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
+    "pseudo-label": "run the stage that makes them again, remove the names from the list, or set "
+    "`on_missing: skip`",
+}
+"""What to do about missing files of each role."""
 
 
 def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
@@ -78,7 +100,9 @@ class FileSource(ScribbleSource):
 
     Args:
         classes: Names, colours and value maps.
-        train_labels: ``"mask"`` trains on the dense masks (upper bound).
+        train_labels: ``"mask"`` trains on the dense masks (upper bound), ``"pseudo"`` on the files
+            of ``pseudo_label_dir``.
+        pseudo_label_dir: Folder of pseudo-labels; needed by, and only by, ``"pseudo"``.
         on_missing: Training images without scribble are an error, left out, or kept unlabelled.
         unlabelled_value: Value of scribble files that means "not drawn", besides 255.
         group_regex: Pattern searched in the stem; its first group, or the whole match, is
@@ -93,6 +117,7 @@ class FileSource(ScribbleSource):
         classes: io.ClassTable,
         *,
         train_labels: TrainLabels = "scribble",
+        pseudo_label_dir: Path | None = None,
         on_missing: OnMissing = "error",
         unlabelled_value: int | None = None,
         group_regex: str | None = None,
@@ -101,6 +126,7 @@ class FileSource(ScribbleSource):
         strokes: tuple[float, Renderer, float] = (3.0, "distance", 0.0),
     ) -> None:
         check_choice("train_labels", train_labels, get_args(TrainLabels))
+        check_pseudo_options(train_labels, pseudo_label_dir)
         check_choice("on_missing", on_missing, get_args(OnMissing))
         if unlabelled_value is not None and not 0 <= unlabelled_value <= 65535:
             raise ConfigError(f"unlabelled_value={unlabelled_value}: expected 0..65535")
@@ -113,10 +139,13 @@ class FileSource(ScribbleSource):
         self.background = classes.background
         self.classes = classes
         self.train_labels, self.on_missing = train_labels, on_missing
+        self.pseudo_label_dir = pseudo_label_dir
         self.unlabelled_value = (
             classes.unlabelled_value if unlabelled_value is None else unlabelled_value
         )
-        self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
+        # pseudo-labels are dense by nature: that they cover the image is no fault
+        self.allow_dense_scribbles = allow_dense_scribbles or train_labels == "pseudo"
+        self.resize_labels = resize_labels
         self._strokes = strokes
         self._tags = class_ids(classes.names, classes.aliases)
 
@@ -133,6 +162,12 @@ class FileSource(ScribbleSource):
         """Files of the data set by stem; the folders are read at the first use."""
         return self._list_files()
 
+    @cached_property
+    def pseudo_labels(self) -> dict[str, Path]:
+        """Pseudo-label files by stem, listed at the first use; empty unless they train."""
+        folder = self.pseudo_label_dir
+        return {} if folder is None else find_pseudo_labels(folder, self.class_names)
+
     def records(self, split: Split) -> list[Record]:
         """Samples of a split in the order of its list; ``"predict"`` = all images, without labels.
 
@@ -140,7 +175,8 @@ class FileSource(ScribbleSource):
 
         Raises:
             ScribbleNotFoundError: If folders, the list, or listed files are missing (D301).
-            LabelFormatError: If names are not unique or not safe (D303, D501).
+            LabelFormatError: If names are not unique or not safe (D303, D501), or pseudo-labels
+                have other classes (D401).
             ConfigError: If there is no such split.
         """
         check_choice("split", split, get_args(Split))
@@ -149,16 +185,19 @@ class FileSource(ScribbleSource):
             return [self._record(stem, None, None) for stem in files.images]
         stems = self._match(self._list_stems(split), split)
         if split == "train":
-            role = "mask" if self.train_labels == "mask" else "scribble"
-            labels = files.masks if role == "mask" else files.scribbles
+            role, labels = {
+                "scribble": ("scribble", files.scribbles),
+                "mask": ("mask", files.masks),
+                "pseudo": ("pseudo-label", self.pseudo_labels),
+            }[self.train_labels]
             if role == "mask" or self.on_missing == "error":
                 self._require_all(stems, labels, role, split)
             elif self.on_missing == "skip":
                 stems = [stem for stem in stems if stem in labels]
                 if not stems:
                     raise ScribbleNotFoundError(
-                        f"D301 none of the images of split {split!r} has a scribble in "
-                        f"{files.places.get('scribble', 'the scribble folder')}; draw some first"
+                        f"D301 none of the images of split {split!r} has a {role} in "
+                        f"{self._place(role)}; {_CURES[role]}"
                     )
             return [self._record(stem, labels.get(stem), None) for stem in stems]
         if files.masks:
@@ -171,6 +210,8 @@ class FileSource(ScribbleSource):
 
     def with_mask(self, record: Record) -> Record:
         """The record with its dense mask, if there is one: for checks, never for training."""
+        if self.train_labels == "pseudo":
+            return record  # guesses may contradict the mask: that is no fault of the files
         return replace(record, mask=self.files.masks.get(record.image_id))
 
     def group_of(self, stem: str) -> str | None:
@@ -192,8 +233,12 @@ class FileSource(ScribbleSource):
         if record.scribble is None and self.on_missing == "unlabelled":
             return np.full(self._image_size(record), IGNORE_INDEX, dtype=np.uint8)
         path = io.require(record.scribble, "scribble", record.image_id)
+        folder = self.pseudo_label_dir
+        if folder is not None and path.parent / path.stem == folder / record.image_id:
+            # written by this library: ids, whatever coding the data set's own labels have
+            return self._fit(io.read_label(path, self.num_classes), record)
         dense = self.train_labels == "mask" and self.files.masks.get(record.image_id) == path
-        role: TrainLabels = "mask" if dense else "scribble"
+        role: LabelRole = "mask" if dense else "scribble"
         return self._fit(self._decode(path, role, record), record)
 
     def read_mask(self, record: Record) -> NDArray[np.uint8]:
@@ -206,7 +251,7 @@ class FileSource(ScribbleSource):
         path = io.require(record.mask, "mask", record.image_id)
         return self._fit(self._decode(path, "mask", record), record)
 
-    def _decode(self, path: Path, role: TrainLabels, record: Record) -> NDArray[np.uint8]:
+    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if path.suffix.lower() == ".xml":
             width, renderer, offset = self._strokes
             content = read_scribblesup(path, self._tags, image_size=self._image_size(record))
@@ -259,15 +304,16 @@ class FileSource(ScribbleSource):
         missing = [stem for stem in stems if stem not in files]
         if not missing:
             return
-        place = self.files.places.get(role, f"the {role} folder")
         examples = ", ".join(missing[:5])
-        cure = {
-            "image": "copy the files there, or remove the names from the list",
-            "scribble": "draw them, remove the names from the list, or set `on_missing: skip`",
-            "mask": "add them, or remove the names from the list; unlabelled images can only be "
-            "predicted",
-        }[role]
+        # the command checks the data set's own files only
+        more = "; `python -m scribbleseg.data check` lists all problems"
         raise ScribbleNotFoundError(
-            f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in {place} "
-            f"(e.g. {examples}); {cure}; `python -m scribbleseg.data check` lists all problems"
+            f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in "
+            f"{self._place(role)} (e.g. {examples}); {_CURES[role]}"
+            f"{'' if role == 'pseudo-label' else more}"
         )
+
+    def _place(self, role: str) -> str:
+        if role == "pseudo-label":
+            return str(self.pseudo_label_dir)
+        return self.files.places.get(role, f"the {role} folder")

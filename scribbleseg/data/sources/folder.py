@@ -55,8 +55,8 @@ class FolderSource(FileSource):
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
     ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20 by group, the same way
     on every machine, and both files are written. Without ``masks/`` validation uses scribbles only.
-    ``dataset.yaml`` may set any of the options below except ``train_labels``; an argument that
-    differs from its default wins over the file.
+    ``dataset.yaml`` may set any of the options below except ``train_labels`` and
+    ``pseudo_label_dir``; an argument that differs from its default wins over the file.
 
     Args:
         root: Folder of the data set.
@@ -74,7 +74,11 @@ class FolderSource(FileSource):
         allow_dense_scribbles: Scribbles may cover more than half of the pixels.
         resize_labels: Resize labels of another size to their image (nearest neighbour).
         train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison: the
-            ``scribble`` of a training record is then its mask file.
+            ``scribble`` of a training record is then its mask file. ``"pseudo"`` trains on
+            ``pseudo_label_dir`` in the same way.
+        pseudo_label_dir: Folder of pseudo-labels, relative to ``root`` or absolute: PNG ids of
+            image size, 255 = undecided, as a predict run or ``python -m scribbleseg.data spread``
+            writes. A ``manifest.json`` there must name the same classes.
 
     Raises:
         ScribbleNotFoundError: If ``root`` or the class file is missing.
@@ -98,6 +102,7 @@ class FolderSource(FileSource):
         allow_dense_scribbles: bool = False,
         resize_labels: bool = False,
         train_labels: TrainLabels = "scribble",
+        pseudo_label_dir: str | None = None,
     ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
@@ -125,7 +130,12 @@ class FolderSource(FileSource):
         self.lists: dict[str, str] = {
             split: options.pop(f"{split}_list") for split in ("train", "val", "test")
         }
-        super().__init__(self._class_table(), train_labels=train_labels, **options)
+        super().__init__(
+            self._class_table(),
+            train_labels=train_labels,
+            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            **options,
+        )
 
     def _class_table(self) -> io.ClassTable:
         return io.read_classes(self.root)

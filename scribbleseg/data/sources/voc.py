@@ -13,6 +13,7 @@ from scribbleseg.data.readers.scribblesup import SCRIBBLESUP_ALIASES, list_zip
 from scribbleseg.data.sources.base import (
     FileIndex,
     FileSource,
+    LabelRole,
     OnMissing,
     TrainLabels,
     stroke_options,
@@ -85,7 +86,10 @@ class VOCSource(FileSource):
             :func:`~scribbleseg.functional.strokes.rasterize`.
         coordinate_offset: 1 draws XML coordinates as the MATLAB-made PNGs do.
         on_missing: What to do with training images without scribble.
-        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison.
+        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
+            ``"pseudo"`` on ``pseudo_label_dir``.
+        pseudo_label_dir: Folder of pseudo-label PNGs, absolute or relative to ``VOC2012``, see
+            :class:`~scribbleseg.data.sources.folder.FolderSource`.
 
     Raises:
         ScribbleNotFoundError: If there is no ``JPEGImages`` at ``root``.
@@ -106,6 +110,7 @@ class VOCSource(FileSource):
         coordinate_offset: float = 0.0,
         on_missing: OnMissing = "error",
         train_labels: TrainLabels = "scribble",
+        pseudo_label_dir: str | None = None,
     ) -> None:
         self.root = _locate_devkit(Path(root))
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
@@ -115,6 +120,7 @@ class VOCSource(FileSource):
         super().__init__(
             io.ClassTable(VOC_CLASSES, background=0, aliases=aliases),
             train_labels=train_labels,
+            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
             on_missing=on_missing,
             strokes=stroke_options(scribble_width, renderer, coordinate_offset),
         )
@@ -220,7 +226,7 @@ class VOCSource(FileSource):
         train, val, sbd_train, sbd_val = (_voc_ids(path) for path in parts)
         return sorted((set(train) | set(sbd_train) | set(sbd_val)) - set(val))
 
-    def _decode(self, path: Path, role: TrainLabels, record: Record) -> NDArray[np.uint8]:
+    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if path.suffix.lower() == ".mat":
             return io.encode_label(_read_mat(path), self.num_classes, path=path)
         return super()._decode(path, role, record)

@@ -10,7 +10,7 @@ from torch import nn
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import absent_class_loss, entropy_loss
-from scribbleseg.functional.regularizers.variational import (
+from scribbleseg.functional.regularizers import (
     contour_length_loss,
     intensity_variance,
     level_set_loss,

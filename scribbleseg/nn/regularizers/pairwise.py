@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.regularizers.dense_crf import (
+from scribbleseg.functional.regularizers import (
     dense_crf_loss,
+    gated_crf_loss,
     kernel_cut_loss,
     normalized_cut_loss,
+    tree_energy_loss,
 )
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
-from scribbleseg.functional.regularizers.tree_energy import tree_energy_loss
 from scribbleseg.nn.regularizers.base import (
     ImageScale,
     Regularizer,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -161,6 +162,28 @@ def test_predictions_are_written_as_ids_at_original_size(tmp_path) -> None:
         labels = np.asarray(Image.open(tmp_path / f"{record.image_id}.png"))
         assert labels.shape == data.source.read_image(record).shape[:2]
         assert labels.max() < 5
-    manifest = (tmp_path / "manifest.json").read_text()
-    assert '"files": 3' in manifest
-    assert "hexagon" in manifest
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["files"], manifest["complete"], manifest["ranks"]) == (3, True, 1)
+    assert manifest["class_names"] == list(data.source.class_names)
+    assert manifest["module"].endswith("RegularizedModule")
+    # another run with the same callback counts its own files
+    trainer.predict(module, data, return_predictions=False)
+    assert json.loads((tmp_path / "manifest.json").read_text())["files"] == 3
+
+
+@pytest.mark.ddp
+def test_manifest_counts_the_files_of_all_ranks(tmp_path) -> None:
+    module, data = build(), small_data()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_spawn",
+        logger=False,
+        enable_progress_bar=False,
+        callbacks=[PseudoLabelWriter(str(tmp_path))],
+    )
+    trainer.predict(module, data, return_predictions=False)
+    # three images on two ranks: one is predicted twice and counts once
+    assert len(list(tmp_path.glob("*.png"))) == 3
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert (manifest["files"], manifest["ranks"]) == (3, 2)
