@@ -132,6 +132,22 @@ def test_predict_with_a_source_writes_label_files(run_dir: Path) -> None:
     assert (run_dir / "predictions" / "manifest.json").exists()
 
 
+def test_predict_with_a_dense_crf(run_dir: Path, tmp_path, capsys) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(photos / "a.png")
+    words = ["predict", f"--ckpt_path={run_dir / 'checkpoints' / 'best.ckpt'}"]
+    for crf in ("tel", "off"):
+        out = tmp_path / crf
+        with pytest.raises(SystemExit) as caught:
+            main([*words, f"--images={photos}", f"--output={out}", f"--crf={crf}"])
+        assert caught.value.code == 0
+        assert len(list(out.rglob("a.png"))) >= 1
+    message = fails(capsys, *words, f"--images={photos}", f"--output={tmp_path}", "--crf=best")
+    assert "cc4s" in message
+
+
 def test_predict_on_a_bare_folder(run_dir: Path, tmp_path, capsys) -> None:
     rng = np.random.default_rng(0)
     sizes = {"a.png": (20, 31), "sub/b.jpg": (64, 45), "sub/deep/c.png": (7, 9)}

@@ -1,0 +1,96 @@
+"""One function over many items in several processes, in order, with Ctrl-C as people expect it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from scribbleseg.errors import ScribbleSegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+__all__ = ["map_in_processes"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+_function: Callable[[Any], Any] | None = None  # of a worker process
+
+
+def map_in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int
+) -> Generator[Result, None, None]:
+    """Results of a function in the order of the items.
+
+    Workers compute with one thread each. After Ctrl-C, or when the iterator is closed, they finish
+    the item they are at; the others are dropped.
+
+    Args:
+        function: Picklable; sent to every worker once, so that it may carry large data.
+        items: Picklable arguments.
+        workers: Processes; 0 = this one. A script that asks for more needs the usual
+            ``if __name__ == "__main__":``, because workers import it.
+
+    Yields:
+        One result per item.
+
+    Raises:
+        ScribbleSegError: If a worker was killed.
+    """
+    if workers == 0 or len(items) < 2:
+        yield from map(function, items)
+        return
+    # fork would copy locks of running threads; a fork server imports the library once for all
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    if forkserver:
+        context.set_forkserver_preload([__name__, type(function).__module__])
+    with _one_thread_each():
+        pool = ProcessPoolExecutor(
+            min(workers, len(items)), mp_context=context, initializer=_start, initargs=(function,)
+        )
+        try:
+            yield from pool.map(_call, items)
+        except BrokenProcessPool as error:
+            raise ScribbleSegError(
+                "a worker process was killed, probably for lack of memory; what is finished stays: "
+                f"run the same command with fewer than {workers} workers (0 = no worker process)"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(function: Callable[[Any], Any]) -> None:
+    global _function
+    _function = function
+    # Ctrl-C reaches all processes of a terminal: workers finish their item, the parent stops
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _call(item: Any) -> Any:
+    if _function is None:
+        raise RuntimeError("this process was not started by map_in_processes")
+    return _function(item)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside compute with one thread: threads of many would share the cores."""
+    earlier = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in earlier.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,56 @@
+"""Folders of pseudo-labels that an earlier stage made, as supervision of a file source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scribbleseg.data import io
+from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.manifest import check_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["check_pseudo_options", "find_pseudo_labels"]
+
+
+def check_pseudo_options(train_labels: str, pseudo_label_dir: Path | None) -> None:
+    """Refuse pseudo-labels without a folder, and a folder that would not be used.
+
+    Raises:
+        ConfigError: If one of the two options is missing.
+    """
+    if train_labels == "pseudo" and pseudo_label_dir is None:
+        raise ConfigError(
+            "train_labels='pseudo' without `pseudo_label_dir`: set it to a folder of label PNGs, "
+            "such as `python -m scribbleseg.data spread` or a predict run writes"
+        )
+    if train_labels != "pseudo" and pseudo_label_dir is not None:
+        raise ConfigError(
+            f"pseudo_label_dir={str(pseudo_label_dir)!r} with train_labels={train_labels!r}: the "
+            "folder would not be used; set `train_labels: pseudo`, or remove it"
+        )
+
+
+def find_pseudo_labels(folder: Path, class_names: Sequence[str]) -> dict[str, Path]:
+    """PNGs of a folder by stem.
+
+    Args:
+        folder: Folder of pseudo-labels, with or without ``manifest.json``.
+        class_names: Classes of the data set that is to train on them.
+
+    Returns:
+        Stem relative to ``folder`` to file.
+
+    Raises:
+        ScribbleNotFoundError: If the folder is missing (D301).
+        LabelFormatError: If its manifest names other classes (D401) or cannot be read (D202).
+    """
+    if not folder.is_dir():
+        raise ScribbleNotFoundError(
+            f"D301 {folder}: folder of pseudo-labels does not exist; make them, or correct "
+            "`pseudo_label_dir`"
+        )
+    check_manifest(folder, class_names)
+    return io.find_images(folder, suffixes=(".png",))

@@ -1,0 +1,128 @@
+"""``manifest.json``: what a folder of label files tells a later stage about itself."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scribbleseg.errors import LabelFormatError
+from scribbleseg.functional.image_files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["MANIFEST", "check_manifest", "read_manifest", "write_manifest"]
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+"""Name of the file, beside the labels that it describes."""
+
+
+def write_manifest(
+    folder: str | Path,
+    *,
+    class_names: Sequence[str],
+    files: int,
+    complete: bool = True,
+    **facts: object,
+) -> Path:
+    """Describe a folder of label files; atomic.
+
+    Args:
+        folder: Folder of the files; made if need be.
+        class_names: One name per class, index = id in the files.
+        files: Number of label files.
+        complete: False while files are still to come.
+        facts: Whatever else is known, such as ``module`` or ``command``, ``source`` and ``split``;
+            values must be plain JSON.
+
+    Returns:
+        Path of the manifest.
+    """
+    from scribbleseg import __version__
+
+    path = Path(folder) / MANIFEST
+    content = {
+        **facts,
+        "version": __version__,
+        "class_names": list(class_names),
+        "files": files,
+        "complete": complete,
+    }
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any] | None:
+    """Content of a folder's manifest, ``None`` if it has none.
+
+    Raises:
+        LabelFormatError: If the file is not a JSON object (D202).
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise LabelFormatError(
+            f"D202 {path}: is not valid JSON ({error}); make the labels again, or delete this file "
+            "if you are sure of their classes"
+        ) from error
+    if not isinstance(content, dict):
+        raise LabelFormatError(
+            f"D202 {path}: is a {type(content).__name__}, expected an object with `class_names`; "
+            "make the labels again, or delete this file if you are sure of their classes"
+        )
+    return content
+
+
+def check_manifest(folder: str | Path, class_names: Sequence[str]) -> None:
+    """Refuse label files of other classes; a folder without manifest is accepted.
+
+    Args:
+        folder: Folder of label files.
+        class_names: Classes of the data set that is to use them.
+
+    Raises:
+        LabelFormatError: If number, names or order of the classes differ (D401), or the manifest
+            cannot be read (D202).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = write_manifest(folder, class_names=("sky", "road"), files=2)
+        ...     check_manifest(folder, ("sky", "road"))
+        ...     read_manifest(folder)["files"]
+        2
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return
+    path = Path(folder) / MANIFEST
+    theirs, ours = manifest.get("class_names"), list(class_names)
+    if theirs is not None and theirs != ours:
+        raise LabelFormatError(
+            f"D401 {path}: these labels have other classes than the data set: "
+            f"{_first_difference(theirs, ours)}; ids would train the wrong classes. Use labels "
+            "made for this data set, or list its classes in the order of the labels"
+        )
+    if manifest.get("complete") is False:
+        logger.warning(
+            "%s: these labels are not complete; run the command that made them again", path
+        )
+
+
+def _first_difference(theirs: object, ours: list[str]) -> str:
+    if not isinstance(theirs, list):
+        return f"`class_names` is {theirs!r}, expected a list of {len(ours)} names"
+    counts = f"{len(theirs)} classes in the labels, {len(ours)} in the data set"
+    for index, (label, own) in enumerate(zip(theirs, ours, strict=False)):
+        if label != own:
+            return f"id {index} is {label!r} in the labels and {own!r} in the data set ({counts})"
+    common = min(len(theirs), len(ours))
+    longer, place = (theirs, "labels") if len(theirs) > common else (ours, "data set")
+    return f"id {common}, {longer[common]!r}, is only in the {place} ({counts})"

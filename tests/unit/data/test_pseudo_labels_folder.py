@@ -1,0 +1,234 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+from helpers.tiny_folders import (
+    STEMS,
+    VOC_STEMS,
+    acdc_plain,
+    acdc_release,
+    blocks,
+    plain_folder,
+    save,
+    scribble_of,
+    voc_tree,
+)
+from jsonargparse import ArgumentParser
+
+from scribbleseg import ScribbleDataModule
+from scribbleseg.data.check import check_source
+from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.images import write_label
+from scribbleseg.functional.manifest import write_manifest
+
+CLASSES = ("background", "cell", "vessel")
+
+
+def guess(number, num_classes=3):
+    """Dense labels that contradict the masks of the tiny folders, with undecided pixels."""
+    labels = blocks(number + 1, num_classes)
+    labels[:5] = 255
+    return labels
+
+
+def with_labels(folder, stems, num_classes=3):
+    for number, stem in enumerate(stems):
+        write_label(folder / f"{stem}.png", guess(number, num_classes))
+    return folder
+
+
+def pseudo(root, folder="pseudo", cls=FolderSource, **options):
+    return cls(root, train_labels="pseudo", pseudo_label_dir=str(folder), **options)
+
+
+@pytest.fixture
+def root(tmp_path):
+    plain_folder(tmp_path)
+    with_labels(tmp_path / "pseudo", STEMS[:6])
+    return tmp_path
+
+
+def test_training_records_carry_pseudo_labels(root):
+    source = pseudo(root)
+    records = source.records("train")
+    assert [record.scribble for record in records] == [
+        root / "pseudo" / f"{stem}.png" for stem in STEMS[:6]
+    ]
+    assert all(record.mask is None for record in records)
+    np.testing.assert_array_equal(source.read_scribble(records[2]), guess(2))
+
+
+def test_absolute_folder_gray_files_and_sub_folders(tmp_path):
+    stems = ("a/1", "a/2", "b/1", "b/2")
+    plain_folder(tmp_path / "data", stems=stems)
+    for number, stem in enumerate(stems):
+        save(tmp_path / "made" / f"{stem}.png", guess(number))
+    source = pseudo(tmp_path / "data", tmp_path / "made")
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[1]), guess(1))
+
+
+def test_own_coding_of_labels_does_not_touch_pseudo_labels(root):
+    (root / "classes.txt").unlink()
+    names = "{name: background, id: 10}, {name: cell, id: 20}, {name: vessel, id: 30}"
+    (root / "classes.yaml").write_text(f"compact: true\nclasses: [{names}]\n")
+    source = pseudo(root, unlabelled_value=0)
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[0]), guess(0))
+
+
+def test_validation_is_unaffected(root):
+    plain = FolderSource(root)
+    for folder in ("pseudo", "nowhere"):
+        source = pseudo(root, folder)
+        records = source.records("val")
+        assert records == plain.records("val")
+        np.testing.assert_array_equal(source.read_scribble(records[0]), scribble_of(blocks(6, 3)))
+        np.testing.assert_array_equal(source.read_mask(records[0]), blocks(6, 3))
+
+
+def test_class_labels_come_from_the_pseudo_labels(root):
+    labels = np.full((40, 48), 255, np.uint8)
+    labels[:20] = 2
+    write_label(root / "pseudo" / f"{STEMS[0]}.png", labels)
+    data = ScribbleDataModule(pseudo(root), batch_size=1, num_workers=0, crop_size=32)
+    data.setup("fit")
+    dataset = data.train_dataloader().dataset
+    assert dataset[0]["class_labels"].tolist() == [1, 0, 1]  # background is always there
+    assert dataset[1]["class_labels"].tolist() == [1, 1, 1]
+
+
+def test_dense_and_contradicting_pseudo_labels_are_no_finding(root):
+    assert not check_source(pseudo(root)).findings
+
+
+def test_labels_of_another_size_are_refused(root):
+    write_label(root / "pseudo" / f"{STEMS[0]}.png", guess(0)[::2])
+    data = ScribbleDataModule(pseudo(root), batch_size=1, num_workers=0, crop_size=32, check=False)
+    data.setup("fit")
+    with pytest.raises(LabelFormatError, match=r"D201 .*pseudo/img_0\.png"):
+        data.train_dataloader().dataset[0]
+
+
+# --------------------------------------------------------------------------- sources
+
+
+def test_acdc_folder(tmp_path):
+    acdc_plain(tmp_path)
+    with_labels(tmp_path / "pseudo", [r.image_id for r in ACDCSource(tmp_path).records("train")], 4)
+    source = pseudo(tmp_path, cls=ACDCSource)
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[3]), guess(3, 4))
+
+
+def test_acdc_release(tmp_path):
+    acdc_release(tmp_path)
+    records = ACDCSource(tmp_path).records("train")
+    with_labels(tmp_path / "pseudo", [record.image_id for record in records], 4)
+    source = pseudo(tmp_path, cls=ACDCSource)
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[1]), guess(1, 4))
+    val = source.records("val")[0]
+    np.testing.assert_array_equal(source.read_scribble(val), scribble_of(blocks(2, 4)))
+
+
+def test_voc(tmp_path):
+    voc_tree(tmp_path)
+    folder = with_labels(tmp_path / "VOCdevkit" / "VOC2012" / "pseudo", VOC_STEMS[:3], 21)
+    source = pseudo(tmp_path, cls=VOCSource)
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[2]), guess(2, 21))
+    assert source.records("train")[0].scribble == folder / f"{VOC_STEMS[0]}.png"
+    assert source.records("val")[0].mask is not None
+
+
+def test_option_in_a_configuration_file(tmp_path):
+    acdc_plain(tmp_path)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ScribbleSource, "source")
+    options = {"root": str(tmp_path), "train_labels": "pseudo", "pseudo_label_dir": "made"}
+    text = {"class_path": "scribbleseg.data.sources.ACDCSource", "init_args": options}
+    source = parser.instantiate(parser.parse_object({"source": text})).source
+    assert source.pseudo_label_dir == tmp_path / "made"
+
+
+# -------------------------------------------------------------------------- manifest
+
+
+def test_manifest_of_the_same_classes(root, caplog):
+    write_manifest(root / "pseudo", class_names=CLASSES, files=6)
+    with caplog.at_level(logging.WARNING):
+        assert len(pseudo(root).records("train")) == 6
+        assert not caplog.records
+        write_manifest(root / "pseudo", class_names=CLASSES, files=6, complete=False)
+        assert len(pseudo(root).records("train")) == 6
+    assert "not complete" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("background", "vessel", "cell"), r"id 1 is 'vessel' in the labels and 'cell' in the"),
+        (CLASSES[:2], r"id 2, 'vessel', is only in the data set \(2 classes in the labels, 3 in"),
+        ((*CLASSES, "dirt"), r"id 3, 'dirt', is only in the labels \(4 classes"),
+    ],
+)
+def test_manifest_of_other_classes(root, names, message):
+    write_manifest(root / "pseudo", class_names=names, files=6)
+    source = pseudo(root)
+    with pytest.raises(LabelFormatError, match=rf"D401 .*manifest\.json.*{message}.*Use labels"):
+        source.records("train")
+
+
+def test_manifest_that_cannot_be_read(root):
+    path = root / "pseudo" / "manifest.json"
+    for text, message in (("{", "not valid JSON"), ("[1]", "is a list"), ("\xff", "not valid")):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises(LabelFormatError, match=rf"D202 .*manifest\.json.*{message}"):
+            pseudo(root).records("train")
+    path.write_text(json.dumps({"class_names": "cell"}))
+    with pytest.raises(LabelFormatError, match=r"`class_names` is 'cell', expected a list of 3"):
+        pseudo(root).records("train")
+    path.write_text("{}")  # knows nothing, so there is nothing to compare
+    assert len(pseudo(root).records("train")) == 6
+
+
+# ---------------------------------------------------------------------------- faults
+
+
+def test_missing_files(root):
+    (root / "pseudo" / f"{STEMS[1]}.png").unlink()
+    with pytest.raises(
+        ScribbleNotFoundError, match=r"D301 1 of 6 pseudo-labels of split 'train' .*pseudo .*img_1"
+    ):
+        pseudo(root).records("train")
+    assert len(pseudo(root, on_missing="skip").records("train")) == 5
+    source = pseudo(root, on_missing="unlabelled")
+    assert (source.read_scribble(source.records("train")[1]) == 255).all()
+
+
+def test_missing_folder(root):
+    source = pseudo(root, "nowhere")
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*nowhere.*`pseudo_label_dir`"):
+        source.records("train")
+    (root / "nowhere").mkdir()
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 none of .* has a pseudo-label in"):
+        pseudo(root, "nowhere", on_missing="skip").records("train")
+
+
+def test_one_option_without_the_other(root):
+    with pytest.raises(ConfigError, match=r"without `pseudo_label_dir`: set it to"):
+        FolderSource(root, train_labels="pseudo")
+    for labels in ("scribble", "mask"):
+        with pytest.raises(ConfigError, match=rf"pseudo_label_dir=.*'{labels}'.*set `train_labels"):
+            FolderSource(root, train_labels=labels, pseudo_label_dir="pseudo")
+    (root / "dataset.yaml").write_text("pseudo_label_dir: pseudo\n")
+    with pytest.raises(ConfigError, match="unknown option 'pseudo_label_dir'"):
+        FolderSource(root)
+
+
+def test_foreign_ids_are_refused(root):
+    labels = guess(0)
+    labels[10, 10] = 7
+    write_label(root / "pseudo" / f"{STEMS[0]}.png", labels)
+    source = pseudo(root)
+    with pytest.raises(LabelFormatError, match=r"D101 .*pseudo/img_0\.png.*value 7 on 1 px"):
+        source.read_scribble(source.records("train")[0])
