@@ -136,7 +136,8 @@ def _judge_split(
     findings += _judge_empty(split, drawn)
     if split == "train" and complete:
         findings += _judge_classes(source, drawn)
-    if split != "train" or getattr(source, "train_labels", "scribble") != "mask":
+    # masks and pseudo-labels are dense by nature, and guesses may contradict the mask
+    if split != "train" or getattr(source, "train_labels", "scribble") == "scribble":
         if not getattr(source, "allow_dense_scribbles", False):
             findings += _judge_dense(split, drawn)
         findings += _judge_contradiction(source, split, drawn)

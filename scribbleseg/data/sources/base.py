@@ -143,9 +143,7 @@ class FileSource(ScribbleSource):
         self.unlabelled_value = (
             classes.unlabelled_value if unlabelled_value is None else unlabelled_value
         )
-        # pseudo-labels are dense by nature: that they cover the image is no fault
-        self.allow_dense_scribbles = allow_dense_scribbles or train_labels == "pseudo"
-        self.resize_labels = resize_labels
+        self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self._strokes = strokes
         self._tags = class_ids(classes.names, classes.aliases)
 
@@ -210,8 +208,6 @@ class FileSource(ScribbleSource):
 
     def with_mask(self, record: Record) -> Record:
         """The record with its dense mask, if there is one: for checks, never for training."""
-        if self.train_labels == "pseudo":
-            return record  # guesses may contradict the mask: that is no fault of the files
         return replace(record, mask=self.files.masks.get(record.image_id))
 
     def group_of(self, stem: str) -> str | None:
