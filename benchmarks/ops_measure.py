@@ -15,6 +15,7 @@ from ops_cases import CASES, Setup, Way
 from ops_memory import peak_mib
 
 SAMPLE_S = 0.005  # a faster call is repeated within one sample: clocks and caches are not that good
+SLOW_S = 1.0  # a slower call is warmed up once only
 # a server that has imported everything and computed nothing forks the processes
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["ops_measure"])
@@ -26,35 +27,40 @@ def time_in_turns(
     """Seconds of each way and what it returned.
 
     Each round runs every way once, beginning with another one each time, so that a slow spell of
-    the machine hits all alike. At least three rounds are made, more as long as the budget lasts.
+    the machine hits all alike. At least five rounds are made (unless ``rounds`` is fewer), more as
+    long as the budget lasts.
     """
     results, calls, expected = [], [], []
     gc.collect()
     for way in ways:  # warm-up: code is loaded, caches are filled
+        start = time.perf_counter()
         results.append(way.outcome() if way.outcome else way.run())
-        seconds = _seconds(way, 1, device)
+        seconds = time.perf_counter() - start
+        if seconds < SLOW_S:  # what is loaded once does not count much beyond
+            seconds = _seconds(way.run, 1, device)
         calls.append(max(1, math.ceil(SAMPLE_S / seconds)))
         expected.append(seconds * calls[-1])
-    count = min(rounds, max(3, int(budget_s / sum(expected))))
+    count = min(rounds, max(5, int(budget_s / sum(expected))))
     samples: list[list[float]] = [[] for _ in ways]
     gc.disable()
     try:
         for start in range(count):
             for step in range(len(ways)):
                 index = (start + step) % len(ways)
-                samples[index].append(_seconds(ways[index], calls[index], device) / calls[index])
+                seconds = _seconds(ways[index].run, calls[index], device)
+                samples[index].append(seconds / calls[index])
             gc.collect()
     finally:
         gc.enable()
     return [summary(times) for times in samples], results
 
 
-def _seconds(way: Way, calls: int, device: torch.device) -> float:
+def _seconds(run, calls: int, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
     for _ in range(calls):
-        way.run()
+        run()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
@@ -117,13 +123,12 @@ def _way(case: str, label: str, sizes: dict[str, Any], setup: Setup) -> Way:
 
 
 def deviation(found: Any, reference: Any) -> float | None:
-    """Largest difference relative to the largest value; None if one of them is not known."""
+    """Sum of the differences over that of the values, the worst of all arrays; None if unknown."""
     if found is None or reference is None:
         return None
     worst = 0.0
     for a, b in zip(_arrays(found), _arrays(reference), strict=True):
-        scale = float(np.abs(b).max(initial=0)) or 1.0
-        worst = max(worst, float(np.abs(a - b).max(initial=0)) / scale)
+        worst = max(worst, float(np.abs(a - b).sum()) / (float(np.abs(b).sum()) or 1.0))
     return worst
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 from pathlib import Path
@@ -18,14 +19,10 @@ def peak_mib(run) -> float | None:
     take it again unseen. None where there is no ``/proc``.
     """
     gc.collect()
-    try:
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        pass  # not glibc
-    try:
+    with contextlib.suppress(OSError):
         (_PROC / "clear_refs").write_text("5")
-    except OSError:
-        pass
     if not (_PROC / "status").exists():
         return None
     before = _kib("VmRSS")

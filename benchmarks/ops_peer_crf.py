@@ -8,7 +8,7 @@ Answers one line for each on standard input: ``version``, ``run``, ``memory`` (M
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import packages_distributions, version
 
 import numpy as np
 from ops_memory import peak_mib
@@ -29,12 +29,9 @@ def inference(inputs: dict) -> np.ndarray:
 
 
 def distribution() -> str:
-    for name in ("pydensecrf2", "pydensecrf"):
-        try:
-            return f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue
-    return "pydensecrf"
+    """Whoever ships the module, and the version."""
+    names = packages_distributions().get("pydensecrf", [])
+    return ", ".join(f"{name} {version(name)}" for name in names) or "pydensecrf"
 
 
 def main() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+
 from ops_cases import Setup, Way, case
 from ops_cases.inputs import photos, soft_masks
-
 from scribbleseg.functional.regularizers.dense_crf import dense_crf_loss, normalized_cut_loss
 from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
 

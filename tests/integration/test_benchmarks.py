@@ -104,3 +104,59 @@ def test_loader_and_train_step_report_ratios(tmp_path) -> None:
     assert complete(step)
     assert step["results"]["time_ratio"] > 0
     assert step["results"]["memory_ratio"] > 0
+
+
+def test_peak_memory_counts_what_a_call_allocates() -> None:
+    code = "from ops_memory import peak_mib; print(peak_mib(lambda: len(b'x' * (64 << 20))))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT / "benchmarks",
+    )
+    if done.stdout == "None\n":
+        pytest.skip("no /proc")
+    assert 63 < float(done.stdout) < 70
+
+
+@pytest.mark.slow
+def test_ops_finds_that_all_ways_agree(tmp_path) -> None:
+    words = ["--quick", "--rounds", "2", "--seconds", "0", "--no-memory"]
+    run("ops.py", *words, "--output", "ops.json", cwd=tmp_path)
+    result = json.loads((tmp_path / "ops.json").read_text())
+    assert complete(result)
+    table = (tmp_path / "ops.md").read_text()
+    labels = {}
+    for case in result["results"]["cases"]:
+        assert f"`{case['name']}`" in table
+        labels[case["name"]] = [way["label"] for way in case["ways"]]
+        # the lattice is an approximation, and coarse for images of so few pixels
+        lattice = any("lattice" in label for label in labels[case["name"]])
+        for way in case["ways"]:
+            if "skipped" in way:
+                assert way["skipped"]
+                continue
+            assert way["min_s"] > 0
+            assert (way.get("deviation") or 0) < (0.3 if lattice else 0.01), way
+    bars = result["results"]["bars"]
+    assert bars
+    for bar in bars:
+        assert bar["met"] is None  # nothing is judged at these sizes
+        assert bar["against"] is None or bar["against"] in labels[bar["case"]]
+    assert all(row["min_s"] or row["skipped"] for row in result["results"]["growth"])
+
+
+@pytest.mark.slow
+def test_ops_measures_memory_of_each_way(tmp_path) -> None:
+    words = ["--quick", "--rounds", "1", "--only", "distance_map", "--output", "ops.json"]
+    run("ops.py", *words, cwd=tmp_path)
+    result = json.loads((tmp_path / "ops.json").read_text())
+    ways = result["results"]["cases"][0]["ways"]
+    assert [way["kind"] for way in ways] == ["ours", "peer"]
+    assert all(0 <= way["peak_mib"] < 100 for way in ways)
+    assert result["settings"]["threads"] == 1
+    command = [sys.executable, str(ROOT / "benchmarks" / "ops.py"), "--only", "nonsense"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert refused.returncode
+    assert "expected some of" in refused.stderr
