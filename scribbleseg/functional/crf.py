@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 CRFBackend = Literal["permutohedral", "exact"]
+_KERNEL_ELEMENTS = 2**24
+"""Largest exact kernel that is kept: 64 MiB in float32."""
+
 _MOST_EXACT_PIXELS = 10_000  # seconds per image; the time grows with the square
 
 
@@ -232,7 +235,14 @@ def _kernel(features: Tensor, weight: float, backend: str) -> Callable[[Tensor],
         norm = (lattice.filter(ones) + 1e-20).rsqrt()
         return lattice.scaled(norm[:, 0], weight * norm[:, 0]).filter
 
+    matrix: Tensor | None = None
+    if len(features) ** 2 <= _KERNEL_ELEMENTS:  # once, not at every iteration
+        identity = torch.eye(len(features), dtype=features.dtype, device=features.device)
+        matrix = exact_gaussian_filter(features[None], identity[None])[0]
+
     def exact(values: Tensor) -> Tensor:
+        if matrix is not None:
+            return matrix @ values
         return exact_gaussian_filter(features[None], values[None])[0]
 
     norm = (exact(ones) + 1e-20).rsqrt()
