@@ -5,7 +5,9 @@
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
 (a preset that goes on top of the file, overrides of single values, or both) and seeds. Every run is
 an ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
-interrupted one resumes. Scores are those of the last step, never of a selected checkpoint.
+interrupted one resumes. Runs that the output file already holds with the same settings are kept, so
+that a table can grow over days and machines. Scores are those of the last step, never of a selected
+checkpoint.
 """
 
 from __future__ import annotations
@@ -58,12 +60,29 @@ def logged(command: list[str], folder: Path) -> None:
         raise SystemExit(f"run {folder} ended with status {code}:\n{tail}")
 
 
-def run(folder: Path, configs: list[Path], overrides: dict[str, Any], seed: int) -> dict[str, Any]:
-    """One fit; its scores, steps and seconds."""
+def portable(overrides: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Overrides as they are recorded: without the folders of this machine."""
+    folders = {"DATA_ROOT": options.data_root, "PSEUDO_LABELS": options.pseudo_labels}
+    recorded = dict(overrides)
+    for key, value in overrides.items():
+        for name, folder in folders.items():
+            if folder is not None and str(value).startswith(str(folder)):
+                recorded[key] = name + str(value).removeprefix(str(folder))
+        if key.endswith("encoder_weights"):
+            recorded[key] = Path(str(value)).name
+    return recorded
+
+
+def run(
+    folder: Path,
+    configs: list[Path],
+    overrides: dict[str, Any],
+    wanted: dict[str, Any],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """One fit; its scores, steps and seconds. ``wanted`` is how its settings are recorded."""
     done = folder / "result.json"
-    contents = {path.name: yaml.safe_load(path.read_text()) for path in configs[1:]}
-    wanted = {"config": configs[0].name, "seed": seed, "overrides": overrides}
-    wanted |= {"presets": contents} if contents else {}
     if done.exists():
         result = json.loads(done.read_text())
         if result["settings"] != wanted:
@@ -90,9 +109,21 @@ def run(folder: Path, configs: list[Path], overrides: dict[str, Any], seed: int)
         "scores": {k: v for k, v in scores.items() if k.startswith("val/")},
         "steps": int(read_checkpoint(last)["global_step"]),
         "seconds": round(seconds, 1),
+        "commit": environment("compare", seed=seed, settings={})["commit"],
     }
     done.write_text(json.dumps(result, indent=1))
     return result
+
+
+def recorded_runs(output: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
+    """Runs that the output file holds already, by cell and seed: none is repeated or lost."""
+    if not output.is_file():
+        return {}
+    cells = json.loads(output.read_text())["results"]
+    return {
+        (cell["data"], cell["recipe"]): {r["settings"]["seed"]: r for r in cell["runs"]}
+        for cell in cells
+    }
 
 
 def table(results: list[dict], metrics: dict[str, str]) -> str:
@@ -140,36 +171,57 @@ def main() -> None:
         for recipe in plan["recipes"]
         if all({data, recipe} & group for group in groups)
     ]
-    total, begun, results = len(cells) * len(seeds), time.monotonic(), []
+    total, count, begun = len(cells) * len(seeds), 0, time.monotonic()
     output = options.output or default_path(options.plan.stem)
-    for number, (data, recipe) in enumerate(cells):
+    found = recorded_runs(output)
+    for data, recipe in cells:
         spec = plan["data"][data]
         names = [spec["config"], *filter(None, [plan["recipes"][recipe].get("preset")])]
         configs = [HERE.parent / name for name in names]
         overrides = arguments(plan, spec, plan["recipes"][recipe], options)
-        runs = []
         for seed in seeds:
             folder = (
                 options.work / options.plan.stem / data / recipe.replace(" ", "_") / f"seed{seed}"
             )
-            runs.append(run(folder, configs, overrides, seed))
-            count = number * len(seeds) + len(runs)
+            wanted = {
+                "config": configs[0].name,
+                "seed": seed,
+                "overrides": portable(overrides, options),
+            }
+            if len(configs) > 1:
+                contents = {path.name: yaml.safe_load(path.read_text()) for path in configs[1:]}
+                wanted["presets"] = contents
+            runs = found.setdefault((data, recipe), {})
+            if runs.get(seed, {}).get("settings") != wanted:
+                runs[seed] = run(folder, configs, overrides, wanted, seed=seed)
+            if runs[seed]["steps"] != spec["steps"]:
+                raise SystemExit(
+                    f"{data}/{recipe}: {runs[seed]['steps']} steps, not {spec['steps']}"
+                )
+            count += 1
             left = (time.monotonic() - begun) / count * (total - count)
             sys.stderr.write(
                 f"{count}/{total} {data} / {recipe} / seed {seed}: "
-                f"{runs[-1]['scores'].get('val/miou', float('nan')):.4f} mIoU, "
+                f"{runs[seed]['scores'].get('val/miou', float('nan')):.4f} mIoU, "
                 f"about {left / 60:.0f} min left\n"
             )
-        if any(r["steps"] != spec["steps"] for r in runs):
-            raise SystemExit(
-                f"{data}/{recipe}: {[r['steps'] for r in runs]} steps, not {spec['steps']}"
-            )
-        results.append({"data": data, "recipe": recipe, "runs": runs})
-        # after every cell, so that hours of runs are never lost to the last one
-        settings = {"plan": plan, "weights": options.weights.name if options.weights else None}
-        write(output, environment("compare", seed=seeds, settings=settings), results)
-        output.with_suffix(".md").write_text(table(results, plan["metrics"]))
-    print(table(results, plan["metrics"]))
+            # after every run, so that hours of them are never lost to the last one
+            results = _in_order(found, plan)
+            settings = {"plan": plan, "weights": options.weights.name if options.weights else None}
+            shown = sorted({seed for runs in found.values() for seed in runs})
+            write(output, environment("compare", seed=shown, settings=settings), results)
+            output.with_suffix(".md").write_text(table(results, plan["metrics"]))
+    print(table(_in_order(found, plan), plan["metrics"]))
+
+
+def _in_order(found: dict[tuple[str, str], dict[int, dict]], plan: dict) -> list[dict]:
+    """Cells in the order of the plan; those it no longer names are dropped."""
+    return [
+        {"data": data, "recipe": recipe, "runs": [runs[seed] for seed in sorted(runs)]}
+        for data in plan["data"]
+        for recipe in plan["recipes"]
+        if (runs := found.get((data, recipe)))
+    ]
 
 
 def _groups(plan: dict, only: list[str]) -> list[set[str]]:
