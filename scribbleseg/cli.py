@@ -23,6 +23,7 @@ from scribbleseg import __version__
 from scribbleseg.callbacks import PreemptionCheckpoint, PseudoLabelWriter
 from scribbleseg.checkpoint import AtomicCheckpointIO
 from scribbleseg.cli_errors import SuggestingParser, explain
+from scribbleseg.cli_merge import merge_regularizers
 from scribbleseg.data.datamodule import ScribbleDataModule
 from scribbleseg.errors import ConfigError
 from scribbleseg.methods.base import ScribbleSegModule
@@ -158,7 +159,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if argv[:1] == ["predict"] and any(re.match(r"--images(=|$)", word) for word in argv):
             sys.exit(predict_images(argv[1:]))
         # LightningCLI reads sys.argv itself; a distributed launcher starts it again with the same
-        sys.argv = [program, *_with_run_config(argv)]
+        sys.argv = [program, *merge_regularizers(_with_run_config(argv))]
         ScribbleSegCLI(
             ScribbleSegModule,
             ScribbleDataModule,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 
 from scribbleseg.checkpoint import load
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.crf import CRF_PRESETS
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.predictor import Predictor
 
@@ -48,8 +50,12 @@ def predict_images(argv: Sequence[str]) -> int:
         for name in ("scales", "flip", "window", "crf")
         if getattr(options, name) is not None
     }
-    if chosen.get("crf") == "off":
+    if chosen.get("crf") in ("off", "none"):
         chosen["crf"] = None
+    elif "crf" in chosen and chosen["crf"] not in CRF_PRESETS:
+        raise ConfigError(
+            f"--crf={chosen['crf']}: expected {', '.join(CRF_PRESETS)}, or off for none"
+        )
     inference = InferenceConfig.from_dict({**module.inference.to_dict(), **chosen})
     predictor = Predictor(module, device=options.device, inference=inference)
     report = predictor.predict_folder(

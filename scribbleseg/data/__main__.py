@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> int:
     options = parser.parse_args(args)
     try:
         status: int = options.run(options)
-    except ScribbleSegError as error:
+    except (ScribbleSegError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     return status

@@ -14,7 +14,49 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["class_labels_from_scribble", "one_hot_labels", "resize_labels"]
+__all__ = ["area_pool", "class_labels_from_scribble", "one_hot_labels", "resize_labels"]
+
+
+def area_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean over the cells of a coarser grid, weighted by the area that a pixel shares with a cell.
+
+    Unlike ``adaptive_avg_pool2d`` its gradient is deterministic on a GPU, and cells do not overlap.
+    Time and memory O(size of x).
+
+    Args:
+        x: Float, shape ``(B, C, H, W)``.
+        size: ``(h, w)`` with h ≤ H and w ≤ W.
+
+    Returns:
+        Shape ``(B, C, h, w)``; ``x`` itself if the size is the same.
+
+    Raises:
+        ValueError: If the grid is finer than x.
+
+    Example:
+        >>> area_pool(torch.tensor([[[[1.0, 2.0, 6.0]]]]), (1, 2)).tolist()
+        [[[[1.3333333730697632, 4.666666507720947]]]]
+    """
+    height, width = x.shape[-2:]
+    if size == (height, width):
+        return x
+    if not (0 < size[0] <= height and 0 < size[1] <= width):
+        raise ValueError(f"size={size}: expected at most the {height} by {width} pixels of x")
+    if height % size[0] == 0 and width % size[1] == 0:
+        return F.avg_pool2d(x, (height // size[0], width // size[1]))
+    with torch.autocast(x.device.type, enabled=False):
+        rows, columns = (
+            _shares(full, cells, x) for full, cells in zip((height, width), size, strict=True)
+        )
+        return rows @ x @ columns.T
+
+
+def _shares(pixels: int, cells: int, like: Tensor) -> Tensor:
+    """Share of each pixel in each cell, rows sum to one, shape ``(cells, pixels)``."""
+    pixel = torch.arange(pixels, device=like.device, dtype=torch.float64)
+    edges = torch.arange(cells + 1, device=like.device, dtype=torch.float64) * (pixels / cells)
+    overlap = torch.minimum(edges[1:, None], pixel + 1) - torch.maximum(edges[:-1, None], pixel)
+    return (overlap.clamp_min(0) * (cells / pixels)).to(like.dtype)
 
 
 def one_hot_labels(labels: Tensor, num_classes: int, *, ignore_index: int = IGNORE_INDEX) -> Tensor:

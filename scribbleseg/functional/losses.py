@@ -10,13 +10,13 @@ import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.distributed import all_reduce_sum, mean_over_ranks
-from scribbleseg.functional.geometry import one_hot_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
     "absent_class_loss",
+    "class_weights_from_histogram",
     "entropy_loss",
     "full_precision",
     "masked_mean",
@@ -99,6 +99,8 @@ def partial_cross_entropy(
         0.0
     """
     _check_shapes(logits, scribble)
+    if reduction not in ("pixel", "image"):
+        raise ValueError(f"reduction is {reduction!r}, expected 'pixel' or 'image'")
     logits = full_precision(logits)
     per_pixel = F.cross_entropy(
         logits,
@@ -160,13 +162,17 @@ def partial_dice_loss(
     """
     _check_shapes(logits, labels)
     probs = full_precision(logits).softmax(dim=1)
-    labelled = (labels != ignore_index).to(probs.dtype)[:, None]
-    target = one_hot_labels(labels, logits.shape[1], ignore_index=ignore_index)
-    target = target.movedim(-1, 1).to(probs.dtype)
-    overlap = (probs * target).sum((0, 2, 3))
-    # one-hot targets are zero outside the mask and equal to their squares
-    sizes = (labelled * probs.square()).sum((0, 2, 3)) + target.sum((0, 2, 3))
-    count = labelled.sum()
+    labelled = (labels != ignore_index)[:, None]
+    target = labels[:, None].masked_fill(~labelled, 0)
+    counted = labelled.to(probs.dtype)
+    # per class by gathering and scattering: a one-hot target of int64 would be twice the logits
+    hit = probs.gather(1, target) * counted
+    classes = probs.shape[1]
+    overlap = hit.new_zeros(classes).scatter_add(0, target.flatten(), hit.flatten())
+    number = hit.new_zeros(classes).scatter_add(0, target.flatten(), counted.flatten())
+    # one-hot targets equal their squares
+    sizes = (counted * probs.square()).sum((0, 2, 3)) + number
+    count = number.sum()
     if across_ranks:
         overlap, sizes = all_reduce_sum(torch.stack([overlap, sizes])).unbind()
         count = mean_over_ranks(count)
@@ -206,6 +212,11 @@ def entropy_loss(
         >>> round(entropy_loss(torch.zeros(1, 4, 2, 2), base="classes").item(), 4)
         1.0
     """
+    if base not in ("nat", "classes") or (base == "classes" and logits.shape[1] < 2):
+        raise ValueError(
+            f"base is {base!r} with {logits.shape[1]} classes, expected 'nat', or 'classes' with "
+            "at least 2"
+        )
     log_probs = full_precision(logits).log_softmax(dim=1)
     probs = log_probs.exp()
     entropy = -(probs * ((probs + eps).log() if eps else log_probs)).sum(dim=1)
@@ -251,6 +262,27 @@ def absent_class_loss(
     absent = (1 - class_labels.to(probs.dtype))[:, :, None, None]
     surprise = -(absent * (1 - probs + eps).log()).sum(dim=1)
     return masked_mean(surprise, mask, across_ranks=across_ranks)
+
+
+def class_weights_from_histogram(counts: Tensor) -> Tensor:
+    r"""Class weights from how often classes are drawn (Obukhov et al., arXiv 1906.04651).
+
+    .. math:: w_c = \frac{1 / \log(1.1 + h_c)}{\sum_k 1 / \log(1.1 + h_k)}, \quad
+        h_c = n_c / \textstyle\sum_k n_k
+
+    Args:
+        counts: Drawn pixels :math:`n_c` of each class over the data set, shape ``(C,)``.
+
+    Returns:
+        Float32 weights that sum to 1, shape ``(C,)``; alike if nothing is drawn.
+
+    Example:
+        >>> class_weights_from_histogram(torch.tensor([1, 1])).tolist()
+        [0.5, 0.5]
+    """
+    share = counts.float() / counts.sum().clamp_min(1)
+    inverse = 1 / (1.1 + share).log()
+    return inverse / inverse.sum()
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,4 +57,5 @@ class EMATeacher(nn.Module):
         other: list[Tensor] = list(student.parameters())
         if len(own) != len(other):
             raise ValueError(f"the student has {len(other)} parameters, the teacher {len(own)}")
-        torch._foreach_lerp_(own, other, rate)
+        average = get_ema_multi_avg_fn(1 - rate)  # type: ignore[no-untyped-call]
+        average(own, other, None)

@@ -46,7 +46,7 @@ def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
     )
     trainer = Trainer(max_epochs=3, enable_checkpointing=False, **options)
     trainer.fit(module, data)
-    assert module.bank.generation == 3
+    assert module.bank.generation == 2  # after the first and the second epoch
     assert sorted(p.name for p in module.bank.path(0).parent.iterdir()) == [
         f"{index:07d}.npy" for index in range(6)
     ]
@@ -64,7 +64,8 @@ class _SaveAt(Callback):
             trainer.save_checkpoint(self.path)
 
 
-def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path) -> None:
+@pytest.mark.parametrize("step", [4, 5, 6])
+def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path, step: int) -> None:
     options = {"bank_interval": 2, "pseudo_start": 0.0, "threshold": 0.3, "bias_correction": True}
     path = tmp_path / "middle.ckpt"
 
@@ -76,15 +77,24 @@ def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path) -> None:
         )
         return module
 
-    whole = fit(_SaveAt(5, path))
-    assert whole.bank.generation == 6
-    saved = torch.load(path, weights_only=True)["scribbleseg"]["bank"]
-    assert saved == {"generation": 2, "step": 4}
-    assert whole.bank.path(0, 2).exists()  # kept for the checkpoint
+    whole = fit(_SaveAt(step, path))
+    assert whole.bank.generation == 5  # steps 2, 4, 6, 8 and 10 of 12
+    saved = torch.load(path, weights_only=True)["scribbleseg"]["bank"]["generation"]
+    assert saved == (step - 1) // 2
+    assert whole.bank.path(0, saved).exists()  # kept for the checkpoint
     resumed = fit(ckpt_path=path)
-    assert resumed.bank.generation == 6
+    assert resumed.bank.generation == 5
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_once_per_epoch_counts_optimiser_steps(tmp_path) -> None:
+    module, data, options = make(tmp_path, bank_interval=0)
+    trainer = Trainer(
+        max_epochs=4, accumulate_grad_batches=2, enable_checkpointing=False, **options
+    )
+    trainer.fit(module, data)
+    assert module.bank.generation == 3
 
 
 def test_without_our_data_module_the_error_says_what_is_missing(tmp_path) -> None:

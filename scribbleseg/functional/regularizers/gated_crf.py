@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from scribbleseg.functional.distributed import mean_over_ranks
 from scribbleseg.functional.losses import full_precision
@@ -95,18 +96,19 @@ def gated_crf_loss(
             None if m is None else whole_cells(m, size, probs.dtype) for m in (source, destination)
         ]
         cost = None if compatibility is None else _scaled_compatibility(compatibility.to(probs))
-    result: Tensor = _GatedCRF.apply(
-        probs,
-        colours,
-        masks[0],
-        masks[1],
-        cost,
-        tuple(map(tuple, kernels)),
-        radius,
-        dilation,
-        count_border,
-        across_ranks,
-    )
+    with torch.autocast(probs.device.type, enabled=False):
+        result: Tensor = _GatedCRF.apply(
+            probs,
+            colours,
+            masks[0],
+            masks[1],
+            cost,
+            tuple(map(tuple, kernels)),
+            radius,
+            dilation,
+            count_border,
+            across_ranks,
+        )
     return result
 
 
@@ -211,6 +213,7 @@ class _GatedCRF(torch.autograd.Function):
         return energy / total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
         return (grad_output * gradient, *(None,) * 9)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.losses import full_precision, masked_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,11 @@ Reduction = Literal["mean", "sum"]
 
 
 def total_variation_loss(
-    probs: Tensor, *, norm: Literal["l1", "l2"] = "l1", reduction: Reduction = "mean"
+    probs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    norm: Literal["l1", "l2"] = "l1",
+    reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Total variation of the probability maps, forward differences (Mumford & Shah, 1989).
 
@@ -34,6 +39,8 @@ def total_variation_loss(
 
     Args:
         probs: Probabilities, float, shape ``(B, C, H, W)``.
+        mask: Pixels that count, bool, shape ``(B, H, W)``: differences to others are left out;
+            ``None`` = all.
         norm: ``"l1"`` (q = 1) or ``"l2"`` (q = 2).
         reduction: ``"sum"``, or ``"mean"`` to divide by B·H·W.
 
@@ -44,13 +51,21 @@ def total_variation_loss(
         >>> total_variation_loss(torch.full((1, 2, 3, 3), 0.5)).item()
         0.0
     """
+    if norm not in ("l1", "l2"):
+        raise ValueError(f"norm is {norm!r}, expected 'l1' or 'l2'")
     probs = full_precision(probs)
     steps = [probs[..., 1:, :] - probs[..., :-1, :], probs[..., 1:] - probs[..., :-1]]
+    if mask is not None:
+        inside = mask[:, None].to(probs.dtype)
+        steps[0] = steps[0] * (inside[..., 1:, :] * inside[..., :-1, :])
+        steps[1] = steps[1] * (inside[..., 1:] * inside[..., :-1])
     total = sum((d.abs() if norm == "l1" else d.square()).sum() for d in steps)
     return _reduced(torch.as_tensor(total), probs, reduction)
 
 
-def contour_length_loss(probs: Tensor, *, include_background: bool = False) -> Tensor:
+def contour_length_loss(
+    probs: Tensor, *, mask: Tensor | None = None, include_background: bool = False
+) -> Tensor:
     r"""Length of soft object contours (the "total variation" baseline of WSL4MIS and WORD).
 
     .. math:: L = \operatorname{mean}(\operatorname{ReLU}(\operatorname{max}_{3\times3} e - e)),
@@ -60,10 +75,15 @@ def contour_length_loss(probs: Tensor, *, include_background: bool = False) -> T
 
     Args:
         probs: Probabilities, float, shape ``(B, C, H, W)``.
+        mask: Pixels that count, bool, shape ``(B, H, W)``: others are neither averaged over nor
+            looked at; ``None`` = all.
         include_background: Whether class 0 counts too.
 
     Returns:
-        Scalar in [0, 1].
+        Scalar in [0, 1]; an exact differentiable 0 for an empty mask.
+
+    Raises:
+        ValueError: If there is no class to look at.
 
     Example:
         >>> contour_length_loss(torch.full((1, 2, 5, 5), 0.5)).item()
@@ -72,9 +92,18 @@ def contour_length_loss(probs: Tensor, *, include_background: bool = False) -> T
     probs = full_precision(probs)
     if not include_background:
         probs = probs[:, 1:]
-    eroded = -F.max_pool2d(-probs, 3, stride=1, padding=1)
-    opened = F.max_pool2d(eroded, 3, stride=1, padding=1)
-    return F.relu(opened - eroded).mean()
+    if not probs.shape[1]:
+        raise ValueError("one class without the background leaves none; expected at least 2")
+    # beyond the image, and in padding, a pixel is neither a minimum nor a maximum
+    outside = None if mask is None else ~mask.bool()[:, None]
+    raised = probs if outside is None else probs.masked_fill(outside, math.inf)
+    eroded = -F.max_pool2d(-raised, 3, stride=1, padding=1)
+    lowered = eroded if outside is None else eroded.masked_fill(outside, -math.inf)
+    opened = F.max_pool2d(lowered, 3, stride=1, padding=1)
+    if outside is None:
+        return F.relu(opened - eroded).mean()
+    opened, eroded = opened.masked_fill(outside, 0), eroded.masked_fill(outside, 0)
+    return masked_mean(F.relu(opened - eroded).mean(dim=1), mask)
 
 
 def level_set_loss(
@@ -138,7 +167,7 @@ def mumford_shah_loss(
     Args:
         probs: Probabilities, float, shape ``(B, C, H, W)``.
         image: Intensities, shape ``(B, K, H, W)``.
-        mask: Pixels that count in the first term, bool, shape ``(B, H, W)``; ``None`` = all.
+        mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
         reduction: ``"sum"`` as published (weight 1e-6), or ``"mean"`` to divide by B·H·W.
         length_weight: :math:`\lambda`.
 
@@ -150,10 +179,13 @@ def mumford_shah_loss(
         0.0
     """
     region = level_set_loss(probs, image, mask=mask, reduction=reduction)
-    return region + length_weight * total_variation_loss(probs, reduction=reduction)
+    length = total_variation_loss(probs, mask=mask, reduction=reduction)
+    return region + length_weight * length
 
 
-def intensity_variance(probs: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+def intensity_variance(
+    probs: Tensor, image: Tensor, *, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     r"""Spread of intensities within and between the classes (WSL4MIS's "inter and intra").
 
     .. math:: \text{intra} = \operatorname{mean}_{b,c} \operatorname{std}_i(I_i p_{ic}), \quad
@@ -164,14 +196,16 @@ def intensity_variance(probs: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     - inter. Time and memory O(B·C·H·W).
 
     Args:
-        probs: Probabilities, float, shape ``(B, C, H, W)``.
+        probs: Probabilities, float, shape ``(B, C, H, W)`` with C ≥ 2.
         image: One intensity per pixel, shape ``(B, 1, H, W)``.
+        mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
 
     Returns:
-        ``(intra, inter)``, two scalars in intensity units.
+        ``(intra, inter)``, two scalars in intensity units; exact differentiable zeros for images
+        with fewer than two pixels that count.
 
     Raises:
-        ValueError: If the image has several channels.
+        ValueError: If the image has several channels, or there is only one class.
 
     Example:
         >>> intra, inter = intensity_variance(torch.full((1, 2, 3, 3), 0.5), torch.ones(1, 1, 3, 3))
@@ -183,8 +217,18 @@ def intensity_variance(probs: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
             f"image has shape {tuple(image.shape)}, expected one channel (B, 1, H, W); "
             "give image.mean(1, keepdim=True)"
         )
-    products = (full_precision(probs) * image.detach()).flatten(2)
-    return products.std(dim=2).mean(), products.mean(dim=2).std(dim=1).mean()
+    if probs.shape[1] < 2:
+        raise ValueError("one class has no spread between classes; expected at least 2")
+    probs = full_precision(probs)
+    counted = torch.ones_like(probs[:, :1]) if mask is None else mask[:, None].to(probs.dtype)
+    products, weight = (probs * image.detach()).flatten(2), counted.flatten(2)
+    pixels = weight.sum(dim=2)
+    mean = (products * weight).sum(dim=2) / pixels.clamp_min(1)
+    variance = ((products - mean[..., None]).square() * weight).sum(dim=2)
+    # the root has no slope at 0: where all values agree, the deviation is 0 without gradient
+    spread = variance > 0
+    deviation = torch.where(spread, variance, 1).div((pixels - 1).clamp_min(1)).sqrt() * spread
+    return deviation.mean(), mean.std(dim=1).mean()
 
 
 def _reduced(total: Tensor, probs: Tensor, reduction: str) -> Tensor:

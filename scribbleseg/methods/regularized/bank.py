@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import os
 import shutil
-from typing import TYPE_CHECKING
+import uuid
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.errors import CheckpointError
+from scribbleseg.errors import ConfigError
 from scribbleseg.methods.regularized.losses import update_probability_bank
 
 if TYPE_CHECKING:
@@ -19,6 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ProbabilityBank"]
 
+logger = logging.getLogger(__name__)
+_PREFIX = "generation_"
+_FACTS = "bank.json"
+_KEPT = 3  # the last checkpoint, the best one, and one that is being replaced
+
 
 class ProbabilityBank:
     r"""Exponential averages :math:`e` of class probabilities, one file per image.
@@ -26,7 +35,7 @@ class ProbabilityBank:
     Files are float16 arrays ``(C, h, w)`` in the coordinates of the network-size image, divided by
     ``stride``; a data set of N images of H×W takes ``2·N·C·H·W / stride²`` bytes. Each refresh
     writes a new generation beside the old one, so that a run that resumes from a checkpoint finds
-    the bank as it was then; generations that no checkpoint needs are deleted.
+    the bank as it was then. Those of the last three checkpoints are kept, older ones are deleted.
 
     Ranks share the folder: each refreshes its own images, so it must be visible to all of them.
 
@@ -44,12 +53,70 @@ class ProbabilityBank:
         self.folder, self.alpha, self.stride = folder, alpha, stride
         self.bias_correction = bias_correction
         self.generation = 0
-        self._kept = {0}
+        self.run = ""
+        self._kept: list[int] = []
+
+    def open(self, facts: dict[str, Any], state: dict[str, Any] | None = None) -> None:
+        """Create the folder for a new run, or find it again for a resumed one.
+
+        Args:
+            facts: What must agree between the bank and the data, such as the number of classes.
+            state: What :meth:`state` gave to the checkpoint; ``None`` = a new run.
+
+        Raises:
+            ConfigError: If the folder belongs to another run, or cannot be written.
+        """
+        path = self.folder / _FACTS
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stored = json.loads(path.read_text()) if path.is_file() else None
+            if state is not None and stored is not None:
+                if stored != {"run": state["run"], **facts}:
+                    raise self._foreign(stored)
+                self.run = state["run"]
+                self._restore(int(state["generation"]))
+                return
+            if stored is not None and any(self.folder.glob(f"{_PREFIX}*")):
+                raise self._foreign(stored)
+            self.run = str(state["run"]) if state is not None else uuid.uuid4().hex
+            if state is not None:
+                self._restore(int(state["generation"]))
+            path.write_text(json.dumps({"run": self.run, **facts}) + "\n")
+        except (OSError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(
+                f"the pseudo-label bank cannot be kept in {self.folder} ({error}); set `bank_dir` "
+                "to a folder that can be written"
+            ) from error
+
+    def _foreign(self, stored: dict[str, Any]) -> ConfigError:
+        return ConfigError(
+            f"{self.folder} holds the pseudo-label bank of another run or of other data "
+            f"({stored}); set `bank_dir` to another folder, or delete this one"
+        )
+
+    def _restore(self, generation: int) -> None:
+        there = sorted(int(path.name.removeprefix(_PREFIX)) for path in self._folders())
+        if generation and generation not in there:
+            older = [number for number in there if number < generation]
+            found = max(older, default=0)
+            logger.warning(
+                "the pseudo-label bank of this checkpoint (%s) is no longer there; training goes "
+                "on with generation %d, so it will differ from an uninterrupted run",
+                self.path(0, generation).parent,
+                found,
+            )
+            generation = found
+        self.generation, self._kept = generation, [generation]
+
+    def _folders(self) -> list[Path]:
+        return list(self.folder.glob(f"{_PREFIX}*"))
 
     def path(self, index: int, generation: int | None = None) -> Path:
         """File of one image, by its position in the training list."""
         number = self.generation if generation is None else generation
-        return self.folder / f"generation_{number:06d}" / f"{index:07d}.npy"
+        return self.folder / f"{_PREFIX}{number:06d}" / f"{index:07d}.npy"
 
     def write(self, index: int, probs: Tensor) -> None:
         """Average the prediction of one image into the next generation.
@@ -65,18 +132,24 @@ class ProbabilityBank:
             old = torch.from_numpy(np.load(self.path(index)).astype(np.float32))
         updated = update_probability_bank(old, pooled.float().cpu(), alpha=self.alpha)
         target = self.path(index, self.generation + 1)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.save(file, updated.numpy().astype(np.float16))
-        partial.replace(target)
+        partial = target.with_suffix(f".partial{os.getpid()}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                np.save(file, updated.numpy().astype(np.float16))
+            partial.replace(target)
+        except OSError as error:
+            raise ConfigError(
+                f"{target} cannot be written ({error}; {updated.numel() * 2} bytes per image and "
+                "generation); make room, set `bank_dir` to another disk, or raise `bank_stride`"
+            ) from error
 
     def advance(self, *, tidy: bool = True) -> None:
         """Make the generation just written the current one; ``tidy`` on one rank only."""
         self.generation += 1
         if tidy:
-            for old in self.folder.glob("generation_*"):
-                number = int(old.name.rsplit("_", 1)[1])
+            for old in self._folders():
+                number = int(old.name.removeprefix(_PREFIX))
                 if number != self.generation and number not in self._kept:
                     shutil.rmtree(old, ignore_errors=True)
 
@@ -112,26 +185,8 @@ class ProbabilityBank:
             confidence[position] = best[y, x] * inside * scale
         return classes, confidence
 
-    # ------------------------------------------------------------ checkpoints
-
-    def state(self) -> dict[str, int]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint stores; the current generation is then kept for it."""
-        self._kept = {self.generation}
-        return {"generation": self.generation}
-
-    def restore(self, state: dict[str, int]) -> None:
-        """Continue from a checkpoint.
-
-        Raises:
-            CheckpointError: If its generation is no longer on disk.
-        """
-        generation = int(state["generation"])
-        if generation and not self.path(0, generation).parent.is_dir():
-            there = sorted(path.name for path in self.folder.glob("generation_*"))
-            raise CheckpointError(
-                f"the checkpoint was written with {self.path(0, generation).parent}, which is not "
-                f"there (found: {', '.join(there) or 'nothing'}). Resume from a later checkpoint "
-                "of this run, or keep its run directory where it was"
-            )
-        self.generation = generation
-        self._kept = {generation}
+        if self.generation not in self._kept:
+            self._kept = [*self._kept, self.generation][-_KEPT:]
+        return {"generation": self.generation, "run": self.run}

@@ -9,6 +9,7 @@ import torch
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.consistency import mean_teacher_consistency
+from scribbleseg.functional.losses import masked_mean
 from scribbleseg.functional.schedules import ramp_factor
 from scribbleseg.methods.regularized.module import RegularizedModule
 from scribbleseg.nn.teacher import EMATeacher
@@ -63,7 +64,6 @@ class MeanTeacherModule(RegularizedModule):
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
         self.teacher = EMATeacher(self.network, decay=decay)
-        self._averaged_step = 0
 
     def unsupervised_terms(
         self, batch: SegBatch, output: SegOutput, logits: Tensor
@@ -75,6 +75,7 @@ class MeanTeacherModule(RegularizedModule):
         turned = torch.rot90(batch["image"], turns, (2, 3))
         target = self._noisy_teacher(turned)
         samples = torch.stack([self._noisy_teacher(turned) for _ in range(hparams["samples"])])
+        valid = torch.rot90(batch["valid"], turns, (1, 2))
         ceiling = math.log(2 if hparams["max_entropy"] == "binary" else self.num_classes)
         ramp = ramp_factor(progress, length=1.0, shape="sigmoid")
         loss, uncertainty = mean_teacher_consistency(
@@ -82,10 +83,11 @@ class MeanTeacherModule(RegularizedModule):
             target,
             samples,
             threshold=(0.75 + 0.25 * ramp) * ceiling,
-            mask=torch.rot90(batch["valid"], turns, (1, 2)),
+            mask=valid,
             across_ranks=True,
         )
-        self.log("train/teacher_uncertainty", uncertainty.mean(), batch_size=len(logits))
+        mean = masked_mean(uncertainty, valid)
+        self.log("train/teacher_uncertainty", mean, batch_size=len(logits))
         weight = hparams["consistency_weight"] * ramp_factor(
             progress, length=hparams["consistency_ramp"], shape="sigmoid"
         )
@@ -96,9 +98,8 @@ class MeanTeacherModule(RegularizedModule):
         noise = (torch.randn_like(image) * scale).clamp(-2 * scale, 2 * scale)
         return cast("Tensor", self.teacher(image + noise))
 
-    def on_train_batch_end(self, outputs: Any, batch: SegBatch, batch_idx: int) -> None:
-        """Move the teacher once per optimiser step (gradients may be accumulated)."""
-        step = self.trainer.global_step
-        if step > self._averaged_step:
-            self.teacher.update(self.network, step)
-            self._averaged_step = step
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then move the teacher: before any callback can save a checkpoint."""
+        super().optimizer_step(*args, **kwargs)
+        # the trainer counts this step only afterwards
+        self.teacher.update(self.network, self.trainer.global_step + 1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import torch
+
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_cross_entropy, partial_dice_loss
 from scribbleseg.methods.base import ScribbleSegModule
@@ -32,6 +34,8 @@ class RegularizedModule(ScribbleSegModule):
             are those of :data:`scribbleseg.nn.regularizers.REGULARIZERS`.
         dice_weight: Weight of the soft Dice on the labelled pixels; for labels that cover the whole
             image, such as pseudo-labels.
+        class_weight: Weight of each class in the cross-entropy, C numbers; ``null`` = alike. See
+            :func:`~scribbleseg.functional.losses.class_weights_from_histogram`.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         reduction: ``pixel`` weighs all labelled pixels of a batch alike, ``image`` all images.
         kwargs: See :class:`~scribbleseg.methods.base.ScribbleSegModule`.
@@ -43,6 +47,7 @@ class RegularizedModule(ScribbleSegModule):
         *,
         regularizers: dict[str, float | dict[str, Any]] | None = None,
         dice_weight: float = 0.0,
+        class_weight: list[float] | None = None,
         label_smoothing: float = 0.0,
         reduction: Literal["pixel", "image"] = "pixel",
         **kwargs: Any,
@@ -53,6 +58,14 @@ class RegularizedModule(ScribbleSegModule):
             raise ConfigError(f"dice_weight={dice_weight}: expected 0 or more")
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
+        weights = None
+        if class_weight is not None:
+            if len(class_weight) != num_classes or min(class_weight) < 0:
+                raise ConfigError(
+                    f"class_weight={class_weight}: expected {num_classes} numbers, none negative"
+                )
+            weights = torch.tensor(class_weight)
+        self.register_buffer("class_weight", weights, persistent=False)
         self.regularizers = build_regularizers(regularizers, feature_dim=self.feature_dim)
 
     @property
@@ -87,6 +100,7 @@ class RegularizedModule(ScribbleSegModule):
         return partial_cross_entropy(
             logits,
             scribble,
+            class_weight=cast("Tensor | None", self.class_weight),
             label_smoothing=self.hparams["label_smoothing"],
             reduction=self.hparams["reduction"],
             across_ranks=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.losses import masked_mean
 from scribbleseg.methods.regularized.bank import ProbabilityBank
 from scribbleseg.methods.regularized.losses import bank_pseudo_label
 from scribbleseg.methods.regularized.module import RegularizedModule
@@ -79,7 +81,7 @@ class Scribble2LabelModule(RegularizedModule):
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
         self.bank: ProbabilityBank | None = None
-        self._bank_state: dict[str, int] | None = None
+        self._bank_state: dict[str, Any] | None = None
         self._refreshed_step = 0
 
     @property
@@ -98,17 +100,20 @@ class Scribble2LabelModule(RegularizedModule):
             stride=self.hparams["bank_stride"],
             bias_correction=self.hparams["bias_correction"],
         )
-        self._refreshed_step = 0
-        if self._bank_state is not None:
-            self.bank.restore(self._bank_state)
-            self._refreshed_step = self._bank_state["step"]
-            self._bank_state = None
         if self.unaugmented_images is None:
             raise ConfigError(
                 "this method predicts the unaugmented training images, but no ScribbleDataModule "
                 "provides them; train with a ScribbleDataModule, or set "
                 "module.unaugmented_images to a function that returns a loader of them"
             )
+        loader: Any = self.trainer.train_dataloader
+        facts = {"classes": self.num_classes, "images": len(loader.dataset)}
+        state, self._bank_state = self._bank_state, None
+        if self.trainer.is_global_zero:
+            self.bank.open(facts, state)
+        shared = (self.bank.generation, self.bank.run)
+        self.bank.generation, self.bank.run = self.trainer.strategy.broadcast(shared)
+        self._refreshed_step = state["step"] if state is not None else 0
 
     def unsupervised_terms(
         self, batch: SegBatch, output: SegOutput, logits: Tensor
@@ -124,16 +129,16 @@ class Scribble2LabelModule(RegularizedModule):
         labels = bank_pseudo_label(
             classes, confidence, scribble, threshold=self.hparams["threshold"]
         )
-        share = (labels != self.ignore_index).float().mean()
+        share = masked_mean((labels != self.ignore_index).float(), batch["valid"])
         self.log("train/pseudo_label_fraction", share, batch_size=len(scribble))
         loss = self.partial_cross_entropy(logits, labels)
         return terms | {"pseudo": (float(self.hparams["pseudo_weight"]), loss)}
 
-    def on_train_batch_end(self, outputs: Any, batch: SegBatch, batch_idx: int) -> None:
-        """Refresh the bank when it is due."""
+    def on_train_batch_start(self, batch: SegBatch, batch_idx: int) -> None:
+        """Refresh the bank when it is due: after the checkpoints of the step before."""
         step = self.trainer.global_step
-        interval = self.hparams["bank_interval"] or int(self.trainer.num_training_batches)
-        if step >= self._refreshed_step + interval:
+        epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        if step >= self._refreshed_step + (self.hparams["bank_interval"] or epoch):
             self._refreshed_step = step
             self.refresh_bank()
 
@@ -148,16 +153,30 @@ class Scribble2LabelModule(RegularizedModule):
         try:
             for batch in images():
                 batch = self.trainer.strategy.batch_to_device(batch, self.device)
-                probs = self(batch["image"]).float().softmax(dim=1)
-                sizes, own = batch["input_size"].tolist(), batch["index"].tolist()
-                for index, map_, (height, width) in zip(own, probs.cpu(), sizes, strict=True):
-                    bank.write(index, map_[:, :height, :width])
+                repeated = batch["duplicate"].tolist()
+                for index, probs, again in zip(
+                    batch["index"].tolist(), self._whole_images(batch), repeated, strict=True
+                ):
+                    if not again:  # another rank writes it
+                        bank.write(index, probs)
         finally:
             for module, training in modes.items():
                 module.training = training
         self.trainer.strategy.barrier()
         bank.advance(tidy=self.trainer.is_global_zero)
         rank_zero_info("pseudo-label bank: refresh %d", bank.generation)
+
+    def _whole_images(self, batch: SegBatch) -> list[Tensor]:
+        """Probabilities ``(C, H, W)`` of each image, on the host, in the trainer's precision."""
+        plugin = self.trainer.precision_plugin
+        image, sizes = plugin.convert_input(batch)["image"], batch["input_size"].tolist()
+        if all(size == sizes[0] for size in sizes):
+            parts = [image[..., : sizes[0][0], : sizes[0][1]]]
+        else:
+            # one by one: the canvas around a smaller image must not change its prediction
+            parts = [image[i : i + 1, :, :h, :w] for i, (h, w) in enumerate(sizes)]
+        with plugin.forward_context():
+            return [own for part in parts for own in self(part).float().softmax(dim=1).cpu()]
 
     # ------------------------------------------------------------ checkpoints
 

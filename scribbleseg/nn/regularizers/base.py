@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -9,14 +10,27 @@ import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.geometry import resize_labels
+from scribbleseg.functional.geometry import area_pool, resize_labels
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.schedules import RampShape, ramp_factor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-__all__ = ["ImageScale", "Regularizer", "RegularizerInput", "RegularizerView", "scaled_image"]
+__all__ = [
+    "ImageScale",
+    "Regularizer",
+    "RegularizerInput",
+    "RegularizerView",
+    "check_choice",
+    "check_flag",
+    "check_number",
+    "check_whole",
+    "image_part",
+    "scaled_image",
+]
 
 ImageScale = Literal["unit", "std"]
 
@@ -52,7 +66,7 @@ class RegularizerView(NamedTuple):
         probs: Probabilities, float32, ``(B, C, h, w)``.
         image: RGB in [0, 1], float32, ``(B, 3, h, w)``.
         valid: Cells without any padding, bool, ``(B, h, w)``.
-        unlabelled: Valid cells whose centre pixel is not drawn, bool, ``(B, h, w)``.
+        unlabelled: Valid cells whose nearest (upper left) pixel is not drawn, bool, ``(B, h, w)``.
     """
 
     probs: Tensor
@@ -71,7 +85,11 @@ class Regularizer(nn.Module):
         start: Share of the training, in [0, 1), before which the term is off.
         ramp: Share of the training over which the weight then grows; 0 = at once.
         ramp_shape: ``linear`` or ``sigmoid``.
-        resolution: Fraction of the image size at which the term is evaluated, in (0, 1].
+        resolution: Where the term is evaluated: a fraction of the image size in (0, 1], or
+            ``logits`` for the grid of the decoder, before its scores are enlarged.
+
+    Raises:
+        ConfigError: If an option is out of range.
     """
 
     def __init__(
@@ -80,21 +98,26 @@ class Regularizer(nn.Module):
         *,
         start: float = 0.0,
         ramp: float = 0.0,
-        ramp_shape: RampShape = "linear",
-        resolution: float = 1.0,
+        ramp_shape: Literal["linear", "sigmoid"] = "linear",
+        resolution: float | Literal["logits"] = 1.0,
     ) -> None:
         super().__init__()
-        if weight < 0 or not 0 <= start < 1 or not 0 <= ramp <= 1 or not 0 < resolution <= 1:
+        check_number(weight=weight, start=start, ramp=ramp)
+        check_choice("ramp_shape", ramp_shape, ("linear", "sigmoid"))
+        if resolution != "logits":
+            check_number(resolution=resolution)
+        fraction = 1.0 if resolution == "logits" else resolution
+        if weight < 0 or not 0 <= start < 1 or not 0 <= ramp <= 1 or not 0 < fraction <= 1:
             raise ConfigError(
                 f"weight={weight}, start={start}, ramp={ramp}, resolution={resolution}: expected a "
                 "weight that is not negative, start in [0, 1), ramp in [0, 1] (shares of the "
-                "training) and resolution in (0, 1]"
+                "training), and resolution in (0, 1] or 'logits'"
             )
         self.weight = weight
         self.start = start
         self.ramp = ramp
         self.ramp_shape: RampShape = ramp_shape
-        self.resolution = resolution
+        self.resolution: float | Literal["logits"] = resolution
 
     def factor(self, progress: float) -> float:
         """Weight at a share of the training in [0, 1]."""
@@ -104,23 +127,98 @@ class Regularizer(nn.Module):
 
     def view(self, inputs: RegularizerInput) -> RegularizerView:
         """Probabilities and image averaged down to this term's resolution."""
-        probs = full_precision(inputs.logits).softmax(dim=1)
+        height, width = inputs.logits.shape[-2:]
+        if self.resolution == "logits":
+            scores = image_part(inputs.logits_low, inputs)
+            probs, size = full_precision(scores).softmax(dim=1), tuple(scores.shape[-2:])
+            size = (min(size[0], height), min(size[1], width))
+        else:
+            probs = full_precision(inputs.logits).softmax(dim=1)
+            size = (
+                max(round(height * self.resolution), 1),
+                max(round(width * self.resolution), 1),
+            )
+        probs = area_pool(probs, size)
         image = inputs.image.to(probs.dtype) / 255
-        height, width = probs.shape[-2:]
-        size = (round(height * self.resolution) or 1, round(width * self.resolution) or 1)
         if size == (height, width):
             return RegularizerView(probs, image, inputs.valid, inputs.unlabelled)
         valid = -F.adaptive_max_pool2d(-inputs.valid[:, None].to(probs.dtype), size)[:, 0] > 0
-        return RegularizerView(
-            F.adaptive_avg_pool2d(probs, size),
-            F.adaptive_avg_pool2d(image, size),
-            valid,
-            resize_labels(inputs.unlabelled.to(torch.uint8), size).bool() & valid,
-        )
+        unlabelled = resize_labels(inputs.unlabelled.to(torch.uint8), size).bool() & valid
+        return RegularizerView(probs, area_pool(image, size), valid, unlabelled)
+
+    def cells_per_pixel(self, inputs: RegularizerInput) -> float:
+        """Size of this term's grid relative to the image, to scale bandwidths given in pixels."""
+        if self.resolution == "logits":
+            return inputs.logits_low.shape[2] / inputs.canvas[0]
+        return self.resolution
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Unweighted loss, a scalar; an exact differentiable 0 where there is nothing to do."""
         raise NotImplementedError
+
+
+def image_part(features: Tensor, inputs: RegularizerInput) -> Tensor:
+    """The part of a decoder map that shows the image: the decoder saw a padded canvas.
+
+    Args:
+        features: Map at decoder resolution, shape ``(B, D, h, w)``.
+        inputs: The step's inputs.
+
+    Returns:
+        Shape ``(B, D, h', w')`` with h' ≤ h and w' ≤ w.
+    """
+    height, width = (
+        math.ceil(side * cells / canvas)
+        for side, cells, canvas in zip(
+            inputs.logits.shape[-2:], features.shape[-2:], inputs.canvas, strict=True
+        )
+    )
+    return features[:, :, :height, :width]
+
+
+def check_number(**values: object) -> None:
+    """Refuse what is not a finite number, naming the option.
+
+    Raises:
+        ConfigError: For text, ``true``/``false``, ``null``, nan and inf.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f"{name}={value!r}: expected a number")
+        if not math.isfinite(value):
+            raise ConfigError(f"{name}={value}: expected a finite number")
+
+
+def check_whole(least: int, **values: object) -> None:
+    """Refuse what is not a whole number of at least ``least``, naming the option.
+
+    Raises:
+        ConfigError: Naming the option and its value.
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}")
+
+
+def check_flag(**values: object) -> None:
+    """Refuse what is not true or false: the word "false" would count as true.
+
+    Raises:
+        ConfigError: Naming the option and its value.
+    """
+    for name, value in values.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{name}={value!r}: expected true or false, without quotes")
+
+
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuse an option that is not one of its choices.
+
+    Raises:
+        ConfigError: Naming the option, its value and the choices.
+    """
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
 def scaled_image(view: RegularizerView, scale: ImageScale) -> Tensor:
@@ -134,6 +232,7 @@ def scaled_image(view: RegularizerView, scale: ImageScale) -> Tensor:
     Returns:
         Float, shape ``(B, 3, h, w)``.
     """
+    check_choice("image_scale", scale, ("unit", "std"))
     if scale == "unit":
         return view.image
     inside = view.valid[:, None].to(view.image.dtype)

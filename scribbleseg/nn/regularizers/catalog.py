@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
@@ -20,6 +22,10 @@ from scribbleseg.nn.regularizers.base import (
     ImageScale,
     Regularizer,
     RegularizerInput,
+    RegularizerView,
+    check_choice,
+    check_flag,
+    check_number,
     scaled_image,
 )
 from scribbleseg.nn.regularizers.pairwise import (
@@ -27,12 +33,10 @@ from scribbleseg.nn.regularizers.pairwise import (
     GatedCRF,
     KernelCut,
     NormalizedCut,
-    TreeEnergy,
 )
+from scribbleseg.nn.regularizers.tree import TreeEnergy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import Tensor
 
 __all__ = ["REGULARIZERS", "build_regularizers"]
@@ -43,9 +47,9 @@ class Entropy(Regularizer):
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """In [0, 1]: divided by log C, so that the weight does not depend on C."""
-        return entropy_loss(
-            inputs.logits, mask=inputs.unlabelled, base="classes", across_ranks=True
-        )
+        logits, view = _scores(self, inputs)
+        unlabelled = inputs.unlabelled if view is None else view.unlabelled
+        return entropy_loss(logits, mask=unlabelled, base="classes", across_ranks=True)
 
 
 class TotalVariation(Regularizer):
@@ -54,7 +58,7 @@ class TotalVariation(Regularizer):
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Mean over pixels of the summed absolute differences."""
         view = self.view(inputs)
-        return total_variation_loss(view.probs * view.valid[:, None])
+        return total_variation_loss(view.probs, mask=view.valid)
 
 
 class ContourLength(Regularizer):
@@ -70,12 +74,14 @@ class ContourLength(Regularizer):
         self, weight: float = 0.01, *, include_background: bool = False, **options: Any
     ) -> None:
         super().__init__(weight, **options)
+        check_flag(include_background=include_background)
         self.include_background = include_background
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Mean over pixels and classes."""
+        view = self.view(inputs)
         return contour_length_loss(
-            self.view(inputs).probs, include_background=self.include_background
+            view.probs, mask=view.valid, include_background=self.include_background
         )
 
 
@@ -98,6 +104,10 @@ class MumfordShah(Regularizer):
         **options: Any,
     ) -> None:
         super().__init__(weight, **options)
+        check_number(length_weight=length_weight)
+        if length_weight < 0:
+            raise ConfigError(f"length_weight={length_weight}: expected 0 or more")
+        check_choice("image_scale", image_scale, get_args(ImageScale))
         self.length_weight = length_weight
         self.image_scale: ImageScale = image_scale
 
@@ -106,8 +116,8 @@ class MumfordShah(Regularizer):
         view = self.view(inputs)
         image = scaled_image(view, self.image_scale)
         region = level_set_loss(view.probs, image, mask=view.valid) / image.shape[1]
-        inside = view.probs * view.valid[:, None]
-        return region + self.length_weight * total_variation_loss(inside)
+        length = total_variation_loss(view.probs, mask=view.valid)
+        return region + self.length_weight * length
 
 
 class IntensityVariance(Regularizer):
@@ -123,13 +133,14 @@ class IntensityVariance(Regularizer):
         self, weight: float = 0.1, *, published_sign: bool = False, **options: Any
     ) -> None:
         super().__init__(weight, **options)
+        check_flag(published_sign=published_sign)
         self.published_sign = published_sign
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """In intensity units of [0, 1]; may be negative."""
         view = self.view(inputs)
         gray = view.image.mean(1, keepdim=True)
-        intra, inter = intensity_variance(view.probs, gray)
+        intra, inter = intensity_variance(view.probs, gray, mask=view.valid)
         return inter - intra if self.published_sign else intra - inter
 
 
@@ -141,9 +152,17 @@ class AbsentClass(Regularizer):
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Mean over valid pixels, in nats."""
-        return absent_class_loss(
-            inputs.logits, inputs.class_labels, mask=inputs.valid, across_ranks=True
-        )
+        logits, view = _scores(self, inputs)
+        valid = inputs.valid if view is None else view.valid
+        return absent_class_loss(logits, inputs.class_labels, mask=valid, across_ranks=True)
+
+
+def _scores(term: Regularizer, inputs: RegularizerInput) -> tuple[Tensor, RegularizerView | None]:
+    """Scores at the term's resolution; the exact ones, without a view, at full size."""
+    if term.resolution == 1.0:
+        return inputs.logits, None
+    view = term.view(inputs)
+    return view.probs.clamp_min(1e-12).log(), view
 
 
 REGULARIZERS: dict[str, type[Regularizer]] = {
@@ -167,34 +186,59 @@ def build_regularizers(
     """Modules from ``{name: weight}`` or ``{name: {weight: …, option: …}}``.
 
     Args:
-        settings: The configuration; ``None`` = no regulariser.
+        settings: The configuration; ``None`` = no regulariser. A name of :data:`REGULARIZERS`, or
+            the import path of a :class:`Regularizer` of your own, ``mylab.losses.MyTerm``.
         feature_dim: Channels of the decoder features, for terms with an embedding.
 
     Returns:
-        Name to :class:`Regularizer`, in the order given.
+        Name to :class:`Regularizer`, in the order given; an import path is named by its class.
 
     Raises:
         ConfigError: If a name or option is unknown, or a value is out of range.
     """
     built = nn.ModuleDict()
     for name, value in (settings or {}).items():
-        if name not in REGULARIZERS:
-            raise ConfigError(f"regularizers: unknown name {name!r}{_hint(name, REGULARIZERS)}")
-        kind = REGULARIZERS[name]
-        options = dict(value) if not isinstance(value, (int, float)) else {"weight": value}
-        known = _options(kind)
+        kind = REGULARIZERS.get(name) or _imported(name)
+        options, known = _mapping(name, value), _options(kind)
         for option in options:
-            if option not in known:
+            if option not in known or option == "feature_dim":  # that is the network's
                 raise ConfigError(
                     f"regularizers.{name}: unknown option {option!r}{_hint(option, known)}"
                 )
         if "feature_dim" in known:
             options["feature_dim"] = feature_dim
         try:
-            built[name] = kind(**options)
+            built[name.rsplit(".", 1)[-1]] = kind(**options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"regularizers.{name}: {error}") from error
     return built
+
+
+def _imported(path: str) -> type[Regularizer]:
+    module, _, name = path.rpartition(".")
+    if not module:
+        raise ConfigError(f"regularizers: unknown name {path!r}{_hint(path, REGULARIZERS)}")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"regularizers: {path!r} cannot be imported ({error}); correct the path, or install "
+            "the package"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Regularizer)):
+        raise ConfigError(f"regularizers: {path!r} is no subclass of Regularizer")
+    return kind
+
+
+def _mapping(name: str, value: object) -> dict[str, Any]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return {"weight": value}
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise ConfigError(
+        f"regularizers.{name}={value!r}: expected a weight such as 0.1, or options such as "
+        "{weight: 0.1, start: 0.2}"
+    )
 
 
 def _options(kind: type[Regularizer]) -> list[str]:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from scribbleseg.functional.geometry import (
+    area_pool,
     class_labels_from_scribble,
     one_hot_labels,
     resize_labels,
@@ -28,3 +31,16 @@ def test_resize_never_invents_labels() -> None:
         assert set(resized.unique().tolist()) <= {0, 255, 7, 3}
         assert resized.shape == (1, *size)
     assert torch.equal(resize_labels(labels, (2, 2)), labels)
+
+
+def test_area_pool_keeps_the_mean_and_matches_whole_cells() -> None:
+    x = torch.rand(2, 3, 12, 10, dtype=torch.float64)
+    torch.testing.assert_close(area_pool(x, (4, 5)), F.adaptive_avg_pool2d(x, (4, 5)))
+    for size in ((5, 7), (1, 1), (12, 3)):
+        pooled = area_pool(x, size)
+        assert pooled.shape == (2, 3, *size)
+        torch.testing.assert_close(pooled.mean((2, 3)), x.mean((2, 3)))
+    assert area_pool(x, (12, 10)) is x
+    assert torch.autograd.gradcheck(lambda y: area_pool(y, (5, 7)), x.requires_grad_())
+    with pytest.raises(ValueError, match="at most"):
+        area_pool(x, (13, 10))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from scribbleseg.functional.losses import (
     absent_class_loss,
+    class_weights_from_histogram,
     entropy_loss,
     masked_mean,
     partial_cross_entropy,
@@ -182,3 +183,20 @@ def test_half_precision_gives_float32() -> None:
 def test_mean_over_small_weights_is_a_mean() -> None:
     values, weights = torch.tensor([[[1.0, 3.0]]]), torch.tensor([[[0.1, 0.1]]])
     assert masked_mean(values, weights).item() == pytest.approx(2.0)
+
+
+def test_rare_classes_weigh_more() -> None:
+    weights = class_weights_from_histogram(torch.tensor([900, 100, 0]))
+    assert weights.sum().item() == pytest.approx(1.0)
+    assert weights[0] < weights[1] < weights[2]
+    assert (weights[1] / weights[0]).item() == pytest.approx(math.log(2.0) / math.log(1.2))
+
+
+def test_unknown_options_are_named(example) -> None:
+    logits, scribble = example
+    with pytest.raises(ValueError, match="'sum'"):
+        partial_cross_entropy(logits, scribble, reduction="sum")
+    with pytest.raises(ValueError, match="'bits'"):
+        entropy_loss(logits, base="bits")
+    with pytest.raises(ValueError, match="1 classes"):
+        entropy_loss(logits[:, :1], base="classes")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.errors import CheckpointError
+from scribbleseg.errors import ConfigError
 from scribbleseg.methods.regularized.bank import ProbabilityBank
 
 
@@ -57,18 +57,65 @@ def test_images_without_entry_have_no_confidence(tmp_path) -> None:
     assert bank.labels([3], places(2, 2))[1].sum() == 0
 
 
+FACTS = {"classes": 2, "images": 1}
+
+
+def opened(folder, state=None, facts=FACTS) -> ProbabilityBank:
+    bank = ProbabilityBank(folder)
+    bank.open(facts, state)
+    return bank
+
+
+def generations(folder) -> list[str]:
+    return sorted(path.name for path in folder.glob("generation_*"))
+
+
 def test_a_checkpoint_keeps_its_generation(tmp_path) -> None:
-    bank = ProbabilityBank(tmp_path)
+    bank = opened(tmp_path)
     refresh(bank, torch.full((2, 2, 2), 0.5))
     state = bank.state()
     for _ in range(3):
         refresh(bank, torch.rand(2, 2, 2))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["generation_000001", "generation_000004"]
-    resumed = ProbabilityBank(tmp_path)
-    resumed.restore(state)
+    assert generations(tmp_path) == ["generation_000001", "generation_000004"]
+    resumed = opened(tmp_path, state)
     assert resumed.labels([0], places(2, 2))[1].max().item() == pytest.approx(0.1, abs=1e-3)
 
 
-def test_a_missing_generation_is_named(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"generation_000007.*nothing"):
-        ProbabilityBank(tmp_path).restore({"generation": 7})
+def test_the_last_three_checkpoints_keep_theirs(tmp_path) -> None:
+    bank = opened(tmp_path)
+    for _ in range(5):
+        refresh(bank, torch.rand(2, 2, 2))
+        bank.state()
+    refresh(bank, torch.rand(2, 2, 2))
+    assert generations(tmp_path) == [f"generation_00000{n}" for n in (3, 4, 5, 6)]
+
+
+def test_a_missing_generation_is_replaced_by_an_older_one(tmp_path, caplog) -> None:
+    bank = opened(tmp_path)
+    refresh(bank, torch.rand(2, 2, 2))
+    resumed = opened(tmp_path, {"generation": 7, "run": bank.run})
+    assert resumed.generation == 1
+    assert "generation_000007" in caplog.text
+    moved = opened(tmp_path / "moved", {"generation": 7, "run": bank.run})
+    assert moved.generation == 0
+
+
+def test_the_bank_of_another_run_is_refused(tmp_path) -> None:
+    bank = opened(tmp_path)
+    refresh(bank, torch.rand(2, 2, 2))
+    with pytest.raises(ConfigError, match="another run"):
+        opened(tmp_path)
+    with pytest.raises(ConfigError, match="another run"):
+        opened(tmp_path, {"generation": 1, "run": "someone"})
+    with pytest.raises(ConfigError, match="other data"):
+        opened(tmp_path, bank.state(), {"classes": 3, "images": 1})
+
+
+def test_a_folder_that_cannot_be_written_is_named_at_once(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="bank_dir"):
+        opened(tmp_path / "file")
+    bank = opened(tmp_path / "bank")
+    (tmp_path / "bank" / "generation_000001").write_text("in the way")
+    with pytest.raises(ConfigError, match="bank_stride"):
+        bank.write(0, torch.rand(2, 2, 2))

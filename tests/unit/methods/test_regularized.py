@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
 
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_dice_loss
 from scribbleseg.methods import RegularizedModule
 
@@ -43,6 +44,20 @@ class TestRegularized(MethodContract):
         difference = self.step(with_dice, batch) - self.step(plain, batch)
         dice = partial_dice_loss(plain(batch["image"]), batch["scribble"])
         torch.testing.assert_close(difference, 0.5 * dice)
+
+    def test_class_weights(self) -> None:
+        weights = [1.0, 2.0, 0.0, 4.0]
+        module, batch = self.build(class_weight=weights).eval(), make_batch()
+        expected = torch.nn.functional.cross_entropy(
+            module(batch["image"]),
+            batch["scribble"],
+            weight=torch.tensor(weights),
+            ignore_index=255,
+        )
+        torch.testing.assert_close(self.step(module, batch), expected)
+        assert "class_weight" not in module.state_dict()
+        with pytest.raises(ConfigError, match="4 numbers"):
+            self.build(class_weight=[1.0])
 
     def test_a_term_is_off_before_its_start(self) -> None:
         options = {"regularizers": {"tree_energy": {"weight": 0.4, "start": 0.5}}}

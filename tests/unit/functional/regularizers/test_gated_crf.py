@@ -155,3 +155,12 @@ def test_bad_shapes_are_named() -> None:
         gated_crf_loss(probs, image[..., :3, :3])
     with pytest.raises(ValueError, match="disagree"):
         gated_crf_loss(probs[0], image)
+
+
+def test_compatibility_stays_in_float32_under_autocast() -> None:
+    probs, image, *_ = example(dtype=torch.float32)
+    cost = torch.tensor([[0.0, 1, 2], [1, 0, 3], [5, 1, 0]])
+    exact = gated_crf_loss(probs, image, radius=2, compatibility=cost)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = gated_crf_loss(probs, image, radius=2, compatibility=cost)
+    torch.testing.assert_close(inside, exact, rtol=1e-6, atol=0)

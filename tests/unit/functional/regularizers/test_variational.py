@@ -101,3 +101,56 @@ def test_half_precision_is_computed_in_float32() -> None:
         inside = mumford_shah_loss(probs, image)
     torch.testing.assert_close(inside, mumford_shah_loss(probs, image))
     assert mumford_shah_loss(probs.bfloat16(), image).dtype == torch.float32
+
+
+def test_masked_terms_are_those_of_the_cut_out_part() -> None:
+    probs, image = example(1)
+    mask = torch.ones(2, 6, 7, dtype=torch.bool)
+    mask[:, :, 5:] = False
+    inner, part = probs[..., :5], image[..., :5]
+    changed = probs.clone()
+    changed[..., 5:] = torch.rand(2, 4, 6, 2, dtype=torch.float64)
+    torch.testing.assert_close(
+        total_variation_loss(changed, mask=mask, reduction="sum"),
+        total_variation_loss(inner, reduction="sum"),
+    )
+    torch.testing.assert_close(contour_length_loss(changed, mask=mask), contour_length_loss(inner))
+    for found, expected in zip(
+        intensity_variance(changed, image, mask=mask), intensity_variance(inner, part), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
+def test_masked_gradients_stay_inside() -> None:
+    probs, image = example(1)
+    mask = torch.ones(2, 6, 7, dtype=torch.bool)
+    mask[:, :, 5:] = False
+    for loss in (
+        lambda p: total_variation_loss(p, mask=mask),
+        lambda p: contour_length_loss(p, mask=mask),
+        lambda p: sum(intensity_variance(p, image, mask=mask)),
+    ):
+        p = probs.clone().requires_grad_()
+        loss(p).backward()
+        assert p.grad[..., 5:].abs().sum() == 0
+        assert p.grad.isfinite().all()
+        assert p.grad.abs().sum() > 0
+        assert torch.autograd.gradcheck(loss, probs.clone().requires_grad_())
+
+
+def test_one_pixel_is_zero_with_gradient() -> None:
+    probs = torch.rand(1, 3, 1, 1, requires_grad=True)
+    intra, inter = intensity_variance(probs, torch.rand(1, 1, 1, 1))
+    (intra + inter).backward()
+    assert intra.item() == 0
+    assert probs.grad.isfinite().all()
+
+
+def test_unknown_options_are_named() -> None:
+    probs, image = example(1)
+    with pytest.raises(ValueError, match="'L1'"):
+        total_variation_loss(probs, norm="L1")
+    with pytest.raises(ValueError, match="at least 2"):
+        contour_length_loss(probs[:, :1])
+    with pytest.raises(ValueError, match="at least 2"):
+        intensity_variance(probs[:, :1], image)

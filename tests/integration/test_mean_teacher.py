@@ -1,0 +1,78 @@
+"""The mean teacher over whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from scribbleseg.callbacks import ExactResume
+from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.methods import MeanTeacherModule
+
+
+class _SaveAt(Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step and not self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+
+def make() -> tuple[MeanTeacherModule, ScribbleDataModule]:
+    seed_everything(0)
+    source = SyntheticSource(num_train=8, num_val=2, size=32)
+    data = ScribbleDataModule(source, batch_size=2, num_workers=0)
+    module = MeanTeacherModule(
+        source.num_classes, encoder="tu-test_resnet.r160_in1k", encoder_weights=None, samples=1
+    )
+    return module, data
+
+
+def fit(folder: Path, *callbacks: Callback, accumulate: int = 1, **resume) -> MeanTeacherModule:
+    module, data = make()
+    Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        accumulate_grad_batches=accumulate,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[ExactResume(), *callbacks],
+    ).fit(module, data, **resume)
+    return module
+
+
+@pytest.mark.parametrize(("step", "accumulate"), [(3, 1), (4, 1), (5, 1), (2, 2)])
+def test_resuming_moves_the_teacher_as_without_interruption(tmp_path, step, accumulate) -> None:
+    path = tmp_path / "middle.ckpt"
+    whole = fit(tmp_path, _SaveAt(step, path), accumulate=accumulate)
+    resumed = fit(tmp_path, accumulate=accumulate, ckpt_path=path)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_second_fit_moves_the_teacher_again(tmp_path) -> None:
+    module = fit(tmp_path)
+    before = [p.clone() for p in module.teacher.parameters()]
+    _, data = make()
+    Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    ).fit(module, data)
+    assert any(
+        not torch.equal(a, b) for a, b in zip(before, module.teacher.parameters(), strict=True)
+    )
