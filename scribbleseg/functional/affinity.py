@@ -74,6 +74,19 @@ def _path(dy: int, dx: int) -> tuple[Offset, ...]:
     return tuple(sorted(cells, key=lambda cell: -abs(cell[0]) - abs(cell[1])))
 
 
+@lru_cache(maxsize=8)
+def _offset_table(radius: int, device: torch.device) -> Tensor:
+    """The paths on a device, int8, shape ``(2, P, longest)``, ended by ``(0, 0)``; at most 3 MB.
+
+    Kept, because each copy to a device is waited for, and they are needed in every training step.
+    """
+    paths = path_offsets(radius)
+    longest = len(paths[-1])
+    padded = [[*path, *[(0, 0)] * (longest - len(path))] for path in paths]
+    with torch.inference_mode(False):  # or the table could not be used outside of it later
+        return torch.tensor(padded, dtype=torch.int8, device=device).movedim(2, 0).contiguous()
+
+
 def pair_indices(
     size: tuple[int, int], *, radius: int, device: torch.device | str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -82,7 +95,8 @@ def pair_indices(
     .. math:: \text{sources: rows } [0, h - f), \text{ columns } [f, w - f), \quad f = r - 1
 
     (Ahn et al., CVPR 2019, eq. 3, cropped so that every source has the same P partners.) Time and
-    memory O(P·N).
+    memory O(P·N). The first call for a radius copies the displacements to the device and waits for
+    it, later ones do not (those of the last 8 radii and devices are kept).
 
     Args:
         size: Grid size ``(h, w)``.
@@ -105,8 +119,8 @@ def pair_indices(
     grid = torch.arange(height * width, device=device).reshape(height, width)
     rows, columns = max(height - reach, 0), max(width - 2 * reach, 0)
     source = grid[:rows, reach : reach + columns].reshape(-1)
-    steps = [dy * width + dx for (dy, dx), *_ in path_offsets(radius)]
-    return source, source + torch.tensor(steps, device=device)[:, None]
+    down, right = _offset_table(radius, grid.device)[:, :, 0].long()
+    return source, source + (down * width + right)[:, None]
 
 
 def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) -> Tensor:
@@ -200,12 +214,9 @@ class _PathAffinity(torch.autograd.Function):
         (height, width), reach = ctx.size, ctx.radius - 1
         index = torch.arange(height * width, device=grad.device).reshape(height, width)
         total = grad.new_zeros(grad.shape[0], height * width)
-        paths = path_offsets(ctx.radius)
-        # one table for all paths: every copy to the device would be waited for
-        longest = len(paths[-1])
-        flat = [[y * width + x for y, x in path] + [0] * (longest - len(path)) for path in paths]
-        steps = torch.tensor(flat, device=grad.device)
-        for number, path in enumerate(paths):
+        down, right = _offset_table(ctx.radius, grad.device).long()
+        steps = down * width + right
+        for number, path in enumerate(path_offsets(ctx.radius)):
             row, rows, column, columns = _source_box(ctx.size, path[0], reach, ctx.crop)
             start = 0 if ctx.crop else column
             part = (slice(None), number, slice(0, rows), slice(start, start + columns))

@@ -133,10 +133,11 @@ def unary_from_labels(
     """
     known = labels != ignore_index
     filled = labels.masked_fill(~known, 0).long()
-    if labels.numel() and not 0 <= int(filled.amin()) <= int(filled.amax()) < num_classes:
+    low, high = torch.stack(torch.aminmax(filled)).tolist() if labels.numel() else (0, 0)
+    if low < 0 or high >= num_classes:
         raise ValueError(
-            f"labels hold {int(filled.amin())}..{int(filled.amax())}: expected 0..{num_classes - 1}"
-            f" or {ignore_index} (not known); raise num_classes or number the classes anew"
+            f"labels hold {low}..{high}: expected 0..{num_classes - 1} or {ignore_index} (not "
+            "known); raise num_classes or number the classes anew"
         )
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}: expected a probability in (0, 1)")
@@ -263,6 +264,8 @@ def dense_crf(
     One image after the other. Classes that are improbable everywhere are left out, which changes
     no label in practice and saves most of the time. Per image time O(T·N·C') and memory O(N·C'),
     C' = classes left, T = iterations; about 1 s for 500 by 375 pixels and 21 classes on one core.
+    For inference: no gradient, and the scores are checked for NaN and the classes to keep counted
+    on the host, so the device is waited for.
 
     Args:
         scores: Probabilities, float, shape ``(B, C, H, W)``; or labels, integer, shape
@@ -279,7 +282,8 @@ def dense_crf(
         left out.
 
     Raises:
-        ValueError: If shapes disagree, the preset is unknown, or a label is no class.
+        ValueError: If shapes disagree, the preset is unknown, a label is no class or a score is
+            NaN.
 
     Example:
         >>> labels = torch.zeros(1, 6, 7, dtype=torch.long)
@@ -306,6 +310,12 @@ def dense_crf(
         raise ValueError(
             f"scores {tuple(scores.shape)} and image {tuple(image.shape)}: expected (B, C, H, W) "
             "or labels (B, H, W), and (B, 3, H, W)"
+        )
+    if bool(torch.isnan(unary).any()):
+        # no class would exceed the limit of pruning, and the result be all zero
+        raise ValueError(
+            "scores hold NaN: expected probabilities in 0..1; look for the network's first output "
+            "that is not finite (a diverged training, or overflow in 16 bits)"
         )
     refined = torch.zeros_like(unary)
     for energy, pixels, result in zip(unary, image, refined, strict=True):

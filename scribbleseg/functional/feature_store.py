@@ -17,8 +17,8 @@ from scribbleseg.functional.sampling import (
     BottomKSlots,
     SlotRows,
     bottom_k_per_set,
+    priority_keys,
     sample_keys,
-    sortable_keys,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class BottomKFeatureStore:
 
     What is kept depends only on which (image, cell) pairs were offered, not on their order, on how
     they were split over shards and ranks, or on offering some twice: it is a uniform sample without
-    replacement (see :func:`~scribbleseg.functional.sampling.sample_keys`). Memory
+    replacement (see :func:`~scribbleseg.functional.sampling.priority_keys`). Memory
     ``(S + 1)·N·(D·bytes + 20)`` bytes on the host; with ``path`` the share of S is in that file.
 
     Args:
@@ -153,22 +153,21 @@ class BottomKFeatureStore:
             uid: Number of its image, 0 to 2³¹ - 1, int64, shape ``(m,)``.
             cell: Number of its cell within the image, 0 to 2³² - 1, int64, shape ``(m,)``.
             weights: Weight to keep with each row, shape ``(m,)``; one by default.
-            always: Rows to prefer over all others, such as drawn ones: their key is 0; bool, shape
-                ``(m,)``.
-            per_image: Rows that one image may add to one set (those with the smallest keys), so
-                that neighbours do not crowd the sample. All rows of an image must then come in one
-                call, or the result depends on the split.
+            always: Rows to prefer over all others, such as drawn ones, bool, shape ``(m,)``. More
+                of them than ``capacity`` are sampled uniformly, and others fill what they leave.
+            per_image: Rows that one image may add to one set (the preferred first, drawn
+                uniformly), so that neighbours do not crowd the sample. All rows of an image must
+                then come in one call, or the result depends on the split.
 
         Raises:
             ValueError: If shapes disagree, a number is out of range, or an accepted feature is not
                 finite in the type of the store.
         """
         sets, uid, cell = (t.detach().to("cpu", torch.int64) for t in (sets, uid, cell))
-        self._check(features, sets, uid, cell, weights, always)
-        keys = sample_keys(uid, cell, seed=self.seed)
-        if always is not None:
-            keys = keys.masked_fill(always.cpu(), 0)
-        keys, ids = sortable_keys(keys), (uid << 32) | cell
+        self._check(features, sets=sets, uid=uid, cell=cell, weights=weights, always=always)
+        first = None if always is None else always.cpu().bool()
+        keys = priority_keys(sample_keys(uid, cell, seed=self.seed), first)
+        ids = (uid << 32) | cell
         rows = torch.arange(len(keys))
         if per_image is not None:
             rows = bottom_k_per_set(sets * (1 << 31) + uid, keys, ids, per_image)
@@ -280,34 +279,26 @@ class BottomKFeatureStore:
         self.seed = int(state["seed"])
         self._waiting_meta, self._waiting_rows = [], 0
 
-    def _check(
-        self,
-        features: Tensor,
-        sets: Tensor,
-        uid: Tensor,
-        cell: Tensor,
-        weights: Tensor | None,
-        always: Tensor | None,
-    ) -> None:
-        m, dim = len(sets), self._features.shape[2]
-        if features.shape != (m, dim):
+    def _check(self, features: Tensor, **columns: Tensor | None) -> None:
+        shape = (len(features), self._features.shape[2])
+        if features.shape != shape:
             raise ValueError(
-                f"features {tuple(features.shape)} do not fit: expected ({m}, {dim}), one row per "
-                "entry of sets and as many channels as the store"
+                f"features {tuple(features.shape)} do not fit: expected (m, {shape[1]}), as many "
+                "channels as the store"
             )
-        for name, value in (("uid", uid), ("cell", cell), ("weights", weights), ("always", always)):
-            if value is not None and value.shape != (m,):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected ({m},)")
-        for name, value, stop in (
-            ("sets", sets, len(self._features)),
-            ("uid", uid, 1 << 31),
-            ("cell", cell, 1 << 32),
-        ):
-            if m and not (int(value.min()) >= 0 and int(value.max()) < stop):
+        stops = {"sets": len(self._features), "uid": 1 << 31, "cell": 1 << 32}
+        for name, value in columns.items():
+            if value is not None and value.shape != shape[:1]:
                 raise ValueError(
-                    f"{name} ranges from {int(value.min())} to {int(value.max())}, expected 0 to "
-                    f"{stop - 1}"
+                    f"{name} has shape {tuple(value.shape)}, expected ({shape[0]},): one entry per "
+                    "row of features"
                 )
+            if value is not None and name in stops and value.numel():
+                low, high = int(value.min()), int(value.max())
+                if low < 0 or high >= stops[name]:
+                    raise ValueError(
+                        f"{name} ranges from {low} to {high}, expected 0 to {stops[name] - 1}"
+                    )
 
     def _flush(self) -> None:
         if self._waiting_rows:

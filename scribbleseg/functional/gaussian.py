@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -59,11 +59,12 @@ def pixel_features(image: Tensor, *, sigma_xy: float, sigma_rgb: float | None = 
 def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
     r"""Gaussian sums over all pairs, :math:`\sum_j e^{-\|f_i - f_j\|^2 / 2} v_j`.
 
-    For tests and tiny images: time O(B·N²·(d + K)), memory O(B·N·K) plus 64 MiB (one row of pairs
-    per image if that is more). Differentiable in the values.
+    For tests and tiny images: time O(B·N²·(d + K)), memory O(B·N·(d + K)) plus 64 MiB (one row of
+    pairs per image if that is more), also when differentiated: the backward pass filters the
+    gradient, as the kernel is symmetric, and computes it anew. Differentiable in the values only.
 
     Args:
-        features: Points over their bandwidths, float, shape ``(B, N, d)``.
+        features: Points over their bandwidths, float, shape ``(B, N, d)``; constant.
         values: K values per point, float, shape ``(B, N, K)``.
 
     Returns:
@@ -81,15 +82,29 @@ def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
             f"features {tuple(features.shape)} and values {tuple(values.shape)}: expected "
             "(B, N, d) and (B, N, K)"
         )
-    features = features.to(values.dtype)
-    rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
-    sums = []
-    with torch.autocast(values.device.type, enabled=False):
-        for part in torch.split(features, rows, dim=1):
-            # without the matrix product, whose cancellation would spoil close pairs
-            distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
-            sums.append(distance.square_().mul_(-0.5).exp_() @ values)
-    return torch.cat(sums, dim=1) if sums else values.clone()
+    sums: Tensor = _ExactSums.apply(values, features.detach().to(values.dtype))
+    return sums
+
+
+class _ExactSums(torch.autograd.Function):
+    """Sums over all pairs in blocks of rows; autograd would keep the kernels of all blocks."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
+        sums = []
+        with torch.autocast(values.device.type, enabled=False):
+            for part in torch.split(features, rows, dim=1):
+                # without the matrix product, whose cancellation would spoil close pairs
+                distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
+                sums.append(distance.square_().mul_(-0.5).exp_() @ values)
+        return torch.cat(sums, dim=1) if sums else values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        return _ExactSums.apply(grads[0], features), None
 
 
 def window_gaussian_filter(

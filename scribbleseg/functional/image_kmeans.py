@@ -54,11 +54,20 @@ def grid_clusters(
         raise ValueError(f"size {size} and num_clusters {num_clusters}: expected numbers >= 1")
     # on the host: the result depends on sizes only, and unique() of a GPU tensor would wait for it
     rows, columns = (
-        torch.unique(torch.linspace(0, k - 1, n).round(), return_inverse=True)[1]
+        torch.unique(_rounded_ramp(n, k), return_inverse=True)[1]
         for n, k in zip(size, num_clusters, strict=True)
     )
     grid: Tensor = rows[:, None] + (int(rows.max()) + 1) * columns
     return grid.to(device)
+
+
+def _rounded_ramp(length: int, stop: int) -> Tensor:
+    """``stop`` numbers from 0 spread over ``length`` places; in integers, as floats miss halves."""
+    divisor = max(2 * (length - 1), 1)
+    # the nearest number is the floor of x + ½
+    doubled = 2 * (stop - 1) * torch.arange(length) + (length - 1)
+    nearest, odd = doubled // divisor, doubled // divisor % 2
+    return nearest - odd * (doubled % divisor == 0)
 
 
 def location_features(

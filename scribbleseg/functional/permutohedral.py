@@ -35,7 +35,7 @@ class PermutohedralLattice:
     All images of a batch share one lattice whose points carry the image number, so they do not mix.
     With N points in all and M lattice points (at most N·(d+1)), building takes time
     O(N·d·(d + log N)) and memory O(N·d), about 50·N·(d+1) bytes at its peak; on CUDA it waits for
-    the device twice (range of the features, number of lattice points).
+    the device twice: for the range of the features and for the number of lattice points.
 
     Args:
         features: Points divided by the bandwidths, floating point, finite, shape ``(N, d)`` or
@@ -91,8 +91,9 @@ class PermutohedralLattice:
         self._slice_index = number.view(self.dims + 1, points).t().contiguous()
         self._slice_share = (shares / (1 + 2.0**-self.dims)).t().contiguous()
         self._neighbours = _neighbours(codes[starts], steps).unbind(0)
-        weights = torch.tensor([0.5, 1.0, 0.5], dtype=shares.dtype, device=shares.device)
-        self._blur_weight = weights.expand(self.num_points + 1, 3).contiguous()
+        # filled on the device: a copy of the three numbers would be waited for
+        self._blur_weight = shares.new_full((self.num_points + 1, 3), 0.5)
+        self._blur_weight[:, 1] = 1
 
     def filter(self, values: Tensor, *, transpose: bool = False) -> Tensor:
         """Weighted sums over all points of the same image, the point itself included.
@@ -233,11 +234,11 @@ def _locate(features: Tensor) -> tuple[Tensor, Tensor, list[int]]:
         code += (cell[axis].to(torch.int64) - lowest[axis]) * (stride * (dims + 1))
     if images > 1:
         own = torch.arange(images, device=flat.device) * size
-        code += own.repeat_interleave(features.shape[1])
+        code += own[:, None].expand(-1, features.shape[1]).reshape(-1)
     # Corner k is corner k-1 plus one everywhere, less d+1 at the coordinate of rank d+1-k.
-    stride_of_rank = torch.empty_like(rank).scatter_(
-        0, rank, torch.tensor(strides, device=rank.device)[:, None].expand_as(rank)
-    )
+    stride_of_rank = torch.empty_like(rank)
+    for axis, stride in enumerate(strides):  # numbers, as a table would be copied and waited for
+        stride_of_rank.scatter_(0, rank[axis : axis + 1], stride)
     corners = torch.empty_like(rank)
     corners[0] = code
     for k in range(1, dims + 1):
@@ -270,7 +271,7 @@ def _numbering(cell: Tensor, images: int) -> tuple[list[int], list[int], int]:
     dims = len(cell) - 1
     if not cell.shape[1]:
         return [0] * dims, [1] * dims + [0], 1
-    low, high = cell[:dims].amin(1).tolist(), cell[:dims].amax(1).tolist()
+    low, high = torch.stack((cell[:dims].amin(1), cell[:dims].amax(1))).tolist()
     if not all(map(math.isfinite, (*low, *high))):
         raise ValueError("features hold NaN or infinity: expected finite ones; check the image")
     strides = [1]

@@ -62,7 +62,7 @@ def prototype_margin(
         absent classes and for those without any prototype.
 
     Raises:
-        ValueError: If shapes disagree or an m is below 1.
+        ValueError: If shapes disagree, an m is below 1 or the mode is unknown.
 
     Example:
         >>> f, one = torch.tensor([[[[1.0]], [[0.0]]]]), torch.tensor([1])
@@ -70,6 +70,8 @@ def prototype_margin(
         >>> prototype_margin(f, fg, bg, num_foreground=one, num_background=one).item()
         1.0
     """
+    if mode not in ("per_set", "joint_vote"):
+        raise ValueError(f'mode={mode!r}, expected "per_set" or "joint_vote"')
     ms = (top_m,) if isinstance(top_m, int) else tuple(top_m)
     _check_vote(features, foreground, background, num_foreground, num_background, class_labels, ms)
     batch, _, height, width = features.shape
@@ -137,8 +139,7 @@ def _mean_of_largest(x: Tensor, number: Tensor, ms: tuple[int, ...]) -> Tensor:
     kept = used[:, :, : largest.shape[2]]
     largest = largest.masked_fill(~kept, 0)
     # the mean over M of means over the first m is one weighted sum over the ranks
-    m = torch.tensor(ms, device=x.device)
-    stop = torch.minimum(m, number[..., None])  # (B, Y, |M|)
+    stop = torch.stack([number.clamp_max(m) for m in ms], 2)  # (B, Y, |M|)
     rank = torch.arange(largest.shape[2], device=x.device)
     share = (rank < stop[..., None]) / stop.clamp_min(1)[..., None]
     return torch.einsum("bykn,byk->byn", largest, share.mean(2).to(x.dtype))
@@ -149,12 +150,14 @@ def _share_of_largest(
 ) -> Tensor:
     used = torch.cat([_used(a, n_f), _used(b, n_b)], 2)
     both = torch.cat([a, b], 2).masked_fill(~used, -torch.inf)
+    if not both.shape[2]:
+        return both.sum(2)
     largest = both.topk(min(max(ms), both.shape[2]), dim=2)
     positive = largest.values.relu()  # empty slots become 0 and count for nothing
     own = positive * (largest.indices < a.shape[2])
+    votes, total = own.cumsum(2), positive.cumsum(2) + 1e-8
     ends = [min(m, positive.shape[2]) - 1 for m in ms]
-    share = own.cumsum(2)[:, :, ends] / (positive.cumsum(2)[:, :, ends] + 1e-8)
-    return share.mean(2)
+    return torch.stack([votes[:, :, end] / total[:, :, end] for end in ends], 2).mean(2)
 
 
 @torch.no_grad()

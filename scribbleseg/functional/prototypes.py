@@ -147,8 +147,9 @@ def confident_prototypes(
         eps: ε.
 
     Returns:
-        Unit vectors. Not valid, and zero: absent classes, and classes without a positive logit,
-        whose ranking would be arbitrary.
+        Unit vectors. Not valid, and zero: absent classes, classes without a positive logit, whose
+        ranking would be arbitrary, and classes whose sum is not finite. A feature that is not
+        finite spoils every class of its image, a logit that is not finite only its own.
 
     Raises:
         ValueError: If the shapes disagree or the ratio is out of range.
@@ -181,8 +182,11 @@ def confident_prototypes(
         total = best.values.sum(2, keepdim=True)
         # the length is normalised away, so only the sign of the divisor matters
         sums = torch.bmm(weights, f.transpose(1, 2)) * torch.where(total < 0, -1.0, 1.0)
-    valid = (class_labels > 0) & (high[..., 0] > 0)
-    return ClassPrototypes(F.normalize(sums, dim=2, eps=_EPS) * valid[..., None], valid)
+        finite = torch.isfinite(torch.linalg.vector_norm(sums, dim=2))
+    valid = (class_labels > 0) & (high[..., 0] > 0) & finite
+    # where, because NaN times False is NaN
+    prototypes = torch.where(valid[..., None], F.normalize(sums, dim=2, eps=_EPS), 0)
+    return ClassPrototypes(prototypes, valid)
 
 
 @torch.no_grad()

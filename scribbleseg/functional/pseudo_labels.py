@@ -156,7 +156,7 @@ def keep_most_confident(
     for 500×375 on one core. No loop over classes, no device synchronisation.
 
     Args:
-        labels: Class ids, int64, shape ``(B, H, W)``.
+        labels: Class ids, int64, shape ``(B, H, W)``; those outside 0..C-1 become ignored.
         confidence: Larger = surer, such as the largest probability, float, shape ``(B, H, W)``.
         fraction: Share :math:`\rho` to keep in [0, 1], for all classes, or one per class, shape
             ``(C,)``; rounded up, so a class keeps at least one pixel unless its share is 0.
@@ -169,7 +169,8 @@ def keep_most_confident(
         Class ids, int64, shape ``(B, H, W)``; of equally confident pixels the first in memory stay.
 
     Raises:
-        ValueError: If the shapes disagree or ``fraction`` is a number outside [0, 1].
+        ValueError: If the shapes disagree, ``fraction`` is a number outside [0, 1] or ``per`` is
+            unknown.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 0, 0, 1, 1]]])
@@ -184,8 +185,11 @@ def keep_most_confident(
         )
     if isinstance(fraction, (int, float)) and not 0 <= fraction <= 1:
         raise ValueError(f"fraction={fraction} is not in [0, 1]; 30 % is 0.3")
+    if per not in ("image", "batch"):
+        raise ValueError(f'per={per!r}, expected "image" or "batch"')
     device, images = labels.device, len(labels) if per == "image" else 1
-    counted = labels != ignore_index
+    # an id beyond the classes would count in the group of the next image
+    counted = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
     if valid is not None:
         counted = counted & (valid > 0)
     # one group per class (and image), and a last one of the pixels that do not count

@@ -57,7 +57,7 @@ def sparse_random_walk(
             compressed matrix in scipy, on the CPU and three times slower there, as a reference.
 
     Returns:
-        Maps of the shape of ``x``; float32 for 16-bit input.
+        New maps of the shape of ``x``; float32 for 16-bit input.
 
     Raises:
         ValueError: If shapes disagree, x is not floating-point, ``radius``, ``beta`` or
@@ -85,6 +85,8 @@ def sparse_random_walk(
         affinity = boundary_to_affinity(walls, radius=radius, crop=False) ** beta
         walk = _walk_by_shifts if method == "shift" else _walk_by_matrix
         maps = walk(maps, affinity, radius, num_steps, known)
+    else:
+        maps = maps.clone()  # may still be x itself
     return maps[0] if single else maps
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "SlotRows",
     "bottom_k",
     "bottom_k_per_set",
+    "priority_keys",
     "rank_in_run",
     "sample_keys",
     "sortable_keys",
@@ -80,6 +81,30 @@ def sortable_keys(keys: Tensor) -> Tensor:
     return keys ^ _LOWEST
 
 
+def priority_keys(keys: Tensor, first: Tensor | None = None) -> Tensor:
+    r"""Sortable keys that put some items before all others, both in random order.
+
+    .. math:: 2^{63} \, [\text{not first}] + \lfloor key / 2 \rfloor
+
+    So the smallest keys of a union are a uniform sample of the items that come first and, where
+    these do not fill it, a uniform sample of the rest. 63 bits are left of a key. Time and memory
+    O(n); no synchronisation.
+
+    Args:
+        keys: From :func:`sample_keys`, int64, any shape.
+        first: Which items come first, bool, same shape; none by default.
+
+    Returns:
+        int64, same shape, to be compared as int64: below 0 for items that come first.
+
+    Example:
+        >>> priority_keys(torch.tensor([9, -1]), torch.tensor([False, True])).argsort().tolist()
+        [1, 0]
+    """
+    halves = _shift(keys, 1)
+    return halves if first is None else torch.where(first, sortable_keys(halves), halves)
+
+
 def bottom_k(keys: Tensor, k: int) -> Tensor:
     """Positions of the k smallest keys, read as unsigned numbers; equal keys by position.
 
@@ -114,7 +139,7 @@ def bottom_k_per_set(sets: Tensor, keys: Tensor, ids: Tensor, k: int) -> Tensor:
 
     Args:
         sets: Set of each row, int64, shape ``(n,)``.
-        keys: From :func:`sortable_keys`, shape ``(n,)``.
+        keys: From :func:`priority_keys` or :func:`sortable_keys`, shape ``(n,)``.
         ids: What each row is, int64, shape ``(n,)``.
         k: Rows per set, ≥ 0.
 
@@ -171,7 +196,7 @@ class SlotRows(NamedTuple):
 
     Attributes:
         sets: Set of each row, int64, shape ``(n,)``.
-        keys: From :func:`sortable_keys`, int64, shape ``(n,)``.
+        keys: From :func:`priority_keys`, int64, shape ``(n,)``.
         ids: What each row is, ≥ 0, int64, shape ``(n,)``.
         weights: float32, shape ``(n,)``.
         slots: Slot that the row holds, -1 for a row that holds none, int64, shape ``(n,)``.
@@ -192,7 +217,7 @@ class BottomKSlots:
         capacity: Slots per set N.
 
     Attributes:
-        keys: From :func:`sortable_keys`; the largest int64 in an empty slot; shape ``(S, N)``.
+        keys: From :func:`priority_keys`; the largest int64 in an empty slot; shape ``(S, N)``.
         ids: -1 in an empty slot, int64, shape ``(S, N)``.
         weights: float32, shape ``(S, N)``.
     """

@@ -95,11 +95,12 @@ class PrototypeBank(nn.Module):
             j^* = \arg\max_j \cos(G_{cj}, p_{ic})
 
         (PFA, ICML 2024, global prototypes), image by image, so that an image sees what the one
-        before it changed; the first of equally near slots is taken, and nothing is normalised
-        again. The images of all ranks are applied in rank order, so every rank must call this, and
-        all hold the same bank, that of one process on the concatenated batch. Loops over the images
-        of the global batch only: time O(images·C·K·D), memory O(images·C·D + C·K·D). On several
-        ranks the batch sizes are read by the host (a device synchronisation); on one, none is.
+        before it changed; :math:`n_c` is the first empty slot, the first of equally near slots is
+        moved, and nothing is normalised again. The images of all ranks are applied in rank order,
+        so every rank must call this, and all hold the same bank, that of one process on the
+        concatenated batch. Loops over the images of the global batch only: time O(images·C·K·D),
+        memory O(images·C·D + C·K·D). On several ranks the batch sizes are read by the host (a
+        device synchronisation); on one, none is.
 
         Args:
             prototypes: Unit vectors, shape ``(B, C, D)``; B may differ between ranks and be 0.
@@ -117,6 +118,8 @@ class PrototypeBank(nn.Module):
         incoming = all_gather_rows(prototypes.to(self.prototypes), with_grad=False).values
         usable = all_gather_rows(valid.bool(), with_grad=False).values
         usable = usable & torch.isfinite(incoming).all(2)
+        # rows that do not count enter the arithmetic all the same, and no slot is nearest to NaN
+        incoming = torch.where(usable[..., None], incoming, 0)
         bank, filled, every = (
             self.prototypes,
             self.filled,
@@ -128,9 +131,10 @@ class PrototypeBank(nn.Module):
             cosine = cosine.masked_fill(~filled, -torch.inf)
             # argmax may return any of equal maxima on a GPU
             first = torch.where(cosine == cosine.amax(1, keepdim=True), numbers, slots).amin(1)
-            count = filled.sum(1)
-            full = count == slots
-            slot = torch.where(full, first, count.clamp_max(slots - 1))
+            # not the number of filled ones: update_means may leave gaps
+            empty = torch.where(filled, slots, numbers).amin(1)
+            full = empty == slots
+            slot = torch.where(full, first, empty)
             old = bank[every, slot]
             moved = torch.where(full[:, None], self.rate * old + (1 - self.rate) * p, p)
             bank[every, slot] = torch.where(ok[:, None], moved, old)

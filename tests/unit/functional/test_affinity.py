@@ -160,3 +160,24 @@ def test_bad_input(boundary) -> None:
         affinity_targets(torch.zeros(4, 4, dtype=torch.int64), radius=3)
     with pytest.raises(ValueError, match="displacement must have shape"):
         pair_displacement(boundary, radius=3)
+
+
+def test_only_the_first_call_copies_the_paths_to_the_device(boundary, monkeypatch) -> None:
+    labels = torch.zeros(1, 6, 9, dtype=torch.int64)
+
+    def step(size: int) -> None:
+        affinity_targets(labels[..., :size], radius=4)
+        pair_displacement(boundary[:, None, :, :size], radius=4)
+        walls = boundary[..., :size].clone().requires_grad_()
+        boundary_to_affinity(walls, radius=4).sum().backward()
+
+    with torch.inference_mode():
+        affinity_targets(labels, radius=4)  # what is kept must be usable with gradients too
+    step(9)
+
+    def refused(*args, **kwargs):
+        raise AssertionError("a copy of host data to the device is waited for")
+
+    monkeypatch.setattr(torch, "tensor", refused)
+    for size in (9, 8, 7):
+        step(size)

@@ -166,6 +166,16 @@ def test_bad_input(example):
         unary_from_labels(probs.argmax(1), 4, confidence=1.0)
 
 
+def test_scores_that_are_not_a_number_are_an_error_and_not_zero(example):
+    probs, image = example
+    for where in (slice(None), (1, 2, 3, 4)):
+        bad = probs.clone()
+        bad[where] = torch.nan
+        for prune in (1e-3, None):
+            with pytest.raises(ValueError, match="scores hold NaN"):
+                dense_crf(bad, image, params=PARAMS, prune=prune)
+
+
 def test_bad_parameters():
     for options in (
         {"smooth_xy": 0.0},

@@ -136,6 +136,47 @@ def test_drawn_cells_come_first_and_stay() -> None:
     assert ((kept.uid == rows["uid"][300]) & (kept.cell == rows["cell"][300])).sum() == 1
 
 
+def preferred_first(rows: dict, index: int, always: torch.Tensor) -> list[tuple[int, int]]:
+    keys = sortable_keys(sample_keys(rows["uid"], rows["cell"], seed=5))
+    mine = (rows["sets"] == index).nonzero()[:, 0].tolist()
+    mine.sort(key=lambda i: (not always[i], int(keys[i])))
+    return [(int(rows["uid"][i]), int(rows["cell"][i])) for i in mine[:CAPACITY]]
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 1.0])
+def test_preferred_cells_are_sampled_uniformly_too(share) -> None:
+    rows, g = stream(), torch.Generator().manual_seed(2)
+    always = torch.rand(360, generator=g) < share
+    stores = [make() for _ in range(4)]
+    for store, order in zip(
+        stores, (torch.arange(360), torch.randperm(360, generator=g)), strict=False
+    ):
+        for chunk in order.split(33):
+            store.add(**{k: v[chunk] for k, v in rows.items()}, always=always[chunk])
+    for store, chunk in zip(stores[2:], torch.arange(360).split(200), strict=True):
+        store.add(**{k: v[chunk] for k, v in rows.items()}, always=always[chunk])
+    stores[2].merge(stores[3])
+    for s in range(SETS):
+        kept = stores[0].get(s)
+        found = list(zip(kept.uid.tolist(), kept.cell.tolist(), strict=True))
+        assert found == preferred_first(rows, s, always)
+    assert_equal(stores[1], stores[0])
+    assert_equal(stores[2], stores[0])
+
+
+def test_preferred_cells_of_an_image_are_not_those_of_the_lowest_numbers() -> None:
+    uid, cell = torch.arange(200).repeat_interleave(50), torch.arange(50).repeat(200)
+    rows = {"features": torch.zeros(10000, DIM), "sets": uid * 0, "uid": uid, "cell": cell}
+    for options in ({"per_image": 2}, {}):
+        store = make(capacity=400)
+        store.add(**rows, always=torch.ones(10000, dtype=torch.bool), **options)
+        kept = store.get(0)
+        assert abs(kept.cell.float().mean() - 24.5) < 3  # four standard errors of 400 cells
+        assert abs(kept.uid.float().mean() - 99.5) < 12
+        if options:
+            assert torch.bincount(kept.uid).eq(2).all()
+
+
 def test_limit_per_image() -> None:
     rows, store = stream(), make(capacity=100)
     fill(store, rows, *torch.arange(360).split(36), per_image=2)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +93,15 @@ def test_grid_is_a_product_of_rounded_ramps() -> None:
     assert grid_clusters((1, 1), (4, 4)).tolist() == [[0]]
     with pytest.raises(ValueError, match="expected numbers >= 1"):
         grid_clusters((4, 4), (0, 2))
+
+
+@pytest.mark.parametrize(("length", "clusters"), [(23, 14), (43, 4), (85, 12), (1, 5), (9, 30)])
+def test_grid_rounds_halves_to_even_exactly(length, clusters) -> None:
+    exact = [round(Fraction(y * (clusters - 1), max(length - 1, 1))) for y in range(length)]
+    number = {value: place for place, value in enumerate(sorted(set(exact)))}
+    expected = [number[value] for value in exact]
+    assert grid_clusters((length, 1), (clusters, 1))[:, 0].tolist() == expected
+    assert grid_clusters((1, length), (1, clusters))[0].tolist() == expected
 
 
 def test_joined_features_are_unit_and_differentiable() -> None:

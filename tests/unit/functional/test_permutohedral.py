@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 
 import pytest
 import torch
@@ -186,3 +187,40 @@ def test_bad_values():
             lattice.filter(values)
     with pytest.raises(ValueError, match="one factor per point"):
         lattice.scaled(torch.zeros(3), torch.zeros(2))
+
+
+def test_building_asks_the_device_twice_and_copies_nothing_to_it(monkeypatch):
+    features = _random(2, 30, 5)
+    waits = []
+    for name in ("tolist", "nonzero", "item"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(*args, name=name, original=original, **kwargs):
+            waits.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    def refused(*args, **kwargs):
+        raise AssertionError("a copy of host data to the device is waited for")
+
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, refused)
+    PermutohedralLattice(features)
+    assert waits == ["tolist", "nonzero"]
+
+
+@pytest.mark.gpu
+def test_building_waits_twice_on_cuda_and_filtering_never():
+    features, values = _random(2, 30, 5).float().cuda(), _random(2, 30, 3, seed=1).float().cuda()
+    PermutohedralLattice(features).filter(values)  # whatever is waited for once per process
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            lattice = PermutohedralLattice(features)
+        assert len([w for w in waits if "synchroniz" in str(w.message)]) == 2
+        torch.cuda.set_sync_debug_mode("error")
+        lattice.filter(values)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

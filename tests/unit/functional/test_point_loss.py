@@ -23,11 +23,13 @@ def example(
     return logits, scribble
 
 
-def full_form(logits: torch.Tensor, scribble: torch.Tensor, *, align_corners: bool) -> torch.Tensor:
+def full_form(
+    logits: torch.Tensor, scribble: torch.Tensor, *, align_corners: bool, **options
+) -> torch.Tensor:
     upsampled = F.interpolate(
         logits, scribble.shape[1:], mode="bilinear", align_corners=align_corners
     )
-    return partial_cross_entropy(upsampled, scribble)
+    return partial_cross_entropy(upsampled, scribble, **options)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -62,6 +64,79 @@ def test_values_at_points_are_those_of_interpolate(align_corners) -> None:
         rtol=1e-14,
         atol=1e-14,
     )
+
+
+OPTIONS = {
+    "class_weight": {"class_weight": torch.tensor([0.5, 2.0, 0.0, 1.5, 3.0])},
+    "label_smoothing": {"label_smoothing": 0.2},
+    "reduction": {"reduction": "image"},
+    "all": {
+        "class_weight": torch.tensor([0.5, 2.0, 0.0, 1.5, 3.0]),
+        "label_smoothing": 0.1,
+        "reduction": "image",
+    },
+}
+
+
+def assert_equal_to_the_full_form(
+    logits: torch.Tensor, scribble: torch.Tensor, options: dict
+) -> None:
+    given = dict(options)
+    if "class_weight" in given:
+        given["class_weight"] = given["class_weight"].to(logits.dtype)
+    losses = (
+        full_form(logits, scribble, align_corners=False, **given),
+        partial_cross_entropy_at_points(logits, scribble, align_corners=False, **options),
+        partial_cross_entropy_at_points(
+            logits, scribble, align_corners=False, points=drawn_points(scribble).flip(0), **options
+        ),
+    )
+    results = [(loss.detach(), torch.autograd.grad(loss, logits)[0]) for loss in losses]
+    torch.testing.assert_close(results[1], results[0], rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(results[2], results[0], rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_options_are_those_of_the_full_form(name) -> None:
+    logits, scribble = example((6, 5), (41, 38))
+    logits.requires_grad_()
+    assert_equal_to_the_full_form(logits, scribble, OPTIONS[name])
+    scribble[1] = 255  # an image without strokes
+    scribble[2, 3:] = 255  # and one with few
+    assert_equal_to_the_full_form(logits, scribble, OPTIONS[name])
+    assert_equal_to_the_full_form(logits, torch.full_like(scribble, 255), OPTIONS[name])
+    assert_equal_to_the_full_form(logits, scribble.masked_fill(scribble < 4, 2), OPTIONS[name])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = partial_cross_entropy_at_points(
+            logits.float(), scribble, align_corners=False, **OPTIONS[name]
+        )
+    assert found.dtype == torch.float32
+    expected = partial_cross_entropy_at_points(
+        logits.float(), scribble, align_corners=False, **OPTIONS[name]
+    )
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("reduction", ["pixel", "image"])
+def test_ranks_average_to_the_loss_of_one_process(reduction, monkeypatch) -> None:
+    logits, scribble = example((6, 5), (41, 38))
+    scribble[1, 5:] = 255
+    options = {"align_corners": True, "reduction": reduction, "label_smoothing": 0.1}
+    options["class_weight"] = OPTIONS["class_weight"]["class_weight"]
+    expected = partial_cross_entropy_at_points(logits, scribble, **options)
+    counts = []
+    for mean_over_ranks in (
+        lambda count: counts.append(count) or count,
+        lambda count: (counts[0] + counts[1]) / 2,
+    ):
+        monkeypatch.setattr("scribbleseg.functional.point_loss.mean_over_ranks", mean_over_ranks)
+        losses = [
+            partial_cross_entropy_at_points(
+                logits[rank], scribble[rank], across_ranks=True, **options
+            )
+            for rank in (slice(0, 1), slice(1, 3))
+        ]
+    torch.testing.assert_close(torch.stack(losses).mean(), expected)
 
 
 def test_gradient() -> None:
@@ -124,6 +199,13 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match="same B"):
         partial_cross_entropy_at_points(
             torch.zeros(2, 3, 4, 4), torch.zeros(1, 8, 8, dtype=torch.long), align_corners=True
+        )
+    with pytest.raises(ValueError, match="reduction='mean'"):
+        partial_cross_entropy_at_points(
+            torch.zeros(1, 3, 4, 4),
+            torch.zeros(1, 8, 8, dtype=torch.long),
+            align_corners=True,
+            reduction="mean",
         )
     with pytest.raises(ValueError, match="flattened"):
         bilinear_at_points(

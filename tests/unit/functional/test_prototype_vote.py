@@ -116,6 +116,8 @@ def test_decoding_takes_the_best_present_class_above_its_threshold(example) -> N
 
 def test_errors_name_the_argument(example) -> None:
     features, fg, bg, labels = example
+    with pytest.raises(ValueError, match=r"mode='typo', expected \"per_set\""):
+        prototype_margin(features, fg, bg, mode="typo", **COUNTS)
     with pytest.raises(ValueError, match="top_m"):
         prototype_margin(features, fg, bg, top_m=(0, 3), **COUNTS)
     with pytest.raises(ValueError, match="background"):
@@ -126,3 +128,20 @@ def test_errors_name_the_argument(example) -> None:
         prototype_margin(features[0], fg, bg, **COUNTS)
     with pytest.raises(ValueError, match="disagree"):
         decode_margin(torch.zeros(1, 2, 3, 3), labels)
+
+
+def test_no_slots_at_all_is_zero_in_both_modes(example) -> None:
+    features, fg, bg, _ = example
+    none = torch.zeros(4, dtype=torch.int64)
+    for mode in ("per_set", "joint_vote"):
+        found = prototype_margin(
+            features.requires_grad_(),
+            fg[:, :0],
+            bg[:, :0],
+            num_foreground=none,
+            num_background=none,
+            mode=mode,
+        )
+        assert torch.equal(found, torch.zeros(3, 4, 4, 5, dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(found.sum(), features)
+        assert not gradient.any()

@@ -148,3 +148,23 @@ def test_bad_options_are_named(example) -> None:
         confident_prototypes(features, logits, present[:, :2])
     with pytest.raises(ValueError, match="resize logits"):
         confident_prototypes(features, logits[..., :3], present)
+
+
+def test_what_is_not_finite_is_not_valid_and_zero(example) -> None:
+    features, logits, _ = example
+    present = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1]])
+    expected = confident_prototypes(features, logits, present)
+    for value in (torch.nan, torch.inf):
+        bad = logits.clone()
+        bad[0, 1, 2, 3] = bad[0, 2, 2, 3] = value  # class 2 of image 0 is absent
+        found = confident_prototypes(features, bad, present)
+        assert found.valid.tolist() == [[True, False, False, True], [True, False, False, True]]
+        assert torch.equal(found.prototypes[0, 1:3], torch.zeros(2, 5, dtype=torch.float64))
+        torch.testing.assert_close(found.prototypes[0, ::3], expected.prototypes[0, ::3])
+        torch.testing.assert_close(found.prototypes[1], expected.prototypes[1])
+        bad = features.clone()
+        bad[1, :, 0, 0] = value
+        found = confident_prototypes(bad, logits, present)
+        assert not found.valid[1].any()
+        assert torch.equal(found.prototypes[1], torch.zeros_like(found.prototypes[1]))
+        torch.testing.assert_close(found.prototypes[0], expected.prototypes[0])

@@ -164,7 +164,23 @@ def test_keep_most_confident_without_labels() -> None:
     nothing = torch.full((1, 2, 3), 255)
     found = keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=0.5, num_classes=2)
     assert torch.equal(found, nothing)
+    with pytest.raises(ValueError, match=r"per='images', expected \"image\" or \"batch\""):
+        keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=0.5, num_classes=2, per="images")
     with pytest.raises(ValueError, match=r"30 % is 0\.3"):
         keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=30, num_classes=2)
     with pytest.raises(ValueError, match="disagree"):
         keep_most_confident(nothing, torch.rand(1, 3, 3), fraction=0.3, num_classes=2)
+
+
+@pytest.mark.parametrize("per", ["image", "batch"])
+def test_ids_that_are_no_class_are_ignored_and_count_for_nothing(probs, per) -> None:
+    confidence, labels = probs.max(1)
+    options = {"fraction": 0.5, "num_classes": 4, "per": per}
+    bad = labels.clone()
+    bad[0, :3, 1], bad[1, :2, 1], bad[0, 4, :2] = 4, 7, -1
+    clean = labels.masked_fill(bad != labels, 255)
+    found = keep_most_confident(bad, confidence, **options)
+    assert torch.equal(found, keep_most_confident(clean, confidence, **options))
+    assert found[bad != labels].eq(255).all()
+    kept = keep_most_confident(torch.full_like(labels, 300), confidence, **options)
+    assert kept.eq(255).all()

@@ -140,6 +140,18 @@ def test_degenerate_sizes_and_types(example, method) -> None:
     assert torch.equal(x.detach(), before)
 
 
+def test_nothing_to_do_is_a_copy_without_graph(example) -> None:
+    x, boundary = example
+    for maps, walls in ((x, boundary), (x[None], boundary[None]), (x[:0], boundary)):
+        maps = maps.clone().requires_grad_()
+        for start in (maps, maps * 2):
+            found = sparse_random_walk(start, walls, num_steps=0, suppress_boundary=False)
+            assert torch.equal(found, start)
+            assert not found.requires_grad
+            found += 1  # no view of the input either
+            assert torch.equal(start, maps if start is maps else maps * 2)
+
+
 def test_class_maxima() -> None:
     scores = torch.tensor([[[0.05, 0.1]], [[0.2, 0.4]], [[0.0, 0.0]], [[0.3, 0.6]]])
     labels = torch.tensor([1, 1, 1, 0])

@@ -7,6 +7,7 @@ import torch
 from scribbleseg.functional.sampling import (
     bottom_k,
     bottom_k_per_set,
+    priority_keys,
     rank_in_run,
     sample_keys,
     sortable_keys,
@@ -78,3 +79,15 @@ def test_per_set_equals_a_loop() -> None:
 def test_rank_in_run() -> None:
     assert rank_in_run(torch.tensor([5, 5, 5, 2, 7, 7])).tolist() == [0, 1, 2, 0, 0, 1]
     assert rank_in_run(torch.tensor([], dtype=torch.int64)).shape == (0,)
+
+
+def test_what_comes_first_does_so_and_order_stays_that_of_the_keys() -> None:
+    keys = sample_keys(torch.tensor(1), torch.arange(500))
+    unsigned = keys.numpy().view(np.uint64)
+    first = torch.arange(500) % 7 == 0
+    expected = sorted(range(500), key=lambda i: (not first[i], unsigned[i]))
+    assert priority_keys(keys, first).argsort().tolist() == expected
+    plain = priority_keys(keys)
+    assert plain.argsort().tolist() == np.argsort(unsigned).tolist()
+    assert torch.equal(priority_keys(keys, torch.zeros_like(first)), plain)
+    assert priority_keys(keys[:0], first[:0]).shape == (0,)

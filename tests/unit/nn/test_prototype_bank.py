@@ -146,3 +146,32 @@ def test_errors_name_the_cure() -> None:
     with pytest.raises(ValueError, match="do not fit this bank"):
         bank.update_means(torch.zeros(C, K, D), torch.ones(C, D))
     assert "k=3" in repr(bank)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_full_bank_survives_what_is_not_finite(value) -> None:
+    bank = PrototypeBank(C, k=K, dim=D)
+    for p, _ in batches():
+        bank.update(p, torch.ones(len(p), C, dtype=torch.bool))
+    before = {name: tensor.clone() for name, tensor in bank.state_dict().items()}
+    (p, _), *_ = batches()
+    p[0, 1, 2] = value
+    only = torch.zeros(len(p), C, dtype=torch.bool)
+    only[0, 1] = True
+    bank.update(p, only)
+    for name, tensor in bank.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    only[0, 0] = True
+    bank.update(p, only)
+    assert (bank.updates - before["updates"]).sum(1).tolist() == [1, 0, 0, 0]
+
+
+def test_gaps_that_means_leave_are_filled_first() -> None:
+    bank = PrototypeBank(2, k=3, dim=2)
+    bank.update_means(torch.ones(2, 3, 2), torch.tensor([[0, 1, 0], [0, 0, 1]]))
+    for number in (2.0, 3.0):
+        p = torch.full((1, 2, 2), number)
+        bank.update(p, torch.ones(1, 2, dtype=torch.bool))
+    assert bank.is_ready()
+    assert bank.prototypes[..., 0].tolist() == [[2, 1, 3], [2, 3, 1]]
+    assert bank.updates.tolist() == [[1, 1, 1], [1, 1, 1]]
