@@ -44,9 +44,7 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
         if options.pseudo_labels is None:
             raise SystemExit("a recipe trains on pseudo-labels: pass their folder, --pseudo-labels")
         given[f"{source}.train_labels"] = "pseudo"
-        given[f"{source}.pseudo_label_dir"] = str(
-            (options.pseudo_labels / data["folder"]).resolve()
-        )
+        given[f"{source}.pseudo_label_dir"] = str(options.pseudo_labels.absolute() / data["folder"])
     layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
     return {key: value for layer in layers if layer for key, value in layer.items()}
 
@@ -62,11 +60,13 @@ def logged(command: list[str], folder: Path) -> None:
 
 def portable(overrides: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Overrides as they are recorded: without the folders of this machine."""
-    folders = {"DATA_ROOT": options.data_root, "PSEUDO_LABELS": options.pseudo_labels}
+    folders = {"DATA_ROOT": options.data_root}
+    if options.pseudo_labels is not None:
+        folders["PSEUDO_LABELS"] = options.pseudo_labels.absolute()
     recorded = dict(overrides)
     for key, value in overrides.items():
         for name, folder in folders.items():
-            if folder is not None and str(value).startswith(str(folder)):
+            if str(value).startswith(str(folder)):
                 recorded[key] = name + str(value).removeprefix(str(folder))
         if key.endswith("encoder_weights"):
             recorded[key] = Path(str(value)).name
