@@ -18,6 +18,9 @@ REGULARIZERS: dict[str, Any] = {
     "tree_energy": {"weight": 0.4, "embedding_dim": 8},
     "contour_length": 0.1,
     "mumford_shah": 0.1,
+    "total_variation": 0.1,
+    "kernel_cut": {"weight": 0.1, "sigma_xy": 10.0},
+    "intensity_variance": 0.1,
     "absent_class": 0.1,
 }
 MODULES: dict[str, dict[str, Any]] = {

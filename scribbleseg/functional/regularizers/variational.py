@@ -64,7 +64,11 @@ def total_variation_loss(
 
 
 def contour_length_loss(
-    probs: Tensor, *, mask: Tensor | None = None, include_background: bool = False
+    probs: Tensor,
+    *,
+    mask: Tensor | None = None,
+    include_background: bool = False,
+    across_ranks: bool = False,
 ) -> Tensor:
     r"""Length of soft object contours (the "total variation" baseline of WSL4MIS and WORD).
 
@@ -78,6 +82,8 @@ def contour_length_loss(
         mask: Pixels that count, bool, shape ``(B, H, W)``: others are neither averaged over nor
             looked at; ``None`` = all.
         include_background: Whether class 0 counts too.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
 
     Returns:
         Scalar in [0, 1]; an exact differentiable 0 for an empty mask.
@@ -100,10 +106,9 @@ def contour_length_loss(
     eroded = -F.max_pool2d(-raised, 3, stride=1, padding=1)
     lowered = eroded if outside is None else eroded.masked_fill(outside, -math.inf)
     opened = F.max_pool2d(lowered, 3, stride=1, padding=1)
-    if outside is None:
-        return F.relu(opened - eroded).mean()
-    opened, eroded = opened.masked_fill(outside, 0), eroded.masked_fill(outside, 0)
-    return masked_mean(F.relu(opened - eroded).mean(dim=1), mask)
+    if outside is not None:
+        opened, eroded = opened.masked_fill(outside, 0), eroded.masked_fill(outside, 0)
+    return masked_mean(F.relu(opened - eroded).mean(dim=1), mask, across_ranks=across_ranks)
 
 
 def level_set_loss(

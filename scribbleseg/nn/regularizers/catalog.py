@@ -81,7 +81,10 @@ class ContourLength(Regularizer):
         """Mean over pixels and classes."""
         view = self.view(inputs)
         return contour_length_loss(
-            view.probs, mask=view.valid, include_background=self.include_background
+            view.probs,
+            mask=view.valid,
+            include_background=self.include_background,
+            across_ranks=True,
         )
 
 
