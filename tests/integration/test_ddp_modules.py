@@ -23,10 +23,6 @@ def test_loss_and_gradients_are_those_of_the_union(ranks, name: str) -> None:
     for found in ranks:
         torch.testing.assert_close(found[name]["loss"], alone["loss"], rtol=1e-4, atol=1e-6)
         for key, value in alone.items():
-            torch.testing.assert_close(
-                found[name][key],
-                value,
-                rtol=2e-3,
-                atol=2e-5 * float(largest),
-                msg=lambda text, key=key: f"{key}: {text}",
-            )
+            error = (found[name][key] - value).abs().max()
+            limit = 2e-3 * value.abs().max() + 2e-5 * largest
+            assert error <= limit, f"{key}: {error:.3g} above {limit:.3g}"
