@@ -43,7 +43,7 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
     if recipe.get("pseudo_labels"):
         if options.pseudo_labels is None:
             raise SystemExit("a recipe trains on pseudo-labels: pass their folder, --pseudo-labels")
-        given[f"{source}.train_labels"] = "pseudo"
+        given[f"{source}.label_type"] = "pseudo"
         given[f"{source}.pseudo_label_dir"] = str(options.pseudo_labels.absolute() / data["folder"])
     layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
     return {key: value for layer in layers if layer for key, value in layer.items()}

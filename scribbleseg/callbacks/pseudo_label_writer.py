@@ -23,7 +23,7 @@ __all__ = ["PseudoLabelWriter"]
 class PseudoLabelWriter(BasePredictionWriter):
     """Streams predicted labels to palette PNGs at original size, plus a ``manifest.json``.
 
-    A source trains on the folder with ``train_labels: pseudo`` and ``pseudo_label_dir``.
+    A source trains on the folder with ``label_type: pseudo`` and ``pseudo_label_dir``.
 
     Args:
         folder: Target folder; ids with sub-folders keep them.

@@ -48,7 +48,7 @@ def check_source(
     Training masks are read for statistics and D107 if the source can name them (``with_mask``).
 
     Args:
-        source: Data set. Its attributes ``allow_dense_scribbles`` and ``train_labels``, if any,
+        source: Data set. Its attributes ``allow_dense_scribbles`` and ``label_type``, if any,
             switch D106 and D107 off where they do not apply.
         splits: Splits to check.
         sample: Number of images to look at in all splits together; ``None`` = all. Lists are always
@@ -137,7 +137,7 @@ def _judge_split(
     if split == "train" and complete:
         findings += _judge_classes(source, drawn)
     # masks and pseudo-labels are dense by nature, and guesses may contradict the mask
-    if split != "train" or getattr(source, "train_labels", "scribble") == "scribble":
+    if split != "train" or getattr(source, "label_type", "scribble") == "scribble":
         if not getattr(source, "allow_dense_scribbles", False):
             findings += _judge_dense(split, drawn)
         findings += _judge_contradiction(source, split, drawn)

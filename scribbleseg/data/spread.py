@@ -176,10 +176,10 @@ def spread_scribbles(
 def _check_options(
     source: ScribbleSource, *, beta: float, min_confidence: float | None, workers: int
 ) -> None:
-    kind = getattr(source, "train_labels", "scribble")
+    kind = getattr(source, "label_type", "scribble")
     if kind != "scribble":
         raise ConfigError(
-            f"train_labels={kind!r}: only scribbles are spread; leave the option at 'scribble'"
+            f"label_type={kind!r}: only scribbles are spread; leave the option at 'scribble'"
         )
     if not 0 <= beta < float("inf"):
         raise ConfigError(f"beta={beta}: expected a number of at least 0, such as 100")

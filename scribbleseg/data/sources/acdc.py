@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.data import io
-from scribbleseg.data.sources.base import FileIndex, LabelRole, OnMissing, TrainLabels
+from scribbleseg.data.sources.base import FileIndex, LabelRole, LabelType, OnMissing
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import (
     ConfigError,
@@ -50,7 +50,7 @@ class ACDCSource(FolderSource):
         test_list: Split file of a plain folder.
         unlabelled_value: Value of scribbles that means "not drawn", besides 255; 4 in the release.
         on_missing: What to do with listed training slices without scribble.
-        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
+        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
             ``"pseudo"`` on ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-label PNGs of either layout, see
             :class:`~scribbleseg.data.sources.folder.FolderSource`.
@@ -59,6 +59,8 @@ class ACDCSource(FolderSource):
         ScribbleNotFoundError: If ``root`` holds neither layout.
         ConfigError: If ``fold`` or another option is out of range.
     """
+
+    layout = "ACDC_training_slices/*.h5"
 
     def __init__(
         self,
@@ -70,7 +72,7 @@ class ACDCSource(FolderSource):
         test_list: str = "test.txt",
         unlabelled_value: int | None = _UNLABELLED,
         on_missing: OnMissing = "error",
-        train_labels: TrainLabels = "scribble",
+        label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
     ) -> None:
         if fold not in range(1, _FOLDS + 1):
@@ -88,9 +90,14 @@ class ACDCSource(FolderSource):
             unlabelled_value=unlabelled_value,
             on_missing=on_missing,
             group_regex=_GROUP,
-            train_labels=train_labels,
+            label_type=label_type,
             pseudo_label_dir=pseudo_label_dir,
         )
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder has this layout, told by the names in it; reads no file."""
+        return (root / "ACDC_training_slices").is_dir() or any(root.glob("*.h5"))
 
     def _class_table(self) -> io.ClassTable:
         return io.ClassTable(ACDC_CLASSES, background=0)

@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
@@ -18,10 +18,11 @@ from scribbleseg.data.source import ScribbleSource
 from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_labels
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, rasterize
+from scribbleseg.options import check_choice
 from scribbleseg.types import Record, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -30,16 +31,15 @@ __all__ = [
     "FileIndex",
     "FileSource",
     "LabelRole",
+    "LabelType",
     "OnMissing",
-    "TrainLabels",
-    "check_choice",
     "stroke_options",
 ]
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-TrainLabels = Literal["scribble", "mask", "pseudo"]
+LabelType = Literal["scribble", "mask", "pseudo"]
 """What trains: scribbles, dense masks (upper bound of a comparison), or a folder of pseudo-labels
 that an earlier stage made."""
 
@@ -54,16 +54,6 @@ _CURES = {
     "`on_missing: skip`",
 }
 """What to do about missing files of each role."""
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse an option that is not one of its choices.
-
-    Raises:
-        ConfigError: Naming the option, its value and the choices.
-    """
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
 def stroke_options(width: float, renderer: str, offset: float) -> tuple[float, Renderer, float]:
@@ -100,7 +90,7 @@ class FileSource(ScribbleSource):
 
     Args:
         classes: Names, colours and value maps.
-        train_labels: ``"mask"`` trains on the dense masks (upper bound), ``"pseudo"`` on the files
+        label_type: ``"mask"`` trains on the dense masks (upper bound), ``"pseudo"`` on the files
             of ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-labels; needed by, and only by, ``"pseudo"``.
         on_missing: Training images without scribble are an error, left out, or kept unlabelled.
@@ -112,11 +102,14 @@ class FileSource(ScribbleSource):
         strokes: Width, renderer and coordinate offset for stroke files.
     """
 
+    layout: ClassVar[str]
+    """What a folder of this kind holds, in a few words, for messages."""
+
     def __init__(
         self,
         classes: io.ClassTable,
         *,
-        train_labels: TrainLabels = "scribble",
+        label_type: LabelType = "scribble",
         pseudo_label_dir: Path | None = None,
         on_missing: OnMissing = "error",
         unlabelled_value: int | None = None,
@@ -125,8 +118,8 @@ class FileSource(ScribbleSource):
         resize_labels: bool = False,
         strokes: tuple[float, Renderer, float] = (3.0, "distance", 0.0),
     ) -> None:
-        check_choice("train_labels", train_labels, get_args(TrainLabels))
-        check_pseudo_options(train_labels, pseudo_label_dir)
+        check_choice("label_type", label_type, get_args(LabelType))
+        check_pseudo_options(label_type, pseudo_label_dir)
         check_choice("on_missing", on_missing, get_args(OnMissing))
         if unlabelled_value is not None and not 0 <= unlabelled_value <= 65535:
             raise ConfigError(f"unlabelled_value={unlabelled_value}: expected 0..65535")
@@ -138,7 +131,7 @@ class FileSource(ScribbleSource):
         self.palette = classes.palette
         self.background = classes.background
         self.classes = classes
-        self.train_labels, self.on_missing = train_labels, on_missing
+        self.label_type, self.on_missing = label_type, on_missing
         self.pseudo_label_dir = pseudo_label_dir
         self.unlabelled_value = (
             classes.unlabelled_value if unlabelled_value is None else unlabelled_value
@@ -146,6 +139,11 @@ class FileSource(ScribbleSource):
         self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self._strokes = strokes
         self._tags = class_ids(classes.names, classes.aliases)
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder has this layout, told by the names in it; reads no file."""
 
     @abstractmethod
     def _list_files(self) -> FileIndex:
@@ -187,7 +185,7 @@ class FileSource(ScribbleSource):
                 "scribble": ("scribble", files.scribbles),
                 "mask": ("mask", files.masks),
                 "pseudo": ("pseudo-label", self.pseudo_labels),
-            }[self.train_labels]
+            }[self.label_type]
             if role == "mask" or self.on_missing == "error":
                 self._require_all(stems, labels, role, split)
             elif self.on_missing == "skip":
@@ -233,7 +231,7 @@ class FileSource(ScribbleSource):
         if folder is not None and path.parent / path.stem == folder / record.image_id:
             # written by this library: ids, whatever coding the data set's own labels have
             return self._fit(io.read_label(path, self.num_classes), record)
-        dense = self.train_labels == "mask" and self.files.masks.get(record.image_id) == path
+        dense = self.label_type == "mask" and self.files.masks.get(record.image_id) == path
         role: LabelRole = "mask" if dense else "scribble"
         return self._fit(self._decode(path, role, record), record)
 

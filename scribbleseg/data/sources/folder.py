@@ -13,8 +13,8 @@ from scribbleseg.data import io
 from scribbleseg.data.sources.base import (
     FileIndex,
     FileSource,
+    LabelType,
     OnMissing,
-    TrainLabels,
 )
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.image_files import write_text
@@ -55,7 +55,7 @@ class FolderSource(FileSource):
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
     ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20 by group, the same way
     on every machine, and both files are written. Without ``masks/`` validation uses scribbles only.
-    ``dataset.yaml`` may set any of the options below except ``train_labels`` and
+    ``dataset.yaml`` may set any of the options below except ``label_type`` and
     ``pseudo_label_dir``; an argument that differs from its default wins over the file.
 
     Args:
@@ -73,7 +73,7 @@ class FolderSource(FileSource):
             group, or the whole match.
         allow_dense_scribbles: Scribbles may cover more than half of the pixels.
         resize_labels: Resize labels of another size to their image (nearest neighbour).
-        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison: the
+        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison: the
             ``scribble`` of a training record is then its mask file. ``"pseudo"`` trains on
             ``pseudo_label_dir`` in the same way.
         pseudo_label_dir: Folder of pseudo-labels, relative to ``root`` or absolute: PNG ids of
@@ -85,6 +85,8 @@ class FolderSource(FileSource):
         LabelFormatError: If the class file is faulty.
         ConfigError: If an option is out of range or unknown in ``dataset.yaml``.
     """
+
+    layout = "images/"
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class FolderSource(FileSource):
         group_regex: str | None = None,
         allow_dense_scribbles: bool = False,
         resize_labels: bool = False,
-        train_labels: TrainLabels = "scribble",
+        label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
     ) -> None:
         self.root = Path(root)
@@ -132,10 +134,15 @@ class FolderSource(FileSource):
         }
         super().__init__(
             self._class_table(),
-            train_labels=train_labels,
+            label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
             **options,
         )
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder has this layout, told by the names in it; reads no file."""
+        return (root / "images").is_dir()
 
     def _class_table(self) -> io.ClassTable:
         return io.read_classes(self.root)

@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 __all__ = ["check_pseudo_options", "find_pseudo_labels"]
 
 
-def check_pseudo_options(train_labels: str, pseudo_label_dir: Path | None) -> None:
+def check_pseudo_options(label_type: str, pseudo_label_dir: Path | None) -> None:
     """Refuse pseudo-labels without a folder, and a folder that would not be used.
 
     Raises:
         ConfigError: If one of the two options is missing.
     """
-    if train_labels == "pseudo" and pseudo_label_dir is None:
+    if label_type == "pseudo" and pseudo_label_dir is None:
         raise ConfigError(
-            "train_labels='pseudo' without `pseudo_label_dir`: set it to a folder of label PNGs, "
+            "label_type='pseudo' without `pseudo_label_dir`: set it to a folder of label PNGs, "
             "such as `python -m scribbleseg.data spread` or a predict run writes"
         )
-    if train_labels != "pseudo" and pseudo_label_dir is not None:
+    if label_type != "pseudo" and pseudo_label_dir is not None:
         raise ConfigError(
-            f"pseudo_label_dir={str(pseudo_label_dir)!r} with train_labels={train_labels!r}: the "
-            "folder would not be used; set `train_labels: pseudo`, or remove it"
+            f"pseudo_label_dir={str(pseudo_label_dir)!r} with label_type={label_type!r}: the "
+            "folder would not be used; set `label_type: pseudo`, or remove it"
         )
 
 

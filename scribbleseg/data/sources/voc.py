@@ -14,8 +14,8 @@ from scribbleseg.data.sources.base import (
     FileIndex,
     FileSource,
     LabelRole,
+    LabelType,
     OnMissing,
-    TrainLabels,
     stroke_options,
 )
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
@@ -86,7 +86,7 @@ class VOCSource(FileSource):
             :func:`~scribbleseg.functional.strokes.rasterize`.
         coordinate_offset: 1 draws XML coordinates as the MATLAB-made PNGs do.
         on_missing: What to do with training images without scribble.
-        train_labels: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
+        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
             ``"pseudo"`` on ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-label PNGs, absolute or relative to ``VOC2012``, see
             :class:`~scribbleseg.data.sources.folder.FolderSource`.
@@ -95,6 +95,8 @@ class VOCSource(FileSource):
         ScribbleNotFoundError: If there is no ``JPEGImages`` at ``root``.
         ConfigError: If an option is out of range.
     """
+
+    layout = "JPEGImages/"
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class VOCSource(FileSource):
         renderer: Renderer = "distance",
         coordinate_offset: float = 0.0,
         on_missing: OnMissing = "error",
-        train_labels: TrainLabels = "scribble",
+        label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
     ) -> None:
         self.root = _locate_devkit(Path(root))
@@ -119,11 +121,17 @@ class VOCSource(FileSource):
         aliases = {short: VOC_CLASSES.index(name) for short, name in SCRIBBLESUP_ALIASES.items()}
         super().__init__(
             io.ClassTable(VOC_CLASSES, background=0, aliases=aliases),
-            train_labels=train_labels,
+            label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
             on_missing=on_missing,
             strokes=stroke_options(scribble_width, renderer, coordinate_offset),
         )
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder has this layout, told by the names in it; reads no file."""
+        names = ("", "VOC2012", "VOCdevkit/VOC2012")
+        return any((root / name / "JPEGImages").is_dir() for name in names)
 
     @property
     def sbd_root(self) -> Path | None:

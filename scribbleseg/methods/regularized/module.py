@@ -25,7 +25,7 @@ class RegularizedModule(ScribbleSegModule):
     """Cross-entropy over the labelled pixels plus any set of regularisers on the others.
 
     Without regularisers this is partial cross-entropy (Tang et al., CVPR 2018), the lower bound of
-    every comparison. With ``train_labels: mask`` in the source the same loss sees dense masks and
+    every comparison. With ``label_type: mask`` in the source the same loss sees dense masks and
     is the upper bound.
 
     Args:

@@ -13,10 +13,9 @@ from scribbleseg.errors import ConfigError
 from scribbleseg.functional.geometry import area_pool, resize_labels
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.schedules import RampShape, ramp_factor
+from scribbleseg.options import check_choice, check_number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 __all__ = [
@@ -24,10 +23,6 @@ __all__ = [
     "Regularizer",
     "RegularizerInput",
     "RegularizerView",
-    "check_choice",
-    "check_flag",
-    "check_number",
-    "check_whole",
     "image_part",
     "scaled_image",
 ]
@@ -174,51 +169,6 @@ def image_part(features: Tensor, inputs: RegularizerInput) -> Tensor:
         )
     )
     return features[:, :, :height, :width]
-
-
-def check_number(**values: object) -> None:
-    """Refuse what is not a finite number, naming the option.
-
-    Raises:
-        ConfigError: For text, ``true``/``false``, ``null``, nan and inf.
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f"{name}={value!r}: expected a number")
-        if not math.isfinite(value):
-            raise ConfigError(f"{name}={value}: expected a finite number")
-
-
-def check_whole(least: int, **values: object) -> None:
-    """Refuse what is not a whole number of at least ``least``, naming the option.
-
-    Raises:
-        ConfigError: Naming the option and its value.
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{name}={value!r}: expected a whole number of at least {least}")
-
-
-def check_flag(**values: object) -> None:
-    """Refuse what is not true or false: the word "false" would count as true.
-
-    Raises:
-        ConfigError: Naming the option and its value.
-    """
-    for name, value in values.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"{name}={value!r}: expected true or false, without quotes")
-
-
-def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
-    """Refuse an option that is not one of its choices.
-
-    Raises:
-        ConfigError: Naming the option, its value and the choices.
-    """
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r}: expected one of {', '.join(map(repr, choices))}")
 
 
 def scaled_image(view: RegularizerView, scale: ImageScale) -> Tensor:

@@ -23,9 +23,6 @@ from scribbleseg.nn.regularizers.base import (
     Regularizer,
     RegularizerInput,
     RegularizerView,
-    check_choice,
-    check_flag,
-    check_number,
     scaled_image,
 )
 from scribbleseg.nn.regularizers.pairwise import (
@@ -35,6 +32,7 @@ from scribbleseg.nn.regularizers.pairwise import (
     NormalizedCut,
 )
 from scribbleseg.nn.regularizers.tree import TreeEnergy
+from scribbleseg.options import check_choice, check_flag, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor

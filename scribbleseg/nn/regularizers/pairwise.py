@@ -18,12 +18,9 @@ from scribbleseg.nn.regularizers.base import (
     Regularizer,
     RegularizerInput,
     RegularizerView,
-    check_choice,
-    check_flag,
-    check_number,
-    check_whole,
     scaled_image,
 )
+from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,13 +14,10 @@ from scribbleseg.nn.regularizers.base import (
     Regularizer,
     RegularizerInput,
     RegularizerView,
-    check_choice,
-    check_flag,
-    check_number,
-    check_whole,
     image_part,
     scaled_image,
 )
+from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -38,7 +38,7 @@ def test_release_arrays(tmp_path):
     assert (image[..., 0] == image[..., 2]).all()
     np.testing.assert_array_equal(source.read_mask(record), blocks(2, 4))
     np.testing.assert_array_equal(source.read_scribble(record), scribble_of(blocks(2, 4)))
-    dense = ACDCSource(tmp_path, train_labels="mask")
+    dense = ACDCSource(tmp_path, label_type="mask")
     np.testing.assert_array_equal(dense.read_scribble(dense.records("train")[0]), blocks(22, 4))
 
 

@@ -110,7 +110,7 @@ def test_one_broken_file_does_not_hide_the_others(tmp_path):
 
 
 def test_masks_as_labels_are_not_called_dense(tmp_path):
-    report = check_source(FolderSource(plain_folder(tmp_path), train_labels="mask"))
+    report = check_source(FolderSource(plain_folder(tmp_path), label_type="mask"))
     assert not report.findings
 
 

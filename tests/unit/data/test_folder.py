@@ -42,7 +42,7 @@ def test_training_never_sees_masks(tmp_path):
 
 def test_masks_train_the_upper_bound(tmp_path):
     # the unlabelled code of scribbles must not touch masks
-    source = FolderSource(plain_folder(tmp_path), train_labels="mask", unlabelled_value=0)
+    source = FolderSource(plain_folder(tmp_path), label_type="mask", unlabelled_value=0)
     record = source.records("train")[0]
     assert record.mask is None
     np.testing.assert_array_equal(source.read_scribble(record), blocks(0, 3))
@@ -208,7 +208,7 @@ def test_dataset_yaml(tmp_path):
         ("unlabeled: 1", "unknown option 'unlabeled'"),
         ("unlabelled_value: '4'", "expected int"),
         ("unlabelled_value: true", "expected int"),
-        ("train_labels: mask", "unknown option"),
+        ("label_type: mask", "unknown option"),
         ("- a", "expected `option: value`"),
         ("on_missing: never", "on_missing='never'"),
         ("a: [", "not valid YAML"),
@@ -224,7 +224,7 @@ def test_dataset_yaml_faults(tmp_path, text, message):
 @pytest.mark.parametrize(
     "options",
     [
-        {"train_labels": "dense"},
+        {"label_type": "dense"},
         {"on_missing": "x"},
         {"group_regex": "("},
         {"unlabelled_value": -1},

@@ -41,7 +41,7 @@ def with_labels(folder, stems, num_classes=3):
 
 
 def pseudo(root, folder="pseudo", cls=FolderSource, **options):
-    return cls(root, train_labels="pseudo", pseudo_label_dir=str(folder), **options)
+    return cls(root, label_type="pseudo", pseudo_label_dir=str(folder), **options)
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_option_in_a_configuration_file(tmp_path):
     acdc_plain(tmp_path)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(ScribbleSource, "source")
-    options = {"root": str(tmp_path), "train_labels": "pseudo", "pseudo_label_dir": "made"}
+    options = {"root": str(tmp_path), "label_type": "pseudo", "pseudo_label_dir": "made"}
     text = {"class_path": "scribbleseg.data.sources.ACDCSource", "init_args": options}
     source = parser.instantiate(parser.parse_object({"source": text})).source
     assert source.pseudo_label_dir == tmp_path / "made"
@@ -216,10 +216,10 @@ def test_missing_folder(root):
 
 def test_one_option_without_the_other(root):
     with pytest.raises(ConfigError, match=r"without `pseudo_label_dir`: set it to"):
-        FolderSource(root, train_labels="pseudo")
+        FolderSource(root, label_type="pseudo")
     for labels in ("scribble", "mask"):
-        with pytest.raises(ConfigError, match=rf"pseudo_label_dir=.*'{labels}'.*set `train_labels"):
-            FolderSource(root, train_labels=labels, pseudo_label_dir="pseudo")
+        with pytest.raises(ConfigError, match=rf"pseudo_label_dir=.*'{labels}'.*set `label_type"):
+            FolderSource(root, label_type=labels, pseudo_label_dir="pseudo")
     (root / "dataset.yaml").write_text("pseudo_label_dir: pseudo\n")
     with pytest.raises(ConfigError, match="unknown option 'pseudo_label_dir'"):
         FolderSource(root)

@@ -74,7 +74,7 @@ def test_labels_manifest_and_picture(root, tmp_path):
 
 def test_a_source_trains_on_the_folder(root, tmp_path):
     spread(root, root / "spread")
-    source = FolderSource(root, train_labels="pseudo", pseudo_label_dir="spread")
+    source = FolderSource(root, label_type="pseudo", pseudo_label_dir="spread")
     assert all((source.read_scribble(r) != 255).all() for r in source.records("train"))
 
 
@@ -255,8 +255,8 @@ def test_missing_scribbles_are_found_before_the_work(root, tmp_path):
 
 
 def test_only_scribbles_are_spread(root, tmp_path):
-    with pytest.raises(ConfigError, match="train_labels='mask'"):
-        spread_scribbles(FolderSource(root, train_labels="mask"), tmp_path / "out")
+    with pytest.raises(ConfigError, match="label_type='mask'"):
+        spread_scribbles(FolderSource(root, label_type="mask"), tmp_path / "out")
 
 
 # ------------------------------------------------------------------------- processes

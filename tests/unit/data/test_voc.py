@@ -75,7 +75,7 @@ def test_train_aug_is_derived_and_voc_masks_win(tmp_path):
     mask[:, 20:] = 7
     sbd_tree(tmp_path / "benchmark_RELEASE" / "dataset", ["2010_000009"], mask)
     save(voc / "pascal_2012_scribble" / "2010_000009.png", np.where(mask == 7, 7, 255).astype("u1"))
-    source = VOCSource(tmp_path, train_labels="mask")
+    source = VOCSource(tmp_path, label_type="mask")
     assert ids(source, "train") == sorted([*VOC_STEMS[:3], "2010_000009"])
     records = {record.image_id: record for record in source.records("train")}
     np.testing.assert_array_equal(source.read_scribble(records["2010_000009"]), mask)

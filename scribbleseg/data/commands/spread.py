@@ -1,0 +1,79 @@
+"""``spread ROOT --out DIR``: pseudo-labels by the random walker."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scribbleseg.data.commands.opening import add_source, open_source
+from scribbleseg.data.spread import spread_scribbles
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["add"]
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "spread",
+        help="spread scribbles into pseudo-labels with the random walker; resumable",
+        description="Write one palette PNG per image, manifest.json and overview.png. Finished "
+        "files are kept, so the same command goes on after an interruption; labels older than "
+        "their scribble are made anew. Train on them with label_type: pseudo and "
+        "pseudo_label_dir: DIR in the source.",
+    )
+    add_source(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="train")
+    parser.add_argument(
+        "--beta",
+        type=float,
+        default=100.0,
+        help="how strongly edges stop the labels, for intensities in [0, 1] as in scikit-image "
+        "(default: 100)",
+    )
+    parser.add_argument(
+        "--min-confidence",
+        type=float,
+        help="leave pixels below this probability (0 to 1) unlabelled (default: label all)",
+    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(8, cores or 1),
+        help="processes, each with its own memory; 0 = in this process (default: %(default)s)",
+    )
+    parser.set_defaults(run=_spread, allow_dense_scribbles=False)
+
+
+def _spread(options: argparse.Namespace) -> int:
+    source = open_source(options)
+    try:
+        report = spread_scribbles(
+            source,
+            options.out,
+            split=options.split,
+            beta=options.beta,
+            min_confidence=options.min_confidence,
+            workers=options.workers,
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            f"\ninterrupted: finished labels stay in {options.out}; the same command goes on "
+            "there\n"
+        )
+        return 130
+    sys.stdout.write(report.format() + "\n")
+    if not report.failed:
+        return 0
+    reasons = "".join(f"  {name}: {why}\n" for name, why in list(report.failed.items())[:3])
+    sys.stderr.write(
+        f"error: {len(report.failed)} images could not be spread, such as\n{reasons}correct them "
+        "and run the same command again: it does only what is missing\n"
+    )
+    return 1
