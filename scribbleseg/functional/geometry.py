@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["area_pool", "class_labels_from_scribble", "one_hot_labels", "resize_labels"]
+__all__ = [
+    "area_pool",
+    "class_labels_from_scribble",
+    "one_hot_labels",
+    "resize_labels",
+    "whole_cells",
+]
 
 
 def area_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -49,6 +55,26 @@ def area_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
             _shares(full, cells, x) for full, cells in zip((height, width), size, strict=True)
         )
         return rows @ x @ columns.T
+
+
+def whole_cells(mask: Tensor, size: tuple[int, int]) -> Tensor:
+    """Cells of a coarser grid whose pixels are all set. Time and memory O(size of mask).
+
+    A pixel that two cells share must be set for both of them.
+
+    Args:
+        mask: Bool or 0/1, shape ``(B, H, W)`` or ``(B, 1, H, W)``.
+        size: ``(h, w)`` with h ≤ H and w ≤ W.
+
+    Returns:
+        Bool, shape ``(B, h, w)``.
+
+    Example:
+        >>> whole_cells(torch.tensor([[[1, 1, 0, 1]]]), (1, 2)).tolist()
+        [[[True, False]]]
+    """
+    mask = mask[:, None] if mask.ndim == 3 else mask
+    return F.adaptive_max_pool2d((~mask.bool()).float(), size)[:, 0] == 0
 
 
 def _shares(pixels: int, cells: int, like: Tensor) -> Tensor:

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absent_class_loss",
+    "check_reduction",
     "class_weights_from_histogram",
     "entropy_loss",
     "full_precision",
+    "image_means",
     "masked_mean",
     "partial_cross_entropy",
     "partial_dice_loss",
+    "weighted_mean",
 ]
 
 
@@ -52,10 +55,7 @@ def masked_mean(values: Tensor, mask: Tensor | None, *, across_ranks: bool = Fal
     if mask is None and not across_ranks:
         return values.mean()
     counted = torch.ones_like(values) if mask is None else mask.to(values.dtype)
-    total = counted.sum()
-    if across_ranks:
-        total = mean_over_ranks(total)
-    return (values * counted).sum() / torch.where(total > 0, total, 1)
+    return weighted_mean((values * counted).sum(), counted.sum(), across_ranks=across_ranks)
 
 
 def partial_cross_entropy(
@@ -99,8 +99,7 @@ def partial_cross_entropy(
         0.0
     """
     _check_shapes(logits, scribble)
-    if reduction not in ("pixel", "image"):
-        raise ValueError(f"reduction is {reduction!r}, expected 'pixel' or 'image'")
+    check_reduction(reduction)
     logits = full_precision(logits)
     per_pixel = F.cross_entropy(
         logits,
@@ -116,15 +115,39 @@ def partial_cross_entropy(
     else:
         share = class_weight.to(per_pixel.dtype)[scribble.masked_fill(~drawn, 0)] * drawn
     if reduction == "image":
-        total, weight = per_pixel.flatten(1).sum(1), share.flatten(1).sum(1)
-        means = total / torch.where(weight > 0, weight, 1)
-        images = (weight > 0).sum().to(means.dtype)
-        images = mean_over_ranks(images) if across_ranks else images
-        return means.sum() / torch.where(images > 0, images, 1)
-    weight = share.sum()
+        per_pixel, share = image_means(per_pixel.flatten(1).sum(1), share.flatten(1).sum(1))
+    return weighted_mean(per_pixel.sum(), share.sum(), across_ranks=across_ranks)
+
+
+def image_means(total: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted mean of each image, and whether the image counts.
+
+    Args:
+        total: Sum of the weighted values of each image, shape ``(B,)``.
+        weight: Sum of the weights of each image, shape ``(B,)``.
+
+    Returns:
+        Means, 0 for images without weight, and 1 or 0 for images with or without, shape ``(B,)``.
+    """
+    counts = weight > 0
+    return total / torch.where(counts, weight, 1), counts.to(total.dtype)
+
+
+def weighted_mean(total: Tensor, weight: Tensor, *, across_ranks: bool = False) -> Tensor:
+    """Quotient of two sums; an exact differentiable 0 without weight.
+
+    Args:
+        total: Sum of weighted values, a scalar; 0 if ``weight`` is.
+        weight: Sum of the weights, a scalar.
+        across_ranks: In a distributed run, divide by the weight of all ranks, so that the ranks'
+            average is the mean of one process over everything. Every rank must then call.
+
+    Returns:
+        Scalar.
+    """
     if across_ranks:
         weight = mean_over_ranks(weight)
-    return per_pixel.sum() / torch.where(weight > 0, weight, 1)
+    return total / torch.where(weight > 0, weight, 1)
 
 
 def partial_dice_loss(
@@ -283,6 +306,16 @@ def class_weights_from_histogram(counts: Tensor) -> Tensor:
     share = counts.float() / counts.sum().clamp_min(1)
     inverse = 1 / (1.1 + share).log()
     return inverse / inverse.sum()
+
+
+def check_reduction(reduction: str) -> None:
+    """Refuse an unknown reduction of a pixel loss.
+
+    Raises:
+        ValueError: If it is neither ``"pixel"`` nor ``"image"``.
+    """
+    if reduction not in ("pixel", "image"):
+        raise ValueError(f"reduction={reduction!r}, expected 'pixel' or 'image'")
 
 
 def _check_shapes(logits: Tensor, labels: Tensor) -> None:

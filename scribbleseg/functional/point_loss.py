@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.distributed import mean_over_ranks
-from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.losses import (
+    check_reduction,
+    full_precision,
+    image_means,
+    weighted_mean,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -163,8 +167,7 @@ def partial_cross_entropy_at_points(
             f"logits_low {tuple(logits_low.shape)} and scribble {tuple(scribble.shape)} disagree: "
             "expected (B, C, h, w) and (B, H, W) with the same B"
         )
-    if reduction not in ("pixel", "image"):
-        raise ValueError(f'reduction={reduction!r}, expected "pixel" or "image"')
+    check_reduction(reduction)
     if points is None:
         points = drawn_points(scribble, ignore_index=ignore_index)
     height, width = scribble.shape[1:]
@@ -181,9 +184,5 @@ def partial_cross_entropy_at_points(
         # masked sums, because index_add_ is not deterministic on CUDA
         member = image == images[:, None]
         total, weight = (torch.where(member, x, 0).sum(1) for x in (per_pixel, share))
-        drawn = weight > 0
-        per_pixel, share = total / torch.where(drawn, weight, 1), drawn.to(share.dtype)
-    count = share.sum()
-    if across_ranks:
-        count = mean_over_ranks(count)
-    return per_pixel.sum() / torch.where(count > 0, count, 1)
+        per_pixel, share = image_means(total, weight)
+    return weighted_mean(per_pixel.sum(), share.sum(), across_ranks=across_ranks)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from scribbleseg.functional.distributed import mean_over_ranks
+from scribbleseg.functional.geometry import area_pool, whole_cells
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
@@ -91,9 +91,10 @@ def gated_crf_loss(
     probs = full_precision(probs)
     size = (probs.shape[2], probs.shape[3])
     with torch.no_grad(), torch.autocast(probs.device.type, enabled=False):
-        colours = F.adaptive_avg_pool2d(image.to(probs.dtype), size)
+        colours = area_pool(image.to(probs.dtype), size)
         masks = [
-            None if m is None else whole_cells(m, size, probs.dtype) for m in (source, destination)
+            None if m is None else whole_cells(m, size)[:, None].to(probs.dtype)
+            for m in (source, destination)
         ]
         cost = None if compatibility is None else _scaled_compatibility(compatibility.to(probs))
     with torch.autocast(probs.device.type, enabled=False):
@@ -110,21 +111,6 @@ def gated_crf_loss(
             across_ranks,
         )
     return result
-
-
-def whole_cells(mask: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """1 where all pixels of a cell of a coarser grid are set, else 0.
-
-    Args:
-        mask: Bool or 0/1, shape ``(B, H, W)`` or ``(B, 1, H, W)``.
-        size: Coarser ``(h, w)``.
-        dtype: Type of the result.
-
-    Returns:
-        Shape ``(B, 1, h, w)``.
-    """
-    mask = mask[:, None] if mask.ndim == 3 else mask
-    return (1 - F.adaptive_max_pool2d(1 - mask.to(dtype), size)).to(dtype)
 
 
 def _scaled_compatibility(cost: Tensor) -> Tensor:

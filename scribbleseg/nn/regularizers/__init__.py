@@ -1,18 +1,18 @@
 """Regularisers that a recipe adds by name: ``regularizers: {gated_crf: 0.1}``."""
 
 from scribbleseg.nn.regularizers.base import (
+    ColourRegularizer,
     Regularizer,
     RegularizerInput,
     RegularizerView,
-    scaled_image,
 )
 from scribbleseg.nn.regularizers.catalog import REGULARIZERS, build_regularizers
 
 __all__ = [
     "REGULARIZERS",
+    "ColourRegularizer",
     "Regularizer",
     "RegularizerInput",
     "RegularizerView",
     "build_regularizers",
-    "scaled_image",
 ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.geometry import area_pool, resize_labels
+from scribbleseg.functional.geometry import area_pool, resize_labels, whole_cells
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.schedules import RampShape, ramp_factor
 from scribbleseg.options import check_choice, check_number
@@ -19,15 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "ImageScale",
+    "ColourRegularizer",
     "Regularizer",
     "RegularizerInput",
     "RegularizerView",
     "image_part",
-    "scaled_image",
 ]
-
-ImageScale = Literal["unit", "std"]
 
 
 class RegularizerInput(NamedTuple):
@@ -137,7 +133,7 @@ class Regularizer(nn.Module):
         image = inputs.image.to(probs.dtype) / 255
         if size == (height, width):
             return RegularizerView(probs, image, inputs.valid, inputs.unlabelled)
-        valid = -F.adaptive_max_pool2d(-inputs.valid[:, None].to(probs.dtype), size)[:, 0] > 0
+        valid = whole_cells(inputs.valid, size)
         unlabelled = resize_labels(inputs.unlabelled.to(torch.uint8), size).bool() & valid
         return RegularizerView(probs, area_pool(image, size), valid, unlabelled)
 
@@ -150,6 +146,42 @@ class Regularizer(nn.Module):
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Unweighted loss, a scalar; an exact differentiable 0 where there is nothing to do."""
         raise NotImplementedError
+
+
+class ColourRegularizer(Regularizer):
+    """A term that compares colours, in [0, 1] or in units of each image's own contrast.
+
+    Args:
+        weight: Factor of the term.
+        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image, so
+            that one bandwidth suits dark and bright images.
+        options: See :class:`Regularizer`.
+
+    Raises:
+        ConfigError: If an option is out of range.
+    """
+
+    def __init__(
+        self, weight: float = 1.0, *, image_scale: Literal["unit", "std"] = "unit", **options: Any
+    ) -> None:
+        super().__init__(weight, **options)
+        check_choice("image_scale", image_scale, ("unit", "std"))
+        self.image_scale = image_scale
+
+    def colours(self, view: RegularizerView) -> Tensor:
+        """Image in units of ``image_scale``, float, shape ``(B, 3, h, w)``.
+
+        ``std`` divides each image by the standard deviation of its valid pixels about their mean.
+        """
+        if self.image_scale == "unit":
+            return view.image
+        inside = view.valid[:, None].to(view.image.dtype)
+        count = inside.sum((2, 3), keepdim=True).clamp_min(1)
+        mean = (view.image * inside).sum((2, 3), keepdim=True) / count
+        centred = (view.image - mean) * inside
+        variance = (centred.square().sum((2, 3), keepdim=True) / count).mean(dim=1, keepdim=True)
+        # an almost constant image has no edges to follow: do not blow up its noise
+        return centred / variance.sqrt().clamp_min(0.01)
 
 
 def image_part(features: Tensor, inputs: RegularizerInput) -> Tensor:
@@ -169,26 +201,3 @@ def image_part(features: Tensor, inputs: RegularizerInput) -> Tensor:
         )
     )
     return features[:, :, :height, :width]
-
-
-def scaled_image(view: RegularizerView, scale: ImageScale) -> Tensor:
-    """Image in units of its own contrast, so that one colour bandwidth suits all images.
-
-    Args:
-        view: The term's view.
-        scale: ``unit`` leaves [0, 1]; ``std`` divides each image by the standard deviation of its
-            valid pixels about their colour mean.
-
-    Returns:
-        Float, shape ``(B, 3, h, w)``.
-    """
-    check_choice("image_scale", scale, ("unit", "std"))
-    if scale == "unit":
-        return view.image
-    inside = view.valid[:, None].to(view.image.dtype)
-    count = inside.sum((2, 3), keepdim=True).clamp_min(1)
-    mean = (view.image * inside).sum((2, 3), keepdim=True) / count
-    centred = (view.image - mean) * inside
-    variance = (centred.square().sum((2, 3), keepdim=True) / count).mean(dim=1, keepdim=True)
-    # an almost constant image has no edges to follow: do not blow up its noise
-    return centred / variance.sqrt().clamp_min(0.01)

@@ -6,24 +6,21 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.losses import absent_class_loss, entropy_loss
-from scribbleseg.functional.regularizers import (
-    contour_length_loss,
-    intensity_variance,
-    level_set_loss,
-    total_variation_loss,
+from scribbleseg.functional.losses import (
+    absent_class_loss,
+    entropy_loss,
+    partial_cross_entropy,
 )
+from scribbleseg.functional.pseudo_labels import filter_pseudo_labels
 from scribbleseg.nn.regularizers.base import (
-    ImageScale,
     Regularizer,
     RegularizerInput,
     RegularizerView,
-    scaled_image,
 )
 from scribbleseg.nn.regularizers.pairwise import (
     DenseCRF,
@@ -32,7 +29,13 @@ from scribbleseg.nn.regularizers.pairwise import (
     NormalizedCut,
 )
 from scribbleseg.nn.regularizers.tree import TreeEnergy
-from scribbleseg.options import check_choice, check_flag, check_number
+from scribbleseg.nn.regularizers.variational import (
+    ContourLength,
+    IntensityVariance,
+    MumfordShah,
+    TotalVariation,
+)
+from scribbleseg.options import check_flag, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,101 +53,6 @@ class Entropy(Regularizer):
         return entropy_loss(logits, mask=unlabelled, base="classes", across_ranks=True)
 
 
-class TotalVariation(Regularizer):
-    """Total variation of the probabilities, mean over pixels."""
-
-    def forward(self, inputs: RegularizerInput) -> Tensor:
-        """Mean over pixels of the summed absolute differences."""
-        view = self.view(inputs)
-        return total_variation_loss(view.probs, mask=view.valid)
-
-
-class ContourLength(Regularizer):
-    """Length of soft contours.
-
-    Args:
-        weight: Factor of the term.
-        include_background: Whether class 0 counts too.
-        options: See :class:`Regularizer`.
-    """
-
-    def __init__(
-        self, weight: float = 0.01, *, include_background: bool = False, **options: Any
-    ) -> None:
-        super().__init__(weight, **options)
-        check_flag(include_background=include_background)
-        self.include_background = include_background
-
-    def forward(self, inputs: RegularizerInput) -> Tensor:
-        """Mean over pixels and classes."""
-        view = self.view(inputs)
-        return contour_length_loss(
-            view.probs,
-            mask=view.valid,
-            include_background=self.include_background,
-            across_ranks=True,
-        )
-
-
-class MumfordShah(Regularizer):
-    """Piecewise constant Mumford-Shah energy, mean over pixels.
-
-    Args:
-        weight: Factor of the term.
-        length_weight: Factor of the total variation relative to the region term.
-        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
-        options: See :class:`Regularizer`.
-    """
-
-    def __init__(
-        self,
-        weight: float = 0.1,
-        *,
-        length_weight: float = 1.0,
-        image_scale: ImageScale = "std",
-        **options: Any,
-    ) -> None:
-        super().__init__(weight, **options)
-        check_number(length_weight=length_weight)
-        if length_weight < 0:
-            raise ConfigError(f"length_weight={length_weight}: expected 0 or more")
-        check_choice("image_scale", image_scale, get_args(ImageScale))
-        self.length_weight = length_weight
-        self.image_scale: ImageScale = image_scale
-
-    def forward(self, inputs: RegularizerInput) -> Tensor:
-        """Region term per pixel and channel plus weighted total variation per pixel."""
-        view = self.view(inputs)
-        image = scaled_image(view, self.image_scale)
-        region = level_set_loss(view.probs, image, mask=view.valid) / image.shape[1]
-        length = total_variation_loss(view.probs, mask=view.valid)
-        return region + self.length_weight * length
-
-
-class IntensityVariance(Regularizer):
-    """Spread of intensities within minus between the classes.
-
-    Args:
-        weight: Factor of the term.
-        published_sign: Use inter - intra as the published code does, which rewards mixed classes.
-        options: See :class:`Regularizer`.
-    """
-
-    def __init__(
-        self, weight: float = 0.1, *, published_sign: bool = False, **options: Any
-    ) -> None:
-        super().__init__(weight, **options)
-        check_flag(published_sign=published_sign)
-        self.published_sign = published_sign
-
-    def forward(self, inputs: RegularizerInput) -> Tensor:
-        """In intensity units of [0, 1]; may be negative."""
-        view = self.view(inputs)
-        gray = view.image.mean(1, keepdim=True)
-        intra, inter = intensity_variance(view.probs, gray, mask=view.valid)
-        return inter - intra if self.published_sign else intra - inter
-
-
 class AbsentClass(Regularizer):
     """Push down classes that are not drawn anywhere in the image.
 
@@ -156,6 +64,54 @@ class AbsentClass(Regularizer):
         logits, view = _scores(self, inputs)
         valid = inputs.valid if view is None else view.valid
         return absent_class_loss(logits, inputs.class_labels, mask=valid, across_ranks=True)
+
+
+class PseudoLabel(Regularizer):
+    """Cross-entropy with the network's own confident predictions on unlabelled pixels.
+
+    See :func:`~scribbleseg.functional.pseudo_labels.filter_pseudo_labels`. The labels are the
+    predictions of the same step without gradient, so this sharpens what is sure already; ramp it up
+    with ``start`` and ``ramp``.
+
+    Args:
+        weight: Factor of the term.
+        confidence: Smallest probability of a label, in [0, 1]; ``null`` = any.
+        entropy: Largest entropy relative to log C, in [0, 1]; ``null`` = any.
+        present_only: Label only with classes that are drawn in the image.
+        options: See :class:`Regularizer`.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        confidence: float | None = 0.9,
+        entropy: float | None = None,
+        present_only: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(weight, **options)
+        for name, share in (("confidence", confidence), ("entropy", entropy)):
+            if share is None:
+                continue
+            check_number(**{name: share})
+            if not 0 <= share <= 1:
+                raise ConfigError(f"{name}={share}: expected 0 to 1; 90 % is 0.9")
+        check_flag(present_only=present_only)
+        self.confidence, self.entropy, self.present_only = confidence, entropy, present_only
+
+    def forward(self, inputs: RegularizerInput) -> Tensor:
+        """Mean over the pixels that got a label, in nats."""
+        logits, view = _scores(self, inputs)
+        labels = filter_pseudo_labels(
+            logits.detach().softmax(dim=1) if view is None else view.probs,
+            present=inputs.class_labels if self.present_only else None,
+            valid=inputs.unlabelled if view is None else view.unlabelled,
+            confidence=self.confidence,
+            entropy=self.entropy,
+            background=None,  # it is among the drawn classes where there is one
+        )
+        return partial_cross_entropy(logits, labels, across_ranks=True)
 
 
 def _scores(term: Regularizer, inputs: RegularizerInput) -> tuple[Tensor, RegularizerView | None]:
@@ -178,6 +134,7 @@ REGULARIZERS: dict[str, type[Regularizer]] = {
     "mumford_shah": MumfordShah,
     "intensity_variance": IntensityVariance,
     "absent_class": AbsentClass,
+    "pseudo_label": PseudoLabel,
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
+
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.regularizers import (
     dense_crf_loss,
@@ -14,11 +16,9 @@ from scribbleseg.functional.regularizers import (
 )
 from scribbleseg.functional.regularizers.kernel_energy import KernelFilter
 from scribbleseg.nn.regularizers.base import (
-    ImageScale,
-    Regularizer,
+    ColourRegularizer,
     RegularizerInput,
     RegularizerView,
-    scaled_image,
 )
 from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["DenseCRF", "GatedCRF", "KernelCut", "NormalizedCut"]
 
 
-class GatedCRF(Regularizer):
+class GatedCRF(ColourRegularizer):
     """Gated CRF; see :func:`~scribbleseg.functional.regularizers.gated_crf.gated_crf_loss`.
 
     Args:
@@ -38,9 +38,11 @@ class GatedCRF(Regularizer):
         kernels: Rows ``[weight, sigma_xy, sigma_rgb]``; ``sigma_xy`` in pixels of the resolution.
         radius: Half width of the window in steps of ``dilation``.
         dilation: Pixels between the neighbours of a window.
-        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
+        compatibility: Cost of each pair of classes, C rows of C numbers that are not negative, with
+            a zero diagonal; by default 1 for any two classes.
         resolution: Fraction of the image size.
-        options: See :class:`~scribbleseg.nn.regularizers.Regularizer`.
+        options: ``image_scale`` (unit of ``sigma_rgb``), and those of
+            :class:`~scribbleseg.nn.regularizers.Regularizer`.
     """
 
     def __init__(
@@ -50,45 +52,47 @@ class GatedCRF(Regularizer):
         kernels: Sequence[Sequence[float]] = ((1.0, 6.0, 0.1),),
         radius: int = 5,
         dilation: int = 1,
-        image_scale: ImageScale = "unit",
+        compatibility: Sequence[Sequence[float]] | None = None,
         resolution: float | Literal["logits"] = 0.5,
         **options: Any,
     ) -> None:
         super().__init__(weight, resolution=resolution, **options)
         self.kernels = _kernel_rows(kernels)
         check_whole(1, radius=radius, dilation=dilation)
-        check_choice("image_scale", image_scale, get_args(ImageScale))
         self.radius = radius
         self.dilation = dilation
-        self.image_scale: ImageScale = image_scale
+        costs = None if compatibility is None else _costs(compatibility)
+        self.register_buffer("compatibility", costs, persistent=False)
+        self.compatibility: Tensor | None
 
     def forward(self, inputs: RegularizerInput) -> Tensor:
         """Mean energy per valid pixel."""
         view = self.view(inputs)
         return gated_crf_loss(
             view.probs,
-            scaled_image(view, self.image_scale),
+            self.colours(view),
             kernels=self.kernels,
             radius=self.radius,
             dilation=self.dilation,
             source=view.valid,
             destination=view.valid,
+            compatibility=self.compatibility,
             across_ranks=True,
         )
 
 
-class _FullyConnected(Regularizer):
+class _FullyConnected(ColourRegularizer):
     """Options that the three kernel losses share.
 
     Args:
         weight: Factor of the term.
         sigma_rgb: Colour bandwidth: grey levels of 255, or standard deviations of the image.
         sigma_xy: Position bandwidth in pixels of the network input.
-        image_scale: Unit of ``sigma_rgb``: ``unit`` = grey levels, ``std`` = standard deviations.
         filter: How the kernel is applied; ``window`` cuts it off at ``radius``.
         radius: Half width of that window in cells.
         resolution: Fraction of the image size, or ``logits``.
-        options: See :class:`~scribbleseg.nn.regularizers.Regularizer`.
+        options: ``image_scale`` (unit of ``sigma_rgb``: grey levels or standard deviations), and
+            those of :class:`~scribbleseg.nn.regularizers.Regularizer`.
     """
 
     def __init__(
@@ -97,7 +101,6 @@ class _FullyConnected(Regularizer):
         *,
         sigma_rgb: float = 15.0,
         sigma_xy: float = 100.0,
-        image_scale: ImageScale = "unit",
         filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
         radius: int = 5,
         resolution: float | Literal["logits"] = 0.5,
@@ -107,11 +110,9 @@ class _FullyConnected(Regularizer):
         check_number(sigma_rgb=sigma_rgb, sigma_xy=sigma_xy)
         check_whole(1, radius=radius)
         check_choice("filter", filter, get_args(KernelFilter))
-        check_choice("image_scale", image_scale, get_args(ImageScale))
         if sigma_rgb <= 0 or sigma_xy <= 0:
             raise ConfigError(f"sigma_rgb={sigma_rgb}, sigma_xy={sigma_xy}: expected above 0")
         self.sigma_rgb, self.sigma_xy = sigma_rgb, sigma_xy
-        self.image_scale: ImageScale = image_scale
         self.filter: KernelFilter = filter
         self.radius = radius
 
@@ -127,9 +128,8 @@ class _FullyConnected(Regularizer):
         }
 
     def colours(self, view: RegularizerView) -> Tensor:
-        """The image in units of ``sigma_rgb``."""
-        image = scaled_image(view, self.image_scale)
-        return image * 255 if self.image_scale == "unit" else image
+        """Image in units of ``sigma_rgb``, shape ``(B, 3, h, w)``."""
+        return super().colours(view) * (255 if self.image_scale == "unit" else 1)
 
 
 class DenseCRF(_FullyConnected):
@@ -221,6 +221,20 @@ class KernelCut(NormalizedCut):
             class_mask=self.classes(inputs),
             **self.kernel(inputs, view),
         )
+
+
+def _costs(compatibility: Sequence[Sequence[float]]) -> Tensor:
+    try:
+        costs = torch.tensor([[float(cost) for cost in row] for row in compatibility])
+    except (TypeError, ValueError):
+        costs = torch.empty(0)
+    square = costs.ndim == 2 and costs.shape[0] == costs.shape[1]
+    if not square or not costs.isfinite().all() or (costs < 0).any() or costs.diagonal().any():
+        raise ConfigError(
+            f"compatibility={compatibility!r}: expected one row per class with one cost per class, "
+            "not negative, 0 on the diagonal"
+        )
+    return costs
 
 
 def _kernel_rows(kernels: Sequence[Sequence[float]]) -> list[tuple[float, float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch.nn.functional as F
 from torch import nn
@@ -10,14 +10,12 @@ from torch import nn
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.regularizers import tree_energy_loss
 from scribbleseg.nn.regularizers.base import (
-    ImageScale,
-    Regularizer,
+    ColourRegularizer,
     RegularizerInput,
     RegularizerView,
     image_part,
-    scaled_image,
 )
-from scribbleseg.options import check_choice, check_flag, check_number, check_whole
+from scribbleseg.options import check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["TreeEnergy"]
 
 
-class TreeEnergy(Regularizer):
+class TreeEnergy(ColourRegularizer):
     """Tree energy; see :func:`~scribbleseg.functional.regularizers.tree_energy.tree_energy_loss`.
 
     The embedding branch is trained by this term alone and not used for prediction.
@@ -37,10 +35,10 @@ class TreeEnergy(Regularizer):
         embedding_dim: Channels of the embedding; 0 = colour tree only.
         detach_target: Whether the filtered prediction is a constant; the embedding then learns
             nothing, so the decoder features take its place.
-        image_scale: ``unit``: colours in [0, 1]; ``std``: in standard deviations of the image.
         resolution: Fraction of the image size.
         feature_dim: Channels of the decoder features; filled in by the module.
-        options: See :class:`~scribbleseg.nn.regularizers.Regularizer`.
+        options: ``image_scale`` (unit of the colours), and those of
+            :class:`~scribbleseg.nn.regularizers.Regularizer`.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class TreeEnergy(Regularizer):
         sigma_high: float = 1.0,
         embedding_dim: int = 256,
         detach_target: bool = False,
-        image_scale: ImageScale = "unit",
         resolution: float | Literal["logits"] = 0.5,
         feature_dim: int = 0,
         **options: Any,
@@ -60,12 +57,10 @@ class TreeEnergy(Regularizer):
         check_number(sigma_low=sigma_low, sigma_high=sigma_high)
         check_flag(detach_target=detach_target)
         check_whole(0, embedding_dim=embedding_dim)
-        check_choice("image_scale", image_scale, get_args(ImageScale))
         if sigma_low <= 0 or sigma_high <= 0:
             raise ConfigError(f"sigma_low={sigma_low}, sigma_high={sigma_high}: expected above 0")
         self.sigma_low, self.sigma_high = sigma_low, sigma_high
         self.detach_target = detach_target
-        self.image_scale: ImageScale = image_scale
         self.uses_features = embedding_dim > 0
         self.embedding: nn.Module | None = None
         if self.uses_features and not detach_target:
@@ -80,7 +75,7 @@ class TreeEnergy(Regularizer):
         view = self.view(inputs)
         return tree_energy_loss(
             view.probs.clamp_min(1e-12).log(),
-            scaled_image(view, self.image_scale),
+            self.colours(view),
             view.unlabelled,
             embedding=self._features(inputs, view),
             sigma_low=self.sigma_low,

@@ -9,6 +9,7 @@ from scribbleseg.functional.geometry import (
     class_labels_from_scribble,
     one_hot_labels,
     resize_labels,
+    whole_cells,
 )
 
 
@@ -44,3 +45,12 @@ def test_area_pool_keeps_the_mean_and_matches_whole_cells() -> None:
     assert torch.autograd.gradcheck(lambda y: area_pool(y, (5, 7)), x.requires_grad_())
     with pytest.raises(ValueError, match="at most"):
         area_pool(x, (13, 10))
+
+
+def test_cells_count_only_as_a_whole() -> None:
+    mask = torch.ones(1, 4, 4, dtype=torch.bool)
+    mask[0, 0, 0] = False
+    assert whole_cells(mask, (2, 2)).tolist() == [[[False, True], [True, True]]]
+    assert whole_cells(mask[:, None], (4, 4)).equal(mask)
+    # the middle one of three columns lies in both cells
+    assert whole_cells(torch.tensor([[[1, 0, 1]]]), (1, 2)).tolist() == [[[False, False]]]

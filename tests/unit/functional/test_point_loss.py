@@ -129,7 +129,7 @@ def test_ranks_average_to_the_loss_of_one_process(reduction, monkeypatch) -> Non
         lambda count: counts.append(count) or count,
         lambda count: (counts[0] + counts[1]) / 2,
     ):
-        monkeypatch.setattr("scribbleseg.functional.point_loss.mean_over_ranks", mean_over_ranks)
+        monkeypatch.setattr("scribbleseg.functional.losses.mean_over_ranks", mean_over_ranks)
         losses = [
             partial_cross_entropy_at_points(
                 logits[rank], scribble[rank], across_ranks=True, **options

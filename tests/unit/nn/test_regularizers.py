@@ -132,6 +132,47 @@ def test_contrast_does_not_matter_in_units_of_the_image() -> None:
         torch.testing.assert_close(term(dark), term(bright), rtol=1e-3, atol=0)
 
 
+def test_published_sums_are_means_times_their_pixels() -> None:
+    inputs = example()
+    pixels = inputs.valid.sum()
+    mean, total = build("total_variation"), build("total_variation", reduction="sum")
+    torch.testing.assert_close(total(inputs), mean(inputs) * pixels)
+    region, both = (build("mumford_shah", length_weight=w, reduction="sum") for w in (0.0, 2.0))
+    torch.testing.assert_close(both(inputs), region(inputs) + 2 * total(inputs))
+    per_channel = build("mumford_shah", length_weight=0.0)
+    torch.testing.assert_close(region(inputs), per_channel(inputs) * pixels * 3)
+    squares = build("total_variation", norm="l2")(inputs)
+    assert 0 < squares < mean(inputs), "differences of probabilities are below one"
+
+
+def test_costs_of_pairs_of_classes() -> None:
+    inputs = example()
+    uniform = [[0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    plain = build("gated_crf")(inputs)
+    torch.testing.assert_close(build("gated_crf", compatibility=uniform)(inputs), plain)
+    # only confusing 0 with 2 costs anything
+    certain = torch.full_like(inputs.logits, -30.0)
+    certain[:, 0, :, ::2], certain[:, 1, :, 1::2] = 30.0, 30.0
+    inputs = inputs._replace(logits=certain)
+    apart = build("gated_crf", resolution=1.0, compatibility=[[0, 0, 2], [0, 0, 0], [2, 0, 0]])
+    assert apart(inputs) < 1e-6 < build("gated_crf", resolution=1.0)(inputs)
+
+
+def test_own_confident_predictions_are_labels() -> None:
+    inputs = example()
+    probs = inputs.logits.detach().softmax(1)
+    term = build("pseudo_label", confidence=0.8)
+    top, found = (probs * inputs.class_labels[:, :, None, None]).max(1)
+    top = top / (probs * inputs.class_labels[:, :, None, None]).sum(1)
+    kept = inputs.unlabelled & (top >= 0.8)
+    assert 0 < kept.sum() < inputs.unlabelled.sum()
+    chosen = inputs.logits.log_softmax(1).gather(1, found[:, None])[:, 0]
+    torch.testing.assert_close(term(inputs), -chosen[kept].mean())
+    term(inputs).backward()
+    assert inputs.logits.grad.permute(0, 2, 3, 1)[~kept].abs().sum() == 0
+    assert build("pseudo_label", confidence=1.0, entropy=0.0)(inputs) == 0, "nobody is that sure"
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -165,6 +206,14 @@ def test_contrast_does_not_matter_in_units_of_the_image() -> None:
         ({"entropy": {"start": 1.5}}, "start=1.5"),
         ({"tree_energy": {"sigma_low": 0.0}}, "sigma_low=0.0"),
         ({"dense_crf": {"sigma_rgb": 0.0}}, "sigma_rgb=0.0"),
+        ({"gated_crf": {"compatibility": [[0, 1]]}}, "compatibility="),
+        ({"gated_crf": {"compatibility": [[1, 1], [1, 0]]}}, "compatibility="),
+        ({"gated_crf": {"compatibility": "potts"}}, "compatibility="),
+        ({"total_variation": {"norm": "l3"}}, "norm='l3'"),
+        ({"mumford_shah": {"reduction": "avg"}}, "reduction='avg'"),
+        ({"pseudo_label": {"confidence": 90}}, "confidence=90"),
+        ({"pseudo_label": {"entropy": "low"}}, "entropy='low'"),
+        ({"pseudo_label": {"present_only": 1}}, "present_only=1"),
     ],
 )
 def test_bad_settings_are_named(settings: dict, message: str) -> None:

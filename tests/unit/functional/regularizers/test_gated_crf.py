@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss, whole_cells
+from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
 
 KERNELS = [(1.0, 3.0, 0.4), (0.5, math.inf, 0.2)]
 
@@ -126,12 +126,6 @@ def test_half_precision_and_autocast_agree_with_float32() -> None:
     torch.testing.assert_close(
         gated_crf_loss(probs.bfloat16(), image, radius=2), exact, rtol=0.02, atol=0
     )
-
-
-def test_cells_count_only_as_a_whole() -> None:
-    mask = torch.ones(1, 4, 4, dtype=torch.bool)
-    mask[0, 0, 0] = False
-    assert whole_cells(mask, (2, 2), torch.float32).tolist() == [[[[0.0, 1.0], [1.0, 1.0]]]]
 
 
 @pytest.mark.parametrize(
