@@ -74,6 +74,9 @@ class ScribbleSegCLI(LightningCLI):
         parser.link_arguments(
             "data.num_classes", "model.init_args.num_classes", apply_on="instantiate"
         )
+        parser.link_arguments(
+            "data.in_channels", "model.init_args.in_channels", apply_on="instantiate"
+        )
 
     def _parse_ckpt_path(self) -> None:
         """Resolve the run folder; unlike Lightning's, keep the hyper-parameters as typed."""

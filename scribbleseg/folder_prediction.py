@@ -20,11 +20,12 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.contact_sheet import contact_sheet, thumbnails
 from scribbleseg.functional.image_files import find_images, unique_names, write_arrays, write_text
-from scribbleseg.functional.images import decode_image, overlay_labels, write_image, write_label
+from scribbleseg.functional.images import overlay_labels, write_image, write_label
+from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.inference import is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -93,7 +94,9 @@ class _Job:
     overlay: Path | None
     probabilities: Path | None
 
-    def load(self, overwrite: bool) -> _Finished | _Broken | NDArray[np.uint8]:
+    def load(
+        self, overwrite: bool, read_image: Callable[[Path], NDArray[np.uint8]]
+    ) -> _Finished | _Broken | NDArray[np.uint8]:
         """The earlier result, or else the pixels of the image; runs in a thread."""
         wanted = (self.label, self.overlay, self.probabilities)
         if not overwrite and all(path is None or path.is_file() for path in wanted):
@@ -102,7 +105,7 @@ class _Job:
             except (OSError, SyntaxError, ValueError):
                 logger.warning("%s is damaged and made anew", self.label)
         try:
-            return decode_image(self.image)
+            return read_image(self.image)
         except Exception as error:  # noqa: BLE001 (decoders raise anything on damaged files)
             return _Broken(str(error) or type(error).__name__)
 
@@ -167,7 +170,9 @@ def predict_folder(
     done: list[_Job] = []
     failed: list[FailedImage] = []
     written = 0
-    for job, loaded in _with_progress(_load_ahead(jobs, overwrite), len(jobs), progress):
+    for job, loaded in _with_progress(
+        _load_ahead(jobs, overwrite, predictor.read_image), len(jobs), progress
+    ):
         if isinstance(loaded, _Finished):
             counts = loaded.pixels
         elif isinstance(loaded, _Broken):
@@ -220,14 +225,15 @@ def _predict(predictor: Predictor, job: _Job, image: NDArray[np.uint8]) -> NDArr
     if job.probabilities is not None and probabilities is not None:
         write_arrays(job.probabilities, probs=probabilities.astype(np.float16))
     if job.overlay is not None:
-        drawn = overlay_labels(image, labels, palette, background=info.background)
+        colours = rgb_view(image, info.rgb_channels)
+        drawn = overlay_labels(colours, labels, palette, background=info.background)
         write_image(job.overlay, drawn)
     write_label(job.label, labels, palette)
     return _count(labels)
 
 
 def _load_ahead(
-    jobs: list[_Job], overwrite: bool
+    jobs: list[_Job], overwrite: bool, read_image: Callable[[Path], NDArray[np.uint8]]
 ) -> Iterator[tuple[_Job, _Finished | _Broken | NDArray[np.uint8]]]:
     """Load images in order, in a thread that is a few images ahead of the consumer."""
     waiting = iter(jobs)
@@ -236,7 +242,7 @@ def _load_ahead(
     try:
         while True:
             for job in islice(waiting, _AHEAD + 1 - len(queue)):
-                queue.append((job, pool.submit(job.load, overwrite)))
+                queue.append((job, pool.submit(job.load, overwrite, read_image)))
             if not queue:
                 return
             job, future = queue.popleft()
@@ -307,10 +313,11 @@ def _write_overview(predictor: Predictor, jobs: list[_Job], path: Path) -> None:
     rows, names = [], []
     for job in (jobs[index] for index in chosen):
         try:
-            image, labels = decode_image(job.image), _read_ids(job.label)
+            image, labels = predictor.read_image(job.image), _read_ids(job.label)
         except (OSError, ValueError) as error:  # changed since it was predicted
             logger.warning("%s is left out of the overview: %s", job.name, error)
             continue
+        image = rgb_view(image, info.rgb_channels)
         rows.append(thumbnails(image, labels, palette, background=info.background))
         names.append(job.name)
     if rows:

@@ -16,7 +16,7 @@ from scribbleseg.functional.crf import CRF_PRESETS, CRFParams, dense_crf
 from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -152,7 +152,11 @@ def _is_scale(value: Any) -> bool:
 
 
 def predict_logits(
-    forward: Callable[[Tensor], Tensor], image: Tensor, config: InferenceConfig
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    config: InferenceConfig,
+    *,
+    flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
     """Scores of an image under test-time options; their softmax is the predicted probability.
 
@@ -163,6 +167,7 @@ def predict_logits(
         forward: Logits at the size of its input, ``(B, 3, h, w)`` to ``(B, C, h, w)``, finite.
         image: Network input, float, shape ``(B, 3, H, W)``.
         config: The options.
+        flip_pairs: Pairs of classes that a mirror image exchanges, for ``config.flip``.
 
     Returns:
         Shape ``(B, C, H, W)``. For one scale without flip: logits. Otherwise the log of the mean
@@ -178,7 +183,7 @@ def predict_logits(
     """
     while True:
         try:
-            return _predict_logits(forward, image, config)
+            return _predict_logits(forward, image, config, flip_pairs)
         except RuntimeError as error:
             smaller = _with_less_memory(config, image) if is_out_of_memory(error) else None
             if smaller is None:
@@ -196,7 +201,10 @@ def predict_logits(
 
 
 def _predict_logits(
-    forward: Callable[[Tensor], Tensor], image: Tensor, config: InferenceConfig
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    config: InferenceConfig,
+    flip_pairs: Sequence[tuple[int, int]],
 ) -> Tensor:
     window = config.window
 
@@ -214,7 +222,12 @@ def _predict_logits(
     if config.scales == (1.0,) and not config.flip:
         return scores(image)
     averaged = multi_scale_probabilities(
-        scores, image, scales=config.scales, flip=config.flip, average=config.average
+        scores,
+        image,
+        scales=config.scales,
+        flip=config.flip,
+        average=config.average,
+        flip_pairs=flip_pairs,
     )
     if config.average == "logits":
         return averaged / (len(config.scales) * (2 if config.flip else 1))

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from scribbleseg.errors import CheckpointError
 from scribbleseg.folder_prediction import FolderReport, predict_folder
-from scribbleseg.functional.images import decode_image
+from scribbleseg.functional.decode import decode_image
+from scribbleseg.functional.intensity import Intensity, rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.inference import argmax_at_size, refine_logits
 
@@ -35,7 +36,7 @@ class PredictingModule(Protocol):
     inference: InferenceConfig
 
     def predict_logits(self, image: Tensor, /) -> Tensor:
-        """Scores ``(B, C, H, W)`` of network input ``(B, 3, H, W)``, honouring ``inference``."""
+        """Scores ``(B, C, H, W)`` of network input ``(B, K, H, W)``, honouring ``inference``."""
 
     def modules(self) -> Iterator[nn.Module]:
         """As of ``torch.nn.Module``."""
@@ -76,6 +77,7 @@ class Predictor:
         module: Any method of this library, or a module of that form.
         device: ``"auto"`` = CUDA, else Apple's MPS, else the CPU; or a name such as ``"cuda:1"``.
         inference: Test-time options; ``None`` = those of the module.
+        max_image_pixels: Larger image files are refused, ``None`` = Pillow's limit (89 million).
 
     Raises:
         CheckpointError: If the module does not know its data.
@@ -93,6 +95,7 @@ class Predictor:
         *,
         device: str | torch.device = "auto",
         inference: InferenceConfig | None = None,
+        max_image_pixels: int | None = None,
     ) -> None:
         info: object = getattr(module, "data_info", None)
         if info is None:
@@ -103,6 +106,7 @@ class Predictor:
         self.module = module
         self.inference = inference if inference is not None else module.inference
         self.device = _best_device() if device == "auto" else torch.device(device)
+        self.max_image_pixels = max_image_pixels
         self.module.to(self.device)
 
     @property
@@ -110,13 +114,32 @@ class Predictor:
         """Class names, colours and preprocessing that the module was trained with."""
         return self.module.data_info
 
+    def read_image(self, path: str | Path) -> NDArray[np.uint8]:
+        """An image file with the channels and the window that the module was trained with.
+
+        Returns:
+            uint8, shape ``(H, W, K)``.
+
+        Raises:
+            ScribbleNotFoundError: If the file does not exist.
+            LabelFormatError: If it cannot be decoded, or has other channels than the training data.
+        """
+        info = self.data_info
+        return decode_image(
+            path,
+            channels=info.in_channels,
+            intensity=Intensity.from_tuple(info.intensity),
+            max_pixels=self.max_image_pixels,
+        )
+
     def __call__(
         self, image: NDArray[np.uint8] | str | Path, *, probabilities: bool = False
     ) -> Prediction:
         """Label one image.
 
         Args:
-            image: RGB or grey pixels, uint8, shape ``(H, W, 3)`` or ``(H, W)``; or a file.
+            image: Pixels, uint8, shape ``(H, W, K)``, for one or three channels also ``(H, W)``; or
+                a file, which is read as the training images were.
             probabilities: Also return the probability of each class.
 
         Returns:
@@ -130,7 +153,10 @@ class Predictor:
             ValueError: If the array is no 8-bit image.
             CheckpointError: If the module predicts another number of classes than it has names.
         """
-        pixels = decode_image(image) if isinstance(image, (str, Path)) else _as_rgb(image)
+        if isinstance(image, (str, Path)):
+            pixels = self.read_image(image)
+        else:
+            pixels = _as_channels(image, self.data_info.in_channels)
         size = (pixels.shape[0], pixels.shape[1])
         network_input = preprocess(pixels, self.data_info)[None].to(self.device)
         with self._evaluation(), torch.inference_mode():
@@ -140,7 +166,8 @@ class Predictor:
                     f"the module predicts {logits.shape[1]} classes, but its data_info names "
                     f"{self.data_info.num_classes}: set module.data_info to the training data's"
                 )
-            raw = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+            colours = rgb_view(pixels, self.data_info.rgb_channels)
+            raw = torch.from_numpy(np.ascontiguousarray(colours.transpose(2, 0, 1)))[None]
             logits = refine_logits(logits, raw, self.inference)
             logits = logits if logits.dtype == torch.float64 else logits.float()
             labels = argmax_at_size(logits, size)[0].to(torch.uint8).cpu().numpy()
@@ -193,13 +220,17 @@ def _best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _as_channels(image: NDArray[np.uint8], channels: int) -> NDArray[np.uint8]:
+    """Pixels as ``(H, W, K)``; a grey image may lack its last axis."""
     pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+    if pixels.ndim == 2 and channels in (1, 3):
+        pixels = np.repeat(pixels[..., None], channels, axis=-1)
+    wrong = pixels.dtype != np.uint8 or pixels.ndim != 3 or not pixels.size
+    if wrong or pixels.shape[2] != channels:
+        order = " in RGB order" if channels == 3 else ""
+        grey = " or (H, W)" if channels in (1, 3) else ""
         raise ValueError(
-            f"expected a uint8 image of shape (H, W, 3) in RGB order or (H, W), got {image.dtype} "
+            f"expected a uint8 image of shape (H, W, {channels}){order}{grey}, got {image.dtype} "
             f"{image.shape}; scale floats by 255, drop alpha with image[..., :3]"
         )
     return pixels

@@ -27,6 +27,7 @@ class Record:
         scribble: Scribble file (PNG, XML, h5 …), if there is one.
         mask: Dense label file, if there is one. Never read for training items.
         group: Patient, volume or video the sample belongs to; Dice is reported per group.
+        spacing: Distance of neighbouring slices, rows and columns in mm, where the file says so.
     """
 
     image_id: str
@@ -34,28 +35,32 @@ class Record:
     scribble: Path | None = None
     mask: Path | None = None
     group: str | None = None
+    spacing: tuple[float, float, float] | None = None
 
 
 class SegBatch(TypedDict, total=False):
     """The only interface between data and methods.
 
-    B images, C classes including background, H×W network input, H0×W0 original image. ``valid`` is
-    False on canvas that padding added; unlabelled (255) and padding are different things.
+    B images, C classes including background, K image channels, H×W network input, H0×W0 original
+    image. ``valid`` is False on canvas that padding added; unlabelled (255) and padding are
+    different things.
     """
 
-    image: Tensor  # (B, 3, H, W) float32, normalised RGB
+    image: Tensor  # (B, K, H, W) float32, normalised
     image_id: list[str]
     index: Tensor  # (B,) int64, position in the split
     scribble: Tensor  # (B, H, W) int64, 255 = not drawn; at (H0, W0) for val and test
     class_labels: Tensor  # (B, C) float32 multi-hot, from the uncropped scribble (train)
     valid: Tensor  # (B, H, W) bool, False = padding
-    image_raw: Tensor  # (B, 3, H, W) uint8, same geometry, no colour change; at (H0, W0) for val
+    image_raw: Tensor  # (B, 3, H, W) uint8, same geometry, no colour change, three channels of
+    # whatever the image has; at (H0, W0) for val
     source_index: Tensor  # (B, 2, H, W) int32, row and column in the resized image, -1 = none
     mask: Tensor  # (B, H0, W0) int64, 255 = void (val and test only)
     orig_size: Tensor  # (B, 2) int64, (H0, W0) (val, test, predict)
     input_size: Tensor  # (B, 2) int64, size of the image inside the padded batch canvas
     duplicate: Tensor  # (B,) bool, True = repeated only to even out the ranks (val and test)
     group: list[str]  # volume of each image, where the source has volumes
+    spacing: Tensor  # (B, 3) float32, mm between slices, rows and columns, where known (val, test)
 
 
 class SegOutput(NamedTuple):
@@ -78,10 +83,16 @@ class DataInfo:
         class_names: One name per class, index = id.
         palette: 256 RGB colours.
         background: Id of the background class, or ``None`` if every pixel has a proper class.
-        mean: Subtracted from RGB/255, per channel.
+        mean: Subtracted from image/255, per channel.
         std: Divided by, per channel.
         resize: Network input size: ``(H, W)``, or the longer side, or ``None`` for original size.
         source: Class name of the source that the data came from.
+        flip_pairs: Pairs of ids that a mirror image exchanges, such as left and right hand.
+        in_channels: Image channels K.
+        intensity: Mode, lower and upper limit of the window to 8 bits; see
+            :class:`~scribbleseg.functional.intensity.Intensity`.
+        rgb_channels: Channels that pictures and comparisons of colour use; ``None`` = the default
+            of :func:`~scribbleseg.functional.intensity.rgb_view`.
     """
 
     class_names: tuple[str, ...]
@@ -94,6 +105,10 @@ class DataInfo:
     std: tuple[float, ...] = IMAGENET_STD
     resize: int | tuple[int, int] | None = None
     source: str = ""
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    in_channels: int = 3
+    intensity: tuple[str, float | None, float | None] = ("percentile", 0.5, 99.5)
+    rgb_channels: tuple[int, int, int] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -108,11 +123,12 @@ class DataInfo:
     def from_dict(cls, state: dict[str, Any]) -> DataInfo:
         """Inverse of :meth:`to_dict`; unknown keys of later versions are ignored."""
         known = {key: value for key, value in state.items() if key in cls.__dataclass_fields__}
-        for key in ("class_names", "mean", "std"):
-            if key in known:
+        for key in ("class_names", "mean", "std", "intensity", "rgb_channels"):
+            if known.get(key) is not None:
                 known[key] = tuple(known[key])
-        if "palette" in known:
-            known["palette"] = tuple(tuple(colour) for colour in known["palette"])
+        for key in ("palette", "flip_pairs"):
+            if key in known:
+                known[key] = tuple(tuple(item) for item in known[key])
         if isinstance(known.get("resize"), list):
             known["resize"] = tuple(known["resize"])
         return cls(**known)

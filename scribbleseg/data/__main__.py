@@ -1,4 +1,4 @@
-"""Data commands: ``python -m scribbleseg.data {check,spread} ROOT``."""
+"""Data commands: ``python -m scribbleseg.data {check,convert,…} ROOT``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.commands import check, spread
+from scribbleseg.data.commands import check, convert, spread, superpixels, synthesize
 from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_COMMANDS = (check, spread)
+_COMMANDS = (check, convert, synthesize, spread, superpixels)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -3,7 +3,10 @@
 Codes are stable. Labels: D101 id out of range, D102 luminance of a palette, D103 colours, D104
 nothing labelled, D105 class never scribbled, D106 dense scribbles, D107 scribble contradicts mask.
 Files: D201 sizes differ, D202 undecodable, D203 more than 8 bits. Lists: D301 missing, D302 leak
-between splits, D303 stem not unique. Class files: D401. Unsafe content: D501.
+between splits, D303 stem not unique. Classes: D401 name or id, D402 not those of a checkpoint
+(:mod:`~scribbleseg.data.comparison`). Unsafe content: D501 name, archive, XML or pickle
+(:mod:`~scribbleseg.data.unsafe_files`). Folders of an earlier stage: D601 pseudo-labels that do not
+fit (:mod:`~scribbleseg.data.pseudo_check`).
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,11 +23,13 @@ from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.findings import CheckReport, Finding, finding_from_error, some_names
 from scribbleseg.data.inspection import Sample, explain_contradiction, inspect_sample
 from scribbleseg.data.leaks import shared_names, shared_pixels
+from scribbleseg.data.prepared import with_progress
 from scribbleseg.data.statistics import summarise
+from scribbleseg.data.unsafe_files import find_unsafe_files
 from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,7 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["CheckReport", "Finding", "check_source"]
 
 _DENSE = 0.5
-_CONTRADICTION_WARNING, _CONTRADICTION_ERROR = 0.01, 0.10
+_MEASURED = 200  # images per split whose strokes are measured, at least
+# label types drawn by hand, and the share that may contradict the mask: above it a warning, above
+# the second an error. Discs around clicks cross the borders of small objects.
+_DRAWN = {"scribble": (0.01, 0.10), "point": (0.3, 1.0)}
+_MAPLESS = ("box", "tag")  # nothing, or only background, may be labelled
 
 
 def check_source(
@@ -42,6 +52,7 @@ def check_source(
     splits: Sequence[Split] = ("train", "val"),
     sample: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> CheckReport:
     """Check the files of a data set.
 
@@ -54,6 +65,7 @@ def check_source(
         sample: Number of images to look at in all splits together; ``None`` = all. Lists are always
             checked as a whole.
         seed: Seed of the sample.
+        progress: Show a progress bar on stderr.
 
     Returns:
         Findings and statistics; problems of the data never raise.
@@ -79,9 +91,14 @@ def check_source(
     findings += shared_names(listed)
     rng = np.random.default_rng(seed)
     share = None if sample is None else max(1, sample // max(1, len(listed)))
+    drawn = {split: _draw(records, share, rng) for split, records in listed.items()}
     samples = {
-        split: _inspect_all(source, _draw(records, share, rng)) for split, records in listed.items()
+        split: _inspect_all(source, records, f"check {split}" if progress else None)
+        for split, records in drawn.items()
     }
+    root = getattr(source, "root", None)
+    if sample is None and isinstance(root, Path):
+        findings += find_unsafe_files(root)
     findings += [f for group in samples.values() for item in group for f in item.findings]
     findings += shared_pixels(samples)
     for name, group in samples.items():
@@ -101,16 +118,31 @@ def _draw(records: list[Record], count: int | None, rng: np.random.Generator) ->
     return [records[i] for i in sorted(rng.choice(len(records), count, replace=False))]
 
 
-def _inspect_all(source: ScribbleSource, records: list[Record]) -> list[Sample]:
+def _inspect_all(source: ScribbleSource, records: list[Record], title: str | None) -> list[Sample]:
     with_mask = getattr(source, "with_mask", None)
     if with_mask is not None:
         records = [with_mask(record) for record in records]
+    # how strokes look is a habit of the annotator, for which some images are enough
+    step = max(1, len(records) // _MEASURED)
+    numbered = list(enumerate(records))
+
+    def inspect(item: tuple[int, Record]) -> Sample:
+        return inspect_sample(source, item[1], strokes=item[0] % step == 0)
+
+    def finish(results: Iterable[Sample]) -> list[Sample]:
+        shown = with_progress(results, len(records), title or "", enabled=title is not None)
+        return list(shown)
+
     if not records or records[0].image is None:
         # a source that makes its images need not be safe for threads
-        return [inspect_sample(source, record) for record in records]
+        return finish(map(inspect, numbered))
     # decoding and hashing release the interpreter lock
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda record: inspect_sample(source, record), records))
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        return finish(pool.map(inspect, numbered))
+    finally:
+        # after Ctrl-C nobody waits for the rest
+        pool.shutdown(cancel_futures=True)
 
 
 def _judge_split(
@@ -133,14 +165,16 @@ def _judge_split(
     drawn = [item for item in group if item.scribble is not None]
     if not drawn:
         return findings
-    findings += _judge_empty(split, drawn)
+    kind = getattr(source, "label_type", "scribble") if split == "train" else "scribble"
+    if kind not in _MAPLESS:
+        findings += _judge_empty(split, drawn)
     if split == "train" and complete:
         findings += _judge_classes(source, drawn)
     # masks and pseudo-labels are dense by nature, and guesses may contradict the mask
-    if split != "train" or getattr(source, "label_type", "scribble") == "scribble":
+    if kind in _DRAWN:
         if not getattr(source, "allow_dense_scribbles", False):
             findings += _judge_dense(split, drawn)
-        findings += _judge_contradiction(source, split, drawn)
+        findings += _judge_contradiction(source, split, drawn, *_DRAWN[kind])
     return findings
 
 
@@ -163,6 +197,9 @@ def _judge_empty(split: str, drawn: list[Sample]) -> list[Finding]:
 
 def _judge_classes(source: ScribbleSource, drawn: list[Sample]) -> list[Finding]:
     total = _total(drawn)
+    what = "scribble pixels"
+    if getattr(source, "label_type", "scribble") in _MAPLESS:
+        total, what = _tagged(source, drawn), "tags"
     masks = [item.mask for item in drawn if item.mask is not None]
     dense = np.sum(masks, axis=0) if masks else np.zeros(256, dtype=np.int64)
     if not total[:IGNORE_INDEX].any():
@@ -173,7 +210,7 @@ def _judge_classes(source: ScribbleSource, drawn: list[Sample]) -> list[Finding]
         Finding(
             "D105",
             "warning",
-            f"{place}: class {name!r} (id {label}) has 0 scribble pixels in {len(drawn)} training "
+            f"{place}: class {name!r} (id {label}) has 0 {what} in {len(drawn)} training "
             f"images{f' but {int(dense[label]):,} mask pixels' if dense[label] else ''}, expected "
             "some; it can never be predicted: draw it, remove it from the class file, or check the "
             "order of the classes",
@@ -182,6 +219,18 @@ def _judge_classes(source: ScribbleSource, drawn: list[Sample]) -> list[Finding]
         for label, name in enumerate(source.class_names)
         if total[label] == 0
     ]
+
+
+def _tagged(source: ScribbleSource, drawn: list[Sample]) -> NDArray[np.int64]:
+    """Images per class by their tags, int64, shape ``(256,)``; a background class is in all."""
+    total = np.zeros(256, dtype=np.int64)
+    for item in drawn:
+        # a file that cannot be read is a finding already
+        with suppress(ScribbleSegError):
+            total[source.class_labels(item.record) or []] += 1
+    if source.background is not None:
+        total[source.background] = len(drawn)
+    return total
 
 
 def _judge_dense(split: str, drawn: list[Sample]) -> list[Finding]:
@@ -220,7 +269,9 @@ def _pixels(item: Sample) -> int:
     return 0 if item.scribble is None else int(item.scribble.sum())
 
 
-def _judge_contradiction(source: ScribbleSource, split: str, drawn: list[Sample]) -> list[Finding]:
+def _judge_contradiction(
+    source: ScribbleSource, split: str, drawn: list[Sample], warning: float, error: float
+) -> list[Finding]:
     compared = [item for item in drawn if item.contradicting is not None and item.labelled]
     wrong = sum(item.contradicting or 0 for item in compared)
     labelled = sum(item.labelled for item in compared)
@@ -229,7 +280,7 @@ def _judge_contradiction(source: ScribbleSource, split: str, drawn: list[Sample]
     worst = max(compared, key=lambda item: (item.contradicting or 0) / item.labelled)
     rate = wrong / labelled
     worst_rate = (worst.contradicting or 0) / worst.labelled
-    if rate <= _CONTRADICTION_WARNING and worst_rate <= _CONTRADICTION_ERROR:
+    if rate <= warning and worst_rate <= error:
         return []
     hint = "the scribble may be shifted, flipped, or from another release or class order"
     # the file may have vanished after it was counted
@@ -240,10 +291,10 @@ def _judge_contradiction(source: ScribbleSource, split: str, drawn: list[Sample]
     return [
         Finding(
             "D107",
-            "error" if rate > _CONTRADICTION_ERROR else "warning",
+            "error" if rate > error else "warning",
             f"{file}: {worst.contradicting:,} of {worst.labelled:,} labelled pixels "
             f"({100 * worst_rate:.1f} %) contradict the mask, in all of {split!r} {wrong:,} of "
-            f"{labelled:,} ({100 * rate:.2f} %), expected less than 1 %; "
+            f"{labelled:,} ({100 * rate:.2f} %), expected less than {100 * warning:g} %; "
             f"{hint}: check the export and compare both files",
             file,
         )

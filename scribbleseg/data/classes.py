@@ -22,7 +22,7 @@ __all__ = ["CLASS_FILES", "ClassTable", "normalise_name", "read_classes"]
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json", "classes.txt", "labels.txt")
 """Names that are looked for in this order."""
 
-_KEYS = {"classes", "ignore", "unlabelled_value", "background", "compact"}
+_KEYS = {"classes", "ignore", "unlabelled_value", "background", "compact", "flip_pairs"}
 _CLASS_KEYS = {"id", "name", "color", "aliases"}
 
 
@@ -39,6 +39,7 @@ class ClassTable:
         unlabelled_value: Value of scribble files that means "not drawn", besides 255.
         remap: Table from file values to ids, shape ``(65536,)``, negative = must not occur;
             ``None`` if file values are ids.
+        flip_pairs: Pairs of ids that a mirror image exchanges; a class is in at most one.
     """
 
     names: tuple[str, ...]
@@ -48,6 +49,7 @@ class ClassTable:
     ignore: tuple[int, ...] = ()
     unlabelled_value: int | None = None
     remap: NDArray[np.int32] | None = None
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
     @property
     def palette(self) -> NDArray[np.uint8]:
@@ -74,7 +76,8 @@ def read_classes(root: str | Path) -> ClassTable:
     ``classes.txt`` holds one name a line, line number = id; the first class is the background if it
     is called so; a first line ``__ignore__`` (labelme) is skipped. ``classes.yaml`` and
     ``classes.json`` hold ``{classes: [{id, name, color?, aliases?}], ignore?, unlabelled_value?,
-    background?, compact?}``.
+    background?, compact?, flip_pairs?}``; ``flip_pairs`` lists pairs of names or ids that a mirror
+    image exchanges, such as ``[[left_hand, right_hand]]``.
 
     Args:
         root: Folder of the data set, or a class file.
@@ -85,7 +88,7 @@ def read_classes(root: str | Path) -> ClassTable:
     Raises:
         ScribbleNotFoundError: If there is no class file (D301).
         LabelFormatError: If names or ids are not unique, ids have gaps without ``compact: true``,
-            or there are more than 255 classes (D401).
+            pairs are not of two classes, or there are more than 255 classes (D401).
     """
     root = Path(root)
     path = root if root.is_file() else _locate(root)
@@ -187,6 +190,7 @@ def _table(
         if data.get("unlabelled_value") is None
         else _integer(data["unlabelled_value"], path, "unlabelled_value"),
         remap=_remap(ids, data, path),
+        flip_pairs=_flip_pairs(ids, names, data, path),
     )
 
 
@@ -222,6 +226,41 @@ def _background(ids: list[int], names: list[str], data: dict[str, Any], path: Pa
             f"D401 {path}: background {label} is not an id of a class; use null if there is none"
         )
     return ids.index(label)
+
+
+def _flip_pairs(
+    ids: list[int], names: dict[str, int], data: dict[str, Any], path: Path
+) -> tuple[tuple[int, int], ...]:
+    pairs = data.get("flip_pairs") or []
+    if not isinstance(pairs, list):
+        pairs = [pairs]
+    found: list[tuple[int, int]] = []
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise LabelFormatError(
+                f"D401 {path}: flip_pairs holds {pair!r}, expected pairs of class names or ids, "
+                "such as [left_hand, right_hand]"
+            )
+        first, second = (_class_index(item, ids, names, path) for item in pair)
+        twice = {first, second} & {label for earlier in found for label in earlier}
+        if twice or first == second:
+            raise LabelFormatError(
+                f"D401 {path}: flip_pairs uses a class of {pair!r} twice, expected each class in "
+                "at most one pair; remove one of its pairs"
+            )
+        found.append((first, second))
+    return tuple(found)
+
+
+def _class_index(value: object, ids: list[int], names: dict[str, int], path: Path) -> int:
+    if isinstance(value, str) and normalise_name(value) in names:
+        return names[normalise_name(value)]
+    if isinstance(value, int) and not isinstance(value, bool) and value in ids:
+        return ids.index(value)
+    raise LabelFormatError(
+        f"D401 {path}: flip_pairs names {value!r}, which is no name, alias or id of a class; "
+        "correct it, or add the class"
+    )
 
 
 def _known_keys(data: dict[str, Any], known: set[str], path: Path, where: str) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD
 from scribbleseg.data.dataset import EvalDataset, TrainDataset, collate
+from scribbleseg.data.degraded import DegradedScribbles, check_degradation
 from scribbleseg.data.sampler import EpochSampler
 from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.transforms import Augmentation, TrainTransform
@@ -47,13 +48,20 @@ class ScribbleDataModule(LightningDataModule):
         resize: Network input size for training *and* evaluation, ``(H, W)`` or the longer side;
             ``null`` = original size. Scores and predictions are always at original size.
         augmentation: Random changes of training images.
-        mean: Subtracted from RGB/255; must fit the encoder weights.
-        std: Divided by.
+        mean: Subtracted from image/255, one number per channel; must fit the encoder weights. By
+            default that of ImageNet for three channels, and for others the average of those, 0.449:
+            their pretrained first kernels are sums or repetitions of the colour kernels.
+        std: Divided by, one number per channel; likewise, 0.226.
         seed: Seed of order and augmentation; by default the one of ``seed_everything``, else 0.
         image_raw: Add ``image_raw`` (same geometry, no colour change) to training batches; added
             anyway if the method asks for it.
         drop_last: Drop a last incomplete training batch (never if it is the only one).
         check: Check a sample of the files before training and stop at errors.
+        scribble_shrink: Share in [0, 1] of each training stroke that is taken away; 1 leaves a dot.
+            What remains, and the image tags, are the same in every epoch; validation is untouched.
+            How many images have no label left is logged once all have been read.
+        scribble_drop: Probability in [0, 1] that a training stroke is left out.
+        degrade_seed: Seed of both, apart from ``seed``: smaller ratios contain larger ones.
     """
 
     def __init__(
@@ -66,12 +74,15 @@ class ScribbleDataModule(LightningDataModule):
         crop_size: int | tuple[int, int] | None = None,
         resize: int | tuple[int, int] | None = None,
         augmentation: Augmentation | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, ...] | None = None,
+        std: tuple[float, ...] | None = None,
         seed: int | None = None,
         image_raw: bool = False,
         drop_last: bool = True,
         check: bool = True,
+        scribble_shrink: float = 0.0,
+        scribble_drop: float = 0.0,
+        degrade_seed: int = 0,
     ) -> None:
         super().__init__()
         _check_options(
@@ -81,8 +92,7 @@ class ScribbleDataModule(LightningDataModule):
             crop_size=(crop_size, 1),
             resize=(resize, 1),
         )
-        if min(std) <= 0:
-            raise ConfigError(f"std={tuple(std)}: expected positive numbers")
+        own_mean, own_std = _moments(source.in_channels, mean, std)
         self.source = source
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or (batch_size if isinstance(resize, tuple) else 1)
@@ -92,13 +102,17 @@ class ScribbleDataModule(LightningDataModule):
         self.resize = resize
         self.augmentation = augmentation if augmentation is not None else Augmentation()
         # plain numbers: NumPy scalars would make the checkpoint unreadable
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.mean, self.std = tuple(map(float, own_mean)), tuple(map(float, own_std))
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.image_raw, self.drop_last, self.check = image_raw, drop_last, check
         self._records: dict[str, list[Record]] = {}
         self._sampler: EpochSampler | None = None
         self._resume: dict[str, int] | None = None
         self._source_index = False
+        self.degradation = check_degradation(
+            source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
+        )
+        self._degraded: DegradedScribbles | None = None
 
     # ------------------------------------------------------------------ facts
 
@@ -106,6 +120,11 @@ class ScribbleDataModule(LightningDataModule):
     def num_classes(self) -> int:
         """Number of classes, background included; known before ``setup``."""
         return self.source.num_classes
+
+    @property
+    def in_channels(self) -> int:
+        """Image channels K; known before ``setup``."""
+        return self.source.in_channels
 
     @property
     def data_info(self) -> DataInfo:
@@ -119,6 +138,10 @@ class ScribbleDataModule(LightningDataModule):
             std=self.std,
             resize=self.resize,
             source=type(self.source).__name__,
+            flip_pairs=self.source.flip_pairs,
+            in_channels=self.source.in_channels,
+            intensity=self.source.intensity.to_tuple(),
+            rgb_channels=self.source.rgb_channels,
         )
 
     def records(self, split: Split) -> list[Record]:
@@ -164,6 +187,8 @@ class ScribbleDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented samples in the order of (seed, epoch)."""
         records = self.records("train")
+        if self.degradation is not None and self._degraded is None:
+            self._degraded = DegradedScribbles(self.source, self.degradation, len(records))
         transform = TrainTransform(
             self.augmentation, resize=self.resize, crop_size=self.crop_size, mean=self.mean
         )
@@ -175,6 +200,7 @@ class ScribbleDataModule(LightningDataModule):
             seed=self.seed,
             image_raw=self.image_raw,
             source_index=self._source_index,
+            degraded=self._degraded,
         )
         self._sampler = EpochSampler(dataset, seed=self.seed)
         if self._resume is not None:
@@ -225,6 +251,8 @@ class ScribbleDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the epoch, so that a resumed run continues with the next unseen sample."""
+        if self._degraded is not None and self._degraded.complete:
+            self._log_degraded()
         if self.trainer is None or self._sampler is None:
             return {}
         loop: Any = self.trainer.fit_loop
@@ -258,6 +286,12 @@ class ScribbleDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """A later fit with this object starts at its first sample."""
         self._resume = None
+        self._log_degraded()
+
+    def _log_degraded(self) -> None:
+        if self._degraded is not None and not self._degraded.logged:
+            self._degraded.logged = True
+            logger.info("%s", self._degraded.format())
 
     # ------------------------------------------------------------------- look
 
@@ -289,6 +323,25 @@ def _check_options(**options: tuple[int | tuple[int, int] | None, int]) -> None:
         parts = value if isinstance(value, tuple) else (value,)
         if any(part is not None and part < smallest for part in parts):
             raise ConfigError(f"{name}={value}: expected at least {smallest}")
+
+
+def _moments(
+    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Given or default mean and standard deviation, one number per channel."""
+    if channels == 3:
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+    else:
+        grey_mean, grey_std = (round(sum(v) / 3, 3) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = mean or (grey_mean,) * channels, std or (grey_std,) * channels
+    if len(mean) != channels or len(std) != channels:
+        raise ConfigError(
+            f"mean={list(mean)}, std={list(std)}: the images have {channels} channels, expected "
+            f"{channels} numbers each"
+        )
+    if min(std) <= 0:
+        raise ConfigError(f"std={tuple(std)}: expected positive numbers")
+    return mean, std
 
 
 def _one_thread(worker: int) -> None:

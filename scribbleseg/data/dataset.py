@@ -13,6 +13,8 @@ from torch.utils.data import Dataset, default_collate
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.sampler import SampleKey
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
+from scribbleseg.functional.flip_pairs import mirrored_ids
+from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import normalize, resize_image
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from scribbleseg.data.degraded import DegradedScribbles
     from scribbleseg.data.source import ScribbleSource
     from scribbleseg.data.transforms import TrainTransform
     from scribbleseg.types import DataInfo, Record, SegBatch
@@ -54,6 +57,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         seed: Seed of all augmentation.
         image_raw: Add ``image_raw``: same geometry, no colour change.
         source_index: Add ``source_index``: where each pixel comes from.
+        degraded: Reads shortened scribbles in place of the whole ones.
     """
 
     def __init__(
@@ -66,9 +70,13 @@ class TrainDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         image_raw: bool = False,
         source_index: bool = False,
+        degraded: DegradedScribbles | None = None,
     ) -> None:
         self.source, self.records, self.transform, self.info = source, records, transform, info
         self.seed, self.image_raw, self.source_index = seed, image_raw, source_index
+        self.degraded = degraded
+        pairs = source.flip_pairs
+        self._mirrored_ids = np.array(mirrored_ids(pairs, 256), np.uint8) if pairs else None
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -79,25 +87,41 @@ class TrainDataset(Dataset[dict[str, Any]]):
         index, epoch, _ = key if isinstance(key, SampleKey) else SampleKey(key)
         record = self.records[index]
         image = self.source.read_image(record)
-        scribble = self.source.read_scribble(record)
+        if self.degraded is None:
+            scribble, known = self.source.read_scribble(record), self.source.class_labels(record)
+        else:
+            # tags as well: those of the whole scribble would say what was taken away
+            scribble, known = self.degraded.read(record, index), None
         _check_size(scribble, image, "scribble", record)
         # before any crop: the tags say what the whole image shows
-        tags = self._class_labels(scribble)
+        tags = self._class_labels(scribble) if known is None else self._multi_hot(known)
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
         sample = self.transform(image, [scribble], seed=seed, track=self.source_index)
+        label = sample.labels[0]
+        if sample.mirrored and self._mirrored_ids is not None:
+            # the mirror image of a right hand is a left hand, in the map and in the tags
+            label = self._mirrored_ids[label]
+            tags = tags[self._mirrored_ids[: len(tags)].tolist()]
         item: dict[str, Any] = {
             "image": torch.from_numpy(normalize(sample.image, self.info.mean, self.info.std)),
-            "scribble": torch.from_numpy(sample.labels[0].astype(np.int64)),
+            "scribble": torch.from_numpy(label.astype(np.int64)),
             "valid": torch.from_numpy(sample.valid),
             "class_labels": tags,
             "image_id": record.image_id,
             "index": torch.tensor(index),
         }
         if self.image_raw:
-            item["image_raw"] = _to_chw(sample.raw)
+            item["image_raw"] = _to_chw(rgb_view(sample.raw, self.info.rgb_channels))
         if sample.source_index is not None:
             item["source_index"] = torch.from_numpy(sample.source_index)
         return item
+
+    def _multi_hot(self, labels: Sequence[int]) -> Tensor:
+        """Tags as a vector; a background class counts as present in every image."""
+        background = () if self.source.background is None else (self.source.background,)
+        tags = torch.zeros(self.source.num_classes)
+        tags[[*labels, *background]] = 1.0
+        return tags
 
     def _class_labels(self, scribble: NDArray[np.uint8]) -> Tensor:
         """``functional.geometry.class_labels_from_scribble`` of one 8-bit map, 20 times faster."""
@@ -141,7 +165,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         image = resize_image(raw, self.info.resize)
         item: dict[str, Any] = {
             "image": torch.from_numpy(normalize(image, self.info.mean, self.info.std)),
-            "image_raw": _to_chw(raw),
+            "image_raw": _to_chw(rgb_view(raw, self.info.rgb_channels)),
             "image_id": record.image_id,
             "index": torch.tensor(index),
             "orig_size": torch.tensor(raw.shape[:2]),
@@ -164,6 +188,8 @@ class EvalDataset(Dataset[dict[str, Any]]):
                 )
         if record.group is not None:
             item["group"] = record.group
+        if record.spacing is not None:
+            item["spacing"] = torch.tensor(record.spacing)
         return item
 
 

@@ -12,7 +12,7 @@ from scribbleseg.errors import DataCheckError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["CheckReport", "Finding", "finding_from_error", "some_names"]
+__all__ = ["CheckReport", "Finding", "finding_from_error", "loading_sentence", "some_names"]
 
 _CODE = re.compile(r"(D\d{3}):? (.*)", re.DOTALL)
 _SHOWN_PER_CODE = 5
@@ -61,8 +61,8 @@ class CheckReport:
 
     Attributes:
         findings: Problems in the order of their codes; errors of one code before its warnings.
-        statistics: ``splits`` (images, sizes, shares in percent) and ``classes`` (pixel and image
-            counts), plain Python values.
+        statistics: ``splits`` (images, sizes, shares in percent), ``classes`` (pixel and image
+            counts) and, where it was measured, ``loading``; plain Python values.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -102,9 +102,30 @@ class CheckReport:
     def format(self) -> str:
         """The report as text: splits, classes, findings."""
         lines = [*_split_lines(self.statistics), "", *_class_lines(self.statistics), ""]
+        if "loading" in self.statistics:
+            lines += [loading_sentence(self.statistics["loading"]), ""]
         for title, findings in (("errors", self.errors), ("warnings", self.warnings)):
             lines += [f"{len(findings)} {title}", *_shorten(findings)]
         return "\n".join(lines)
+
+
+def loading_sentence(loading: dict[str, Any]) -> str:
+    """What reading costs, from :func:`~scribbleseg.data.loading.measure_loading`."""
+    return (
+        f"reading: {loading['ms_per_sample']:.1f} ms for an image and its scribble (median of "
+        f"{loading['measured']}), so {loading['epoch_seconds']:.1f} s of one worker for an epoch "
+        f"of {loading['images']:,} images, without augmentation; the largest sample is "
+        f"{loading['sample_mib']:.1f} MiB, so a worker holds about {loading['worker_mib']:.0f} MiB "
+        "for two batches of 8, besides its libraries"
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _shorten(findings: list[Finding]) -> list[str]:
@@ -143,9 +164,15 @@ def _split_lines(statistics: dict[str, Any]) -> list[str]:
                 f"  {split['images_with_unscribbled_class']} images show a class they have no "
                 "scribble of"
             )
+        if split.get("strokes_per_image") is not None:
+            lines.append(
+                f"  {split['strokes_per_image']:.1f} strokes per image, {split['stroke_width']:.1f}"
+                " px wide on average"
+            )
         if split["mean"] is not None:
             mean, std = (", ".join(f"{v:.3f}" for v in split[key]) for key in ("mean", "std"))
-            lines.append(f"  RGB mean {mean}; std {std}")
+            name = "RGB" if len(split["mean"]) == 3 else "channel"
+            lines.append(f"  {name} mean {mean}; std {std}")
     return lines
 
 
@@ -158,12 +185,10 @@ def _class_lines(statistics: dict[str, Any]) -> list[str]:
         "mask_px": "mask px",
         "images_present": "in images",
         "images_unscribbled": "unscribbled in",
+        "stroke_width": "stroke px",
     }
     table = [list(columns.values())]
-    table += [
-        [f"{row[key]:,}" if isinstance(row[key], int) else str(row[key]) for key in columns]
-        for row in statistics.get("classes", [])
-    ]
+    table += [[_cell(row.get(key)) for key in columns] for row in statistics.get("classes", [])]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     return [
         "  ".join(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import numpy as np
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
 from scribbleseg.data.findings import Finding, finding_from_error
+from scribbleseg.data.scribble_shape import StrokeShape, measure_strokes
 from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:
@@ -36,19 +38,22 @@ class Sample:
         findings: Errors of this sample's files.
         size: Height and width of the image in pixels, ``None`` if it cannot be read.
         high_depth: The image has more than 8 bits per channel.
+        raw_size: Height and width before the EXIF rotation, where the file says so.
         digest: SHA-256 of the pixels; ``None`` for an image of one colour.
-        mean: Mean of RGB/255, float64, shape ``(3,)``.
-        square: Mean of (RGB/255)², float64, shape ``(3,)``.
+        mean: Mean of every channel divided by 255, float64, shape ``(K,)``.
+        square: Mean of its square, float64, shape ``(K,)``.
         scribble: Pixels per scribble value, int64, shape ``(256,)``.
         mask: Pixels per mask value, int64, shape ``(256,)``.
         contradicting: Labelled pixels whose mask has another class.
         on_void: Labelled pixels whose mask is void.
+        shape: Strokes of the scribble, where they were measured.
     """
 
     record: Record
     findings: list[Finding] = field(default_factory=list)
     size: tuple[int, int] | None = None
     high_depth: bool = False
+    raw_size: tuple[int, int] | None = None
     digest: bytes | None = None
     mean: NDArray[np.float64] | None = None
     square: NDArray[np.float64] | None = None
@@ -56,6 +61,7 @@ class Sample:
     mask: NDArray[np.int64] | None = None
     contradicting: int | None = None
     on_void: int | None = None
+    shape: StrokeShape | None = None
 
     @property
     def labelled(self) -> int:
@@ -68,12 +74,13 @@ class Sample:
         return str(self.record.scribble or self.record.image_id)
 
 
-def inspect_sample(source: ScribbleSource, record: Record) -> Sample:
+def inspect_sample(source: ScribbleSource, record: Record, *, strokes: bool = False) -> Sample:
     """Decode image, scribble and mask of a record; never raises for a broken file.
 
     Args:
         source: Data set that the record is from.
         record: Sample; its mask is compared with the scribble if both exist.
+        strokes: Count and measure the strokes of a scribble that labels less than half the image.
 
     Returns:
         Counts and findings.
@@ -84,6 +91,8 @@ def inspect_sample(source: ScribbleSource, record: Record) -> Sample:
     mask = _read_label(source.read_mask, sample, "mask")
     if scribble is not None:
         sample.scribble = np.bincount(scribble.ravel(), minlength=256)
+        if strokes and 0 < 2 * sample.labelled < scribble.size:
+            sample.shape = measure_strokes(scribble)
     if mask is not None:
         sample.mask = np.bincount(mask.ravel(), minlength=256)
     if scribble is not None and mask is not None and scribble.shape == mask.shape:
@@ -105,15 +114,29 @@ def _look_at_image(source: ScribbleSource, sample: Sample) -> None:
         return
     sample.size = (image.shape[0], image.shape[1])
     if record.image is not None and record.image.is_file():
-        mode = io.read_header(record.image).mode
-        sample.high_depth = mode.startswith("I") or mode == "F"
-    mean, std = cv2.meanStdDev(image)
-    sample.mean = mean[:, 0] / 255
-    sample.square = (std[:, 0] / 255) ** 2 + sample.mean**2
+        # a file that the source can read need not say how deep it is
+        with suppress(ScribbleSegError):
+            header = io.read_header(record.image, channels=source.in_channels)
+            sample.high_depth = header.mode.startswith("I") or header.mode == "F"
+            sample.raw_size = header.raw_size
+    mean, std = _moments(image)
+    sample.mean = mean / 255
+    sample.square = (std / 255) ** 2 + sample.mean**2
     if std.any():
         # images of one colour, such as empty slices, are equal without being the same
-        header = repr(image.shape).encode()
-        sample.digest = hashlib.sha256(header + np.ascontiguousarray(image).tobytes()).digest()
+        shape = repr(image.shape).encode()
+        sample.digest = hashlib.sha256(shape + np.ascontiguousarray(image).tobytes()).digest()
+
+
+def _moments(image: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of every channel."""
+    parts = [
+        # OpenCV counts four channels at a time
+        cv2.meanStdDev(np.ascontiguousarray(image[..., first : first + 4]))
+        for first in range(0, image.shape[2], 4)
+    ]
+    mean = np.concatenate([part[0][:, 0] for part in parts])
+    return mean, np.concatenate([part[1][:, 0] for part in parts])
 
 
 def _read_label(
@@ -127,12 +150,32 @@ def _read_label(
     try:
         label = read(record)
     except Exception as error:  # noqa: BLE001 - a broken file must not hide the others
-        sample.findings.append(_named(error, role, file))
+        # a label may need the size of its image, whose fault is told once
+        if sample.size is not None or record.image is None or str(record.image) not in str(error):
+            sample.findings.append(_named(error, role, file))
         return None
     if sample.size is not None and label.shape != sample.size:
         sample.findings.append(_size_mismatch(sample, label.shape, role, file))
         return None
+    if sample.raw_size not in (None, sample.size) and path is not None and path.is_file():
+        with suppress(ScribbleSegError):
+            if io.read_header(path).size == sample.raw_size:
+                sample.findings.append(_rotated(sample, role, file))
     return label
+
+
+def _rotated(sample: Sample, role: str, file: str) -> Finding:
+    """A label that was drawn on the frame before the EXIF rotation, which sources rotate."""
+    height, width = sample.size or (0, 0)
+    return Finding(
+        "D201",
+        "warning",
+        f"{file}: {role} is {height}x{width} (width x height), expected {width}x{height} as "
+        f"{sample.record.image} after its EXIF rotation; it is turned like the image when it is "
+        "read, which other programs do not do: rotate the label like the image, or remove the EXIF "
+        "orientation from the image",
+        file,
+    )
 
 
 def _named(error: Exception, role: str, file: str) -> Finding:
@@ -147,9 +190,7 @@ def _named(error: Exception, role: str, file: str) -> Finding:
 def _size_mismatch(sample: Sample, shape: tuple[int, ...], role: str, file: str) -> Finding:
     image = sample.record.image
     height, width = sample.size or (0, 0)
-    raw = None
-    if image is not None and image.is_file():
-        raw = io.read_header(image).raw_size
+    raw = sample.raw_size
     if raw is not None and raw != sample.size and shape == raw:
         cause = (
             "the label fits the frame before the image's EXIF rotation: rotate the label like the "

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
+from PIL import UnidentifiedImageError
 
 from scribbleseg.data.classes import ClassTable, normalise_name, read_classes
 from scribbleseg.data.labels import encode_label, read_label, read_raw_label
@@ -16,13 +18,15 @@ from scribbleseg.data.lists import (
     voc_stem,
 )
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.images import decode_image
+from scribbleseg.functional.array_files import ARRAY_SUFFIXES, TIFF_SUFFIXES, read_layout
+from scribbleseg.functional.decode import ORIENTATION_TAG, decode_image, open_image
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
     from numpy.typing import NDArray
+
+    from scribbleseg.functional.intensity import Intensity
+
+_ANY_SIZE = 1 << 62
 
 __all__ = [
     "LABEL_SUFFIXES",
@@ -42,8 +46,6 @@ __all__ = [
     "voc_stem",
 ]
 
-_EXIF_ORIENTATION = 0x0112
-
 
 class ImageHeader(NamedTuple):
     """What a file says about its pixels before they are decoded.
@@ -51,49 +53,79 @@ class ImageHeader(NamedTuple):
     Attributes:
         size: Height and width in pixels after the EXIF rotation.
         raw_size: Height and width as stored.
-        mode: Pillow mode, such as ``"RGB"`` or ``"I;16"``.
+        mode: Pillow mode, such as ``"RGB"`` or ``"I;16"``; of array files ``"L"``, ``"I"`` or
+            ``"F"`` by their number type.
+        orientation: EXIF orientation, 1 = as stored.
     """
 
     size: tuple[int, int]
     raw_size: tuple[int, int]
     mode: str
+    orientation: int = 1
 
 
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """RGB image in its EXIF orientation, uint8, shape ``(H, W, 3)``.
+def read_image(
+    path: str | Path,
+    *,
+    channels: int = 3,
+    intensity: Intensity | None = None,
+    max_pixels: int | None = None,
+) -> NDArray[np.uint8]:
+    """Image in its EXIF orientation; see :func:`~scribbleseg.functional.decode.decode_image`.
+
+    Args:
+        path: Image file.
+        channels: Channels K; 3 = RGB, 1 = grey.
+        intensity: Window for more than 8 bits.
+        max_pixels: Larger images are refused.
+
+    Returns:
+        uint8, shape ``(H, W, K)``.
 
     Raises:
         ScribbleNotFoundError: If the file does not exist.
-        LabelFormatError: If it cannot be decoded (D202).
+        LabelFormatError: If it cannot be decoded (D202) or has other channels (D203).
     """
-    return decode_image(path)
+    return decode_image(path, channels=channels, intensity=intensity, max_pixels=max_pixels)
 
 
-def read_header(path: str | Path) -> ImageHeader:
+def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
     """Size and mode of an image without decoding its pixels.
+
+    Args:
+        path: Image file.
+        channels: Channels K, which tell rows from channels in array files.
 
     Raises:
         ScribbleNotFoundError: If the file does not exist.
         LabelFormatError: If it is not an image (D202).
     """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix in ARRAY_SUFFIXES or (suffix in TIFF_SUFFIXES and channels not in (1, 3)):
+        return _array_header(path, channels)
     try:
-        with Image.open(path) as image:
+        # a size is no reason to refuse a file: decoding its pixels is
+        with open_image(path, max_pixels=_ANY_SIZE) as image:
             raw_size = (image.height, image.width)
-            rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            return ImageHeader(raw_size[::-1] if rotated else raw_size, raw_size, image.mode)
+            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+            size = raw_size[::-1] if orientation in (5, 6, 7, 8) else raw_size
+            return ImageHeader(size, raw_size, image.mode, orientation)
     except FileNotFoundError as error:
         raise ScribbleNotFoundError(f"image {path} does not exist") from error
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        if suffix in TIFF_SUFFIXES:
+            return _array_header(path, channels)
         raise LabelFormatError(
             f"D202 {path}: is not an image that can be read ({error}); copy it again from its "
             "source"
         ) from error
+
+
+def _array_header(path: Path, channels: int) -> ImageHeader:
+    layout, dtype = read_layout(path, channels)
+    mode = "L" if dtype.itemsize == 1 else "F" if np.issubdtype(dtype, np.floating) else "I"
+    return ImageHeader(layout.size, layout.size, mode)
 
 
 def require(path: Path | None, role: str, image_id: str) -> Path:

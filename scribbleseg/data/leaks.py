@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.findings import Finding, some_names
+from scribbleseg.data.lists import voc_stem
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from scribbleseg.data.inspection import Sample
     from scribbleseg.types import Record
 
-__all__ = ["shared_names", "shared_pixels"]
+__all__ = ["overlap_warning", "shared_names", "shared_pixels"]
 
 
 def shared_names(listed: dict[str, list[Record]]) -> list[Finding]:
@@ -87,3 +90,41 @@ def shared_pixels(samples: dict[str, list[Sample]]) -> list[Finding]:
         for (first, second), found in pairs.items()
         for a, b in found[:1]
     ]
+
+
+def overlap_warning(
+    train_stems: Collection[str],
+    val_stems: Collection[str],
+    *,
+    train_name: str = "the training list",
+    val_name: str = "the validation list",
+) -> Finding | None:
+    """Whether weights trained on one data set have seen the validation images of another.
+
+    Names are compared without their folders, and VOC ids with or without underscore.
+
+    Args:
+        train_stems: Image names that the weights were trained on.
+        val_stems: Image names that are to be scored.
+        train_name: What the first list is, for the message.
+        val_name: What the second list is, for the message.
+
+    Returns:
+        A D302 warning, or ``None`` if the lists have no image in common.
+
+    Example:
+        >>> overlap_warning(["2008_000002"], ["2008000002", "2008_000003"]).message[:34]
+        '1 of 2 images of the validation li'
+    """
+    seen = {voc_stem(stem.rsplit("/", 1)[-1]) for stem in train_stems}
+    common = [stem for stem in val_stems if voc_stem(stem.rsplit("/", 1)[-1]) in seen]
+    if not common:
+        return None
+    return Finding(
+        "D302",
+        "warning",
+        f"{len(common)} of {len(val_stems)} images of {val_name} are in {train_name} "
+        f"({some_names(common)}), expected none if weights trained on it are the start; they "
+        "raise scores: start from weights that have not seen these images, such as ImageNet's",
+        common[0],
+    )

@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING
 
 from scribbleseg.constants import voc_palette
 from scribbleseg.data import io
+from scribbleseg.errors import ScribbleNotFoundError
+from scribbleseg.functional.intensity import Intensity
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
+    from scribbleseg.data.readers.boxes import Box
+    from scribbleseg.functional.degrade import StrokeDrawing
     from scribbleseg.types import Record, Split
 
 __all__ = ["ScribbleSource"]
@@ -29,16 +35,45 @@ class ScribbleSource(ABC):
         class_names: One name per class; the index is the id.
         palette: Colours, uint8, shape ``(256, 3)``.
         background: Id of the background class, ``None`` if there is none.
+        flip_pairs: Pairs of ids that a mirror image exchanges, such as left and right hand.
+        in_channels: Channels K of every image.
+        intensity: Window of images with more than 8 bits.
+        rgb_channels: Channels for pictures and comparisons of colour, ``None`` = by number.
+        max_image_pixels: Larger images are refused, ``None`` = Pillow's limit.
     """
 
     class_names: tuple[str, ...]
     palette: NDArray[np.uint8] = voc_palette()
     background: int | None = 0
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    in_channels: int = 3
+    intensity: Intensity = Intensity()
+    rgb_channels: tuple[int, int, int] | None = None
+    max_image_pixels: int | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes, background included."""
         return len(self.class_names)
+
+    def class_labels(self, record: Record) -> list[int] | None:
+        """Classes that a training image shows, where they are known apart from its scribble.
+
+        Returns:
+            Class ids, the background or not; ``None`` = the classes that the scribble draws.
+        """
+        return None
+
+    def boxes(self, record: Record) -> list[Box]:
+        """Bounding boxes of an image, edges in pixels: for methods that need more than a map.
+
+        Raises:
+            ScribbleNotFoundError: If the data set has none (D301).
+        """
+        raise ScribbleNotFoundError(
+            f"D301 {record.image_id}: {type(self).__name__} has no boxes; choose a source with "
+            "boxes, or another label type"
+        )
 
     @abstractmethod
     def records(self, split: Split) -> list[Record]:
@@ -49,13 +84,26 @@ class ScribbleSource(ABC):
         """
 
     def read_image(self, record: Record) -> NDArray[np.uint8]:
-        """RGB image in its EXIF orientation, uint8, shape ``(H, W, 3)``."""
-        return io.read_image(io.require(record.image, "image", record.image_id))
+        """Image in its EXIF orientation, uint8, shape ``(H, W, K)``; RGB if K is 3."""
+        return self._read_image_file(io.require(record.image, "image", record.image_id))
+
+    def _read_image_file(self, path: Path) -> NDArray[np.uint8]:
+        """An image file with this source's channels, window and limit."""
+        return io.read_image(
+            path,
+            channels=self.in_channels,
+            intensity=self.intensity,
+            max_pixels=self.max_image_pixels,
+        )
 
     def read_scribble(self, record: Record) -> NDArray[np.uint8]:
         """Scribble ids, uint8, shape ``(H, W)``, 255 = not drawn."""
         path = io.require(record.scribble, "scribble", record.image_id)
         return io.read_label(path, self.num_classes)
+
+    def read_strokes(self, record: Record) -> StrokeDrawing | None:
+        """The scribble as polylines that draw it exactly, ``None`` if only pixels are known."""
+        return None
 
     def read_mask(self, record: Record) -> NDArray[np.uint8]:
         """Dense ids, uint8, shape ``(H, W)``, 255 = void. Validation and checks only."""

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
+from scribbleseg.data.prepared import check_settings, last_change, with_progress
 from scribbleseg.data.processes import map_in_processes
 from scribbleseg.data.spread_report import SpreadReport, write_overview
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import MANIFEST, read_manifest, write_manifest
+from scribbleseg.functional.manifest import write_manifest
 from scribbleseg.functional.random_walker import random_walker_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from scribbleseg.data.source import ScribbleSource
@@ -84,7 +81,7 @@ class _Spreader:
         """Labels of an earlier call, unless they are damaged or older than their inputs."""
         try:
             made = target.stat().st_mtime
-            if max(_changed(record.image), _changed(record.scribble)) > made:
+            if max(last_change(record.image), last_change(record.scribble)) > made:
                 return None
             labels = io.read_label(target, self.source.num_classes)
         except (OSError, LabelFormatError):
@@ -144,7 +141,7 @@ def spread_scribbles(
         "unlabelled_value": getattr(source, "unlabelled_value", None),
     }
     names = list(source.class_names)
-    _compare_settings(output, {**facts, "class_names": names})
+    check_settings(output, {**facts, "class_names": names})
     # before the first label: a call that is interrupted must know its settings when it goes on
     write_manifest(output, class_names=names, files=0, complete=False, **facts)
 
@@ -152,7 +149,7 @@ def spread_scribbles(
     instructive: list[str] = []
     spreader = _Spreader(source, output, beta, min_confidence)
     with closing(map_in_processes(spreader, records, workers=workers)) as results:
-        for result in _with_progress(results, len(records), progress):
+        for result in with_progress(results, len(records), "spread", enabled=progress):
             if result.reason:
                 report.failed[result.image_id] = result.reason
                 continue
@@ -204,41 +201,8 @@ def _require_scribbles(source: ScribbleSource, records: list[Record], split: str
         )
 
 
-def _compare_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Refuse to mix labels of different settings, or to write among other files."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file, expected a folder; choose another --out")
-    cure = "use another folder, or delete this one"
-    earlier = read_manifest(output)
-    if earlier is None:
-        if output.is_dir() and any(not p.name.startswith(".") for p in output.iterdir()):
-            raise ConfigError(
-                f"{output} holds files but no {MANIFEST}, so they are not of this command, and "
-                f"labels beside them could be taken for each other; {cure} if it is not needed"
-            )
-        return
-    differing = [key for key, value in settings.items() if earlier.get(key) != value]
-    if differing:
-        changes = "; ".join(
-            f"{key}: {earlier.get(key)!r}, now {settings[key]!r}" for key in differing
-        )
-        raise ConfigError(
-            f"{output / MANIFEST}: the labels there were made with other settings ({changes}); "
-            f"one folder holds labels of one kind: {cure}"
-        )
-
-
 def _target(output: Path, record: Record) -> Path:
     return output / f"{record.image_id}.png"
-
-
-def _changed(path: Path | None) -> float:
-    """Time of the last change of a file, or of the archive that a path leads into."""
-    if path is not None:
-        for file in (path, *path.parents):
-            if file.is_file():
-                return file.stat().st_mtime
-    return 0.0
 
 
 def _check_size(image: NDArray[np.uint8], scribble: NDArray[np.uint8], record: Record) -> None:
@@ -258,18 +222,3 @@ def _count(labels: NDArray[np.uint8] | None) -> NDArray[np.int64]:
 
 def _some(names: list[str]) -> str:
     return f"e.g. {', '.join(names[:_NAMES])}"
-
-
-def _with_progress(results: Iterator[_Result], total: int, enabled: bool) -> Iterator[_Result]:
-    # a log file gets a line now and then, not ten a second
-    interval = 0.1 if sys.stderr.isatty() else 30.0
-    yield from tqdm(
-        results,
-        total=total,
-        desc="spread",
-        unit="image",
-        file=sys.stderr,
-        mininterval=interval,
-        maxinterval=max(interval, 10.0),
-        disable=not enabled,
-    )

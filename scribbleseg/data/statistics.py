@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["summarise"]
 
 _COVERAGE_EDGES = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 50.0, 100.0)
+_SIDE_EDGES = (0, 128, 256, 384, 512, 768, 1024, 1536, 2048, 4096, 1 << 30)
 
 
 def summarise(
@@ -38,8 +39,9 @@ def summarise(
 
     Returns:
         ``{"splits": {name: …}, "all": …, "classes": [...]}`` of plain Python values; shares in
-        percent; ``labelled_percent`` is the mean over images. ``None`` where nothing could be
-        measured.
+        percent; ``labelled_percent`` is the mean over images, ``mean`` and ``std`` are of each
+        channel divided by 255, strokes are of the images on which they were measured. ``None``
+        where nothing could be measured.
     """
     everything = [item for group in samples.values() for item in group]
     return {
@@ -61,6 +63,7 @@ def _shares(group: Sequence[Sample]) -> dict[str, Any]:
     return {
         "checked": len(group),
         "sizes": dict(sizes.most_common()),
+        "longer_side_histogram": _sides(group),
         "labelled_percent": float(np.mean(_coverage(drawn))) if drawn else None,
         "coverage_histogram": _histogram(_coverage(drawn)),
         "disagreement_percent": _percent(
@@ -74,6 +77,33 @@ def _shares(group: Sequence[Sample]) -> dict[str, Any]:
         else None,
         "mean": mean,
         "std": std,
+        **_strokes(group),
+    }
+
+
+def _strokes(group: Iterable[Sample]) -> dict[str, float | None]:
+    """Mean number of strokes per image, and their mean width in pixels."""
+    shapes = [item.shape for item in group if item.shape is not None]
+    length = sum(int(shape.length.sum()) for shape in shapes)
+    if not length:
+        return {"strokes_per_image": None, "stroke_width": None}
+    return {
+        "strokes_per_image": sum(int(shape.strokes.sum()) for shape in shapes) / len(shapes),
+        "stroke_width": sum(float(shape.thickness.sum()) for shape in shapes) / length,
+    }
+
+
+def _sides(group: Iterable[Sample]) -> dict[str, int]:
+    """Number of images by their longer side in pixels; empty bins at both ends are left out."""
+    sides = [max(item.size) for item in group if item.size is not None]
+    counts, _ = np.histogram(sides, bins=_SIDE_EDGES)
+    used = np.flatnonzero(counts)
+    if not used.size:
+        return {}
+    return {
+        f"{low}-{high - 1}" if high < _SIDE_EDGES[-1] else f"{low} and more": int(counts[index])
+        for index, (low, high) in enumerate(pairwise(_SIDE_EDGES))
+        if used[0] <= index <= used[-1]
     }
 
 
@@ -98,9 +128,9 @@ def _histogram(shares: Sequence[float]) -> dict[str, int]:
 
 
 def _moments(group: Sequence[Sample]) -> tuple[list[float] | None, list[float] | None]:
-    """Mean and standard deviation of RGB/255 over all pixels."""
+    """Mean and standard deviation of each channel / 255 over all pixels."""
     seen = [item for item in group if item.mean is not None and item.size is not None]
-    if not seen:
+    if len({len(item.mean) for item in seen if item.mean is not None}) != 1:
         return None, None
     weights = np.array([item.size[0] * item.size[1] for item in seen if item.size is not None])
     mean = np.average([item.mean for item in seen if item.mean is not None], 0, weights)
@@ -123,6 +153,10 @@ def _classes(names: Sequence[str], group: Sequence[Sample]) -> list[dict[str, An
     drawn = np.array([i.scribble for i in group if i.scribble is not None] or zeros)
     dense = np.array([i.mask for i in group if i.mask is not None] or zeros)
     absent = np.array([_unscribbled(item) for item in group] or zeros[:, :IGNORE_INDEX] > 0)
+    shapes = [item.shape for item in group if item.shape is not None]
+    strokes = sum((s.strokes for s in shapes), np.zeros(256, dtype=np.int64))
+    width = sum((s.thickness for s in shapes), np.zeros(256))
+    length = sum((s.length for s in shapes), np.zeros(256, dtype=np.int64))
     return [
         {
             "id": label,
@@ -132,6 +166,8 @@ def _classes(names: Sequence[str], group: Sequence[Sample]) -> list[dict[str, An
             "mask_px": int(dense[:, label].sum()),
             "images_present": int((dense[:, label] > 0).sum()),
             "images_unscribbled": int(absent[:, label].sum()),
+            "strokes_per_image": float(strokes[label] / len(shapes)) if shapes else None,
+            "stroke_width": float(width[label] / length[label]) if length[label] else None,
         }
         for label, name in enumerate(names)
     ]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["Augmentation", "TrainSample", "TrainTransform"]
 
 _CROP_TRIES = 10
+_CV_CHANNELS = 4
+_JITTERED_CHANNELS = (1, 3)  # albumentations knows grey and RGB only
+_JITTER_PROBABILITY = 0.8
+_FLIPS = ("HorizontalFlip", "VerticalFlip")
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Augmentation:
         hflip: Horizontal flip with probability 0.5.
         vflip: Vertical flip with probability 0.5.
         blur: Probability of a Gaussian blur (5×5, σ 1.1).
-        color_jitter: Strength of brightness, contrast and saturation jitter in [0, 1].
+        color_jitter: Strength of brightness, contrast and saturation jitter in [0, 1]; saturation
+            only of images with three channels.
     """
 
     scale: tuple[float, float] | None = None
@@ -65,12 +70,14 @@ class TrainSample:
     """Result of a training transform; all arrays have one size.
 
     Attributes:
-        image: uint8 RGB after colour changes, shape ``(H, W, 3)``.
-        raw: uint8 RGB before colour changes.
+        image: uint8 after colour changes, shape ``(H, W, K)``.
+        raw: uint8 before colour changes.
         labels: Scribble and further label maps, 255 in padding.
         valid: bool, False in padding.
         source_index: Row and column of the resized image that each pixel shows, int32, -1 in
             padding, shape ``(2, H, W)``; only if asked for.
+        mirrored: Whether left and right are exchanged: an odd number of flips, horizontal or
+            vertical. Rotations keep them, and so do two flips, which are half a turn.
     """
 
     image: NDArray[np.uint8]
@@ -78,6 +85,7 @@ class TrainSample:
     labels: list[NDArray[np.uint8]]
     valid: NDArray[np.bool_]
     source_index: NDArray[np.int32] | None = None
+    mirrored: bool = False
 
 
 class TrainTransform:
@@ -91,7 +99,7 @@ class TrainTransform:
         resize: Fixed first step: ``(H, W)``, or the longer side; ``None`` = original size.
         crop_size: ``(H, W)`` of the random crop, ``None`` = no crop. A crop without any
             labelled pixel is drawn again up to 10 times.
-        mean: Colour of the padding as fraction, per channel.
+        mean: Value of the padding as fraction, one number per channel K.
     """
 
     def __init__(
@@ -107,7 +115,7 @@ class TrainTransform:
         # every step that can create canvas says fill_mask: albumentations' default is class 0
         canvas: dict[str, Any] = {
             "border_mode": cv2.BORDER_CONSTANT,
-            "fill": fill,
+            "fill": fill if len(fill) <= _CV_CHANNELS else 0,
             "fill_mask": IGNORE_INDEX,
         }
         steps: list[Any] = []
@@ -123,13 +131,16 @@ class TrainTransform:
             steps.append(A.HorizontalFlip(p=0.5))
         if augmentation.vflip:
             steps.append(A.VerticalFlip(p=0.5))
-        self._geometric = A.Compose(steps) if steps else None
+        self._geometric = A.Compose(steps, save_applied_params=True) if steps else None
         self._rotates = augmentation.rotate > 0
         self._crop_size, self._fill = crop_size, fill
+        self._jitter: float | None = None
         colour: list[Any] = []
         if augmentation.blur:
             colour.append(A.GaussianBlur((5, 5), (1.1, 1.1), p=augmentation.blur))
-        if augmentation.color_jitter:
+        if augmentation.color_jitter and len(fill) not in _JITTERED_CHANNELS:
+            self._jitter = augmentation.color_jitter
+        elif augmentation.color_jitter:
             strength = augmentation.color_jitter
             colour.append(
                 A.ColorJitter(
@@ -137,7 +148,7 @@ class TrainTransform:
                     contrast=(1 - strength, 1 + strength),
                     saturation=(1 - strength, 1 + strength),
                     hue=(0.0, 0.0),
-                    p=0.8,
+                    p=_JITTER_PROBABILITY,
                 )
             )
         self._colour = A.Compose(colour) if colour else None
@@ -153,11 +164,13 @@ class TrainTransform:
         """Transform one sample.
 
         Args:
-            image: uint8 RGB, shape ``(H, W, 3)``.
+            image: uint8, shape ``(H, W, K)``.
             labels: Label maps of the same size, ids and 255; the first decides about empty crops.
             seed: Everything random in this call follows from it.
             track: Also say where each pixel comes from (``source_index``).
         """
+        names = ("geometry", "crop", "colour", "jitter")
+        streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
             image = resize_image(image, self.resize)
@@ -170,18 +183,25 @@ class TrainTransform:
             masks.extend(np.indices(image.shape[:2], dtype=np.uint16))
         if self._rotates:  # the one geometric step that makes canvas
             masks.append(np.ones(image.shape[:2], np.uint8))
+        mirrored = False
         if self._geometric is not None:
-            self._geometric.set_random_seed(seed)
+            _reseed(self._geometric, streams["geometry"])
             out = self._geometric(image=image, masks=masks)
             image, masks = out["image"], list(out["masks"])
+            flips = [name for name, _ in out["applied_transforms"] if name in _FLIPS]
+            mirrored = len(flips) % 2 == 1
         if not self._rotates:
             masks.append(np.ones(image.shape[:2], np.uint8))
+        elif image.shape[2] > _CV_CHANNELS:  # OpenCV fills four channels at most
+            image[masks[-1] != 1] = self._fill
         if self._crop_size is not None:
-            image, masks = self._labelled_crop(image, masks, self._crop_size, seed)
+            image, masks = self._labelled_crop(image, masks, self._crop_size, streams["crop"])
         raw = image
         if self._colour is not None:
-            self._colour.set_random_seed(seed)
+            _reseed(self._colour, streams["colour"])
             image = self._colour(image=image)["image"]
+        if self._jitter is not None:
+            image = _jitter(image, self._jitter, streams["jitter"])
         valid, count = masks[-1] == 1, len(labels)
         places = None
         if track:
@@ -189,14 +209,27 @@ class TrainTransform:
             places[:, ~valid] = -1
         # albumentations gives all masks one type
         label_maps = [np.asarray(mask, np.uint8) for mask in masks[:count]]
-        return TrainSample(image, raw, label_maps, valid, places)
+        return TrainSample(image, raw, label_maps, valid, places, mirrored)
+
+    def _pad(
+        self, image: NDArray[np.uint8], border: tuple[int, int, int, int, int]
+    ) -> NDArray[np.uint8]:
+        top, bottom, left, right, _ = border
+        height, width, channels = image.shape
+        if channels <= _CV_CHANNELS:
+            padded = np.asarray(cv2.copyMakeBorder(image, *border, value=self._fill), np.uint8)
+            return padded.reshape(top + height + bottom, left + width + right, channels)
+        padded = np.empty((top + height + bottom, left + width + right, channels), np.uint8)
+        padded[...] = self._fill
+        padded[top : top + height, left : left + width] = image
+        return padded
 
     def _labelled_crop(
         self,
         image: NDArray[np.uint8],
         masks: list[NDArray[Any]],
         size: tuple[int, int],
-        seed: int,
+        stream: np.random.SeedSequence,
     ) -> tuple[NDArray[np.uint8], list[NDArray[Any]]]:
         """Pad around the centre where needed, then crop: plain slices, since all samples do it."""
         height, width = size
@@ -204,15 +237,41 @@ class TrainTransform:
         if any(missing):
             top, left = missing[0] // 2, missing[1] // 2
             border = (top, missing[0] - top, left, missing[1] - left, cv2.BORDER_CONSTANT)
-            image = np.asarray(cv2.copyMakeBorder(image, *border, value=self._fill), np.uint8)
+            image = self._pad(image, border)
             masks = [
                 np.asarray(cv2.copyMakeBorder(mask, *border, value=(IGNORE_INDEX,)), mask.dtype)
                 for mask in masks
             ]
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(stream)
         room = [image.shape[0] - height + 1, image.shape[1] - width + 1]
         for top, left in rng.integers(0, room, size=(_CROP_TRIES, 2)).tolist():
             window = np.s_[top : top + height, left : left + width]
             if int(masks[0][window].min()) < IGNORE_INDEX:
                 break
         return image[window].copy(), [mask[window].copy() for mask in masks]
+
+
+def _reseed(steps: A.Compose, stream: np.random.SeedSequence) -> None:
+    """Give each step a stream of its own: ``set_random_seed`` gives the same one to all.
+
+    Then flips, rotations and scales would depend on each other, and some pairs never occur.
+    """
+    own, *children = stream.generate_state(1 + len(steps.transforms)).tolist()
+    steps.set_random_seed(own)
+    for step, child in zip(steps.transforms, children, strict=True):
+        step.set_random_seed(child)
+
+
+def _jitter(
+    image: NDArray[np.uint8], strength: float, stream: np.random.SeedSequence
+) -> NDArray[np.uint8]:
+    """Brightness and contrast of images that are neither grey nor RGB, alike in all channels."""
+    rng = np.random.default_rng(stream)
+    if rng.random() >= _JITTER_PROBABILITY:
+        return image
+    brightness, contrast = rng.uniform(1 - strength, 1 + strength, 2)
+    # contrast acts around the mean, which the brightness has moved
+    centre = float(image.mean()) * brightness
+    levels = np.arange(256) * brightness
+    table = np.clip(np.round((levels - centre) * contrast + centre), 0, 255).astype(np.uint8)
+    return np.asarray(table[image], dtype=np.uint8)

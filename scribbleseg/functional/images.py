@@ -1,19 +1,19 @@
-"""Decoding images, writing label maps, and drawing them over images: no data set knowledge."""
+"""Writing label maps, and drawing them over images: no data set knowledge."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from scribbleseg.constants import IGNORE_INDEX, voc_palette
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.decode import IMAGE_SUFFIXES, decode_image
+from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,55 +29,6 @@ __all__ = [
     "write_image",
     "write_label",
 ]
-
-_ORIENTATION = 0x0112  # EXIF tag
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def decode_image(path: str | Path) -> NDArray[np.uint8]:
-    """RGB pixels of an image file in its EXIF orientation.
-
-    Args:
-        path: Any format that Pillow reads. Only the first frame is used; alpha is dropped.
-            16-bit and float images are scaled to their 0.5 to 99.5 percentile.
-
-    Returns:
-        uint8, shape ``(H, W, 3)``.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist.
-        LabelFormatError: If it cannot be decoded, or holds more pixels than Pillow's limit.
-    """
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image: Image.Image = file
-                if file.getexif().get(_ORIENTATION, 1) != 1:
-                    image = ImageOps.exif_transpose(file)
-                if image.mode.startswith("I") or image.mode == "F":
-                    return _stretch(np.asarray(image))
-                return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(f"image {path} does not exist") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise LabelFormatError(
-            f"{path}: {error}; tile the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
-        ) from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise LabelFormatError(
-            f"D202 {path}: cannot be decoded ({error}); the file is truncated or not an image: "
-            "copy it again from its source, or remove it from the list"
-        ) from error
-
-
-def _stretch(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Percentile-scale high bit depth to 8 bits; Pillow's own conversion clips at 255."""
-    floats = np.nan_to_num(values.astype(np.float32))
-    low, high = np.percentile(floats, (0.5, 99.5))
-    scaled = np.clip((floats - low) / max(float(high - low), 1e-12), 0, 1) * 255
-    return np.repeat(np.round(scaled).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _atomic_save(image: Image.Image, path: Path, **options: object) -> None:
@@ -140,14 +91,15 @@ def overlay_labels(
     """Blend label colours into an image; the ignore value and the background stay clear.
 
     Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
+        image: uint8, shape ``(H, W, 3)``; other channels are shown by
+            :func:`~scribbleseg.functional.intensity.rgb_view`.
         labels: Ids, shape ``(H, W)``.
         palette: 256 colours.
         alpha: Opacity in [0, 1].
         background: Id that is not painted; ``None`` paints every class.
         thicken: Grow the labelled pixels by so many pixels, so that thin scribbles can be seen.
     """
-    labels = np.asarray(labels, dtype=np.uint8)
+    image, labels = rgb_view(image), np.asarray(labels, dtype=np.uint8)
     if thicken:
         # 255 - id turns "not drawn" into 0, which a dilation (maximum) overwrites by drawn ids
         kernel = np.ones((2 * thicken + 1, 2 * thicken + 1), np.uint8)
@@ -169,7 +121,7 @@ def compose_panel(
     """One picture from rows of RGB tiles, with a title above each column.
 
     Args:
-        tiles: Rows of equally many RGB images; images of a row have one size.
+        tiles: Rows of equally many images, uint8 of any channels; images of a row have one size.
         titles: Column titles.
         tile_height: Height in pixels to which every tile is scaled.
         captions: Text at the top left of each row, such as the image id.
@@ -191,7 +143,7 @@ def compose_panel(
         for column, tile in enumerate(row):
             shrink = tile.shape[0] > tile_height
             scaled = cv2.resize(
-                tile,
+                rgb_view(tile),
                 (row_width, tile_height),
                 interpolation=cv2.INTER_AREA if shrink else cv2.INTER_NEAREST,
             )

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["normalize", "preprocess", "resize_image", "resized_shape"]
 
+_CV_CHANNELS = 4
+
 
 def resized_shape(height: int, width: int, resize: int | tuple[int, int] | None) -> tuple[int, int]:
     """Size of an image after :func:`resize_image`.
@@ -61,11 +63,11 @@ def resize_image(
     """Scale an image: pixel averages when it shrinks, bilinear otherwise.
 
     Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
+        image: uint8, shape ``(H, W, K)``.
         resize: See :func:`resized_shape`.
 
     Returns:
-        uint8, shape ``(h, w, 3)``; the input itself if its size does not change.
+        uint8, shape ``(h, w, K)``; the input itself if its size does not change.
 
     Example:
         >>> resize_image(np.zeros((4, 8, 3), np.uint8), 4).shape
@@ -76,17 +78,21 @@ def resize_image(
     if (new_height, new_width) == (height, width):
         return image
     shrinks = new_height <= height and new_width <= width
-    resized = cv2.resize(
-        image,
-        (new_width, new_height),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
-    return np.asarray(resized, dtype=np.uint8)
+    size, mode = (new_width, new_height), cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    channels = image.shape[2]
+    if channels <= _CV_CHANNELS:
+        resized = cv2.resize(image, size, interpolation=mode)
+        return np.asarray(resized, dtype=np.uint8).reshape(new_height, new_width, channels)
+    out = np.empty((new_height, new_width, channels), dtype=np.uint8)
+    for first in range(0, channels, _CV_CHANNELS):  # OpenCV averages four channels at most
+        part = np.ascontiguousarray(image[..., first : first + _CV_CHANNELS])
+        out[..., first : first + _CV_CHANNELS] = resize_image(part, (new_height, new_width))
+    return out
 
 
 @lru_cache(maxsize=16)
 def _normalized_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """Normalised value of every 8-bit level per channel, float32, shape ``(3, 256)``."""
+    """Normalised value of every 8-bit level per channel, float32, shape ``(K, 256)``."""
     levels = np.arange(256, dtype=np.float64)[None] / 255
     table = (levels - np.array(mean)[:, None]) / np.array(std)[:, None]
     return np.asarray(table, dtype=np.float32)
@@ -95,33 +101,33 @@ def _normalized_levels(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArr
 def normalize(
     image: NDArray[np.uint8], mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.float32]:
-    """Standardised channels, ``(rgb / 255 - mean) / std``, as the network expects them.
+    """Standardised channels, ``(image / 255 - mean) / std``, as the network expects them.
 
     Every 8-bit level is looked up in a table made in double precision, so the result is correctly
     rounded and the same on every processor.
 
     Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
-        mean: Per channel, in units of RGB / 255.
-        std: Per channel, in units of RGB / 255, not 0.
+        image: uint8, shape ``(H, W, K)``.
+        mean: K numbers in units of image / 255.
+        std: K numbers in units of image / 255, not 0.
 
     Returns:
-        float32, shape ``(3, H, W)``, contiguous.
+        float32, shape ``(K, H, W)``, contiguous.
 
     Raises:
-        ValueError: If the image is not uint8 with three channels.
+        ValueError: If the image is not uint8, or has not one channel per mean.
 
     Example:
         >>> normalize(np.full((1, 2, 3), 255, np.uint8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)).tolist()
         [[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]]]
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"expected a uint8 RGB image of shape (H, W, 3), got {image.dtype} {image.shape}"
-        )
+    channels = len(mean)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != channels:
+        kind = "RGB image of shape (H, W, 3)" if channels == 3 else f"image (H, W, {channels})"
+        raise ValueError(f"expected a uint8 {kind}, got {image.dtype} {image.shape}")
     table = _normalized_levels(tuple(mean), tuple(std))
-    out = np.empty((3, *image.shape[:2]), dtype=np.float32)
-    for channel in range(3):
+    out = np.empty((channels, *image.shape[:2]), dtype=np.float32)
+    for channel in range(channels):
         cv2.LUT(cv2.extractChannel(image, channel), table[channel : channel + 1], dst=out[channel])
     return out
 
@@ -130,10 +136,10 @@ def preprocess(image: NDArray[np.uint8], info: DataInfo) -> Tensor:
     """Network input of one image: resized and normalised as the data was in training.
 
     Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
+        image: uint8, shape ``(H, W, K)``.
         info: Where the input size, mean and standard deviation come from.
 
     Returns:
-        float32, shape ``(3, h, w)`` with ``(h, w)`` from :func:`resized_shape`.
+        float32, shape ``(K, h, w)`` with ``(h, w)`` from :func:`resized_shape`.
     """
     return torch.from_numpy(normalize(resize_image(image, info.resize), info.mean, info.std))

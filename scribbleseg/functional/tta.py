@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
+from scribbleseg.functional.flip_pairs import mirrored_ids
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -26,6 +28,7 @@ def multi_scale_probabilities(
     average: Literal["probs", "logits"] = "probs",
     align_corners: bool = False,
     rounding: Literal["round", "floor"] = "round",
+    flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Tensor:
     r"""Average predictions over scaled and mirrored copies of an image.
 
@@ -45,13 +48,15 @@ def multi_scale_probabilities(
         average: ``"probs"`` averages probabilities; ``"logits"`` *sums* logits.
         align_corners: Convention of the bilinear scaling of image and logits.
         rounding: How ``H * scale`` becomes a whole number.
+        flip_pairs: Pairs of classes that a mirror image exchanges, such as left and right hand:
+            their logits change places too.
 
     Returns:
         Shape ``(B, C, H, W)``, float32 (float64 if the logits are): probabilities that sum to 1,
         or with ``average="logits"`` the sum of ``len(scales) * (1 + flip)`` logits.
 
     Raises:
-        ValueError: If there is no scale, or one is not positive.
+        ValueError: If there is no scale, one is not positive, or pairs are not of classes.
 
     Example:
         >>> image = torch.zeros(1, 3, 4, 4)
@@ -68,6 +73,8 @@ def multi_scale_probabilities(
         logits = _bilinear(_at_least_float32(logits), size, align_corners)
         if mirror:
             logits = logits.flip(-1)
+            if flip_pairs:
+                logits = logits[:, mirrored_ids(flip_pairs, logits.shape[1])]
         total = total + (logits.softmax(dim=1) if average == "probs" else logits)
     return total / (len(scales) * (2 if flip else 1)) if average == "probs" else total
 

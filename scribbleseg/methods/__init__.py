@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg.methods.pfa import PFAModule
 from scribbleseg.methods.regularized import (
     DMPLSModule,
     MeanTeacherModule,
@@ -9,4 +10,10 @@ from scribbleseg.methods.regularized import (
     Scribble2LabelModule,
 )
 
-__all__ = ["DMPLSModule", "MeanTeacherModule", "RegularizedModule", "Scribble2LabelModule"]
+__all__ = [
+    "DMPLSModule",
+    "MeanTeacherModule",
+    "PFAModule",
+    "RegularizedModule",
+    "Scribble2LabelModule",
+]

@@ -13,6 +13,7 @@ from scribbleseg.functional.schedules import ScheduleName, schedule_factor
 from scribbleseg.inference import InferenceConfig, predict_logits
 from scribbleseg.methods.evaluation import EvaluatedModule
 from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
+from scribbleseg.options import check_whole
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class ScribbleSegModule(EvaluatedModule):
 
     Args:
         num_classes: Number of classes, background included; set by the command line.
+        in_channels: Image channels; set by the command line. For others than 3 the pretrained first
+            kernel is summed or repeated.
         arch: Decoder architecture.
         encoder: Encoder of segmentation-models-pytorch, or ``tu-<name>`` for any timm model.
         encoder_weights: ``"imagenet"``, ``null`` (random), or a local .safetensors/.pth file.
@@ -60,6 +63,7 @@ class ScribbleSegModule(EvaluatedModule):
         self,
         num_classes: int,
         *,
+        in_channels: int = 3,
         arch: Arch = "unet",
         encoder: str = "resnet34",
         encoder_weights: str | None = "imagenet",
@@ -84,6 +88,7 @@ class ScribbleSegModule(EvaluatedModule):
             )
         super().__init__(num_classes, inference)
         self.save_hyperparameters(ignore=["inference"])
+        check_whole(1, in_channels=in_channels)
         if lr <= 0 or head_lr_mult <= 0 or weight_decay < 0 or warmup_steps < 0:
             raise ConfigError(
                 f"lr={lr}, head_lr_mult={head_lr_mult}, weight_decay={weight_decay}, "
@@ -95,6 +100,7 @@ class ScribbleSegModule(EvaluatedModule):
             encoder,
             num_classes=num_classes,
             encoder_weights=encoder_weights,
+            in_channels=in_channels,
             output_stride=output_stride,
             freeze_batchnorm=freeze_batchnorm,
             channels_last=channels_last,
@@ -112,7 +118,7 @@ class ScribbleSegModule(EvaluatedModule):
         return self.network.feature_dim
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, C, H, W)`` of normalised images ``(B, 3, H, W)`` of any size."""
+        """Logits ``(B, C, H, W)`` of normalised images ``(B, K, H, W)`` of any size."""
         return cast("Tensor", self.network(image))
 
     def forward_features(self, image: Tensor) -> SegOutput:
@@ -128,7 +134,8 @@ class ScribbleSegModule(EvaluatedModule):
 
         Override where a method predicts otherwise than by its classifier.
         """
-        return predict_logits(self.forward, image, self.inference)
+        pairs = self.data_info.flip_pairs
+        return predict_logits(self.forward, image, self.inference, flip_pairs=pairs)
 
     # --------------------------------------------------------------- training
 
@@ -269,10 +276,16 @@ class ScribbleSegModule(EvaluatedModule):
                 f"{'; '.join(differing[:5]) or 'the number only'}. Use the class file of the "
                 "training data, or train a new model"
             )
+        if ours.source and stored.source and ours.in_channels != stored.in_channels:
+            raise CheckpointError(
+                f"D402 the checkpoint was trained on images of {stored.in_channels} channels of "
+                f"{stored.source}, the data has {ours.in_channels} of {ours.source}: set "
+                "`channels` of the source to that number, or train a new model"
+            )
         if not ours.source:
             self.data_info = stored
         elif stored.source:
-            for name in ("mean", "std", "resize"):
+            for name in ("mean", "std", "resize", "intensity"):
                 before, now = getattr(stored, name), getattr(ours, name)
                 if before != now:
                     logger.warning(

@@ -41,7 +41,7 @@ class SegNetwork(nn.Module):
     of ``divisor``; outputs are cropped back.
 
     Args:
-        encoder: Image ``(B, 3, H, W)`` to a list of feature maps.
+        encoder: Image ``(B, K, H, W)`` to a list of feature maps.
         decoder: List of feature maps to ``(B, D, h, w)``.
         classifier: ``(B, D, h, w)`` to ``(B, C, h, w)``.
         upsampling: ``(B, C, h, w)`` to the padded input size.
@@ -107,7 +107,7 @@ class SegNetwork(nn.Module):
         """Logits and features at decoder resolution, of the padded image.
 
         Args:
-            image: Normalised RGB, float, shape ``(B, 3, H, W)``, any size.
+            image: Normalised, float, shape ``(B, K, H, W)``, any size.
 
         Returns:
             ``logits (B, C, h, w)`` and ``features (B, D, h, w)``; :meth:`upsample_logits` brings
@@ -115,6 +115,18 @@ class SegNetwork(nn.Module):
         """
         features = self.decoder(self.encode(image))
         return SegOutput(self.classifier(features), features)
+
+    @property
+    def align_corners(self) -> bool:
+        """How :meth:`upsample_logits` aligns the grids, for losses at single pixels."""
+        return bool(getattr(self.upsampling, "align_corners", False))
+
+    def on_canvas(self, labels: Tensor, *, fill: int) -> Tensor:
+        """Label maps ``(B, H, W)`` padded as the image was, to ``padded_size``."""
+        height, width = self.padded_size(labels.shape[-2], labels.shape[-1])
+        return F.pad(
+            labels, (0, width - labels.shape[-1], 0, height - labels.shape[-2]), value=fill
+        )
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Encoder features of the padded image, from input size to the coarsest."""
@@ -133,7 +145,7 @@ class SegNetwork(nn.Module):
         return logits[..., : size[0], : size[1]]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, C, H, W)`` of an image ``(B, 3, H, W)`` of any size."""
+        """Logits ``(B, C, H, W)`` of an image ``(B, K, H, W)`` of any size."""
         output = self.forward_features(image)
         return self.upsample_logits(output.logits, (image.shape[-2], image.shape[-1]))
 
@@ -158,8 +170,9 @@ def build_network(
         encoder_weights: ``"imagenet"`` (downloaded once), ``None`` (random), or a local
             ``.safetensors``/``.pth`` file in timm's or torchvision's naming.
         in_channels: Image channels; for others than 3 the pretrained first kernel is adapted.
-        output_stride: 8 or 16 for dilated encoders of ``deeplabv3``/``deeplabv3plus``/``pan``;
-            ``None`` = the architecture's own.
+        output_stride: 8 or 16 for dilated encoders of ``deeplabv3``/``deeplabv3plus``/``pan``; 16
+            for ``segformer`` on ``mit_b*``, whose last stage then keeps its resolution; ``None`` =
+            the architecture's own.
         freeze_batchnorm: Keep BatchNorm statistics and affine parameters of the encoder, or of all.
         channels_last: Memory order; see :class:`SegNetwork`.
 
@@ -173,11 +186,13 @@ def build_network(
     if arch not in Arch.__args__:  # type: ignore[attr-defined]
         raise ConfigError(f"unknown arch {arch!r}; expected one of {', '.join(Arch.__args__)}")  # type: ignore[attr-defined]
     options: dict[str, Any] = {}
-    if output_stride is not None:
+    # smp's own option would also dilate the convolutions of the last stage
+    mit_stride_16 = arch == "segformer" and encoder.startswith("mit_b") and output_stride == 16
+    if output_stride is not None and not mit_stride_16:
         if arch not in {"deeplabv3", "deeplabv3plus", "pan"}:
             raise ConfigError(
                 f"output_stride={output_stride} is not available for arch {arch!r}; "
-                "use deeplabv3, deeplabv3plus or pan, or leave it null"
+                "use deeplabv3, deeplabv3plus or pan (segformer on mit_b*: 16), or leave it null"
             )
         options["encoder_output_stride"] = output_stride
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
@@ -200,6 +215,9 @@ def build_network(
             raise
     if encoder_weights is not None and hub_weights is None:
         load_encoder_weights(model.encoder, encoder_weights, name=encoder)
+    if mit_stride_16:
+        model.encoder.patch_embed4.proj.stride = (1, 1)
+        model.encoder._output_stride = 16
     classifier, upsampling = model.segmentation_head[0], model.segmentation_head[1]
     return SegNetwork(
         model.encoder,

@@ -23,7 +23,7 @@ def block(module: str) -> str:
     parts = module.split(".")[1:]
     if not parts or parts[0] in TOP:
         return "top"
-    if parts[:2] in (["methods", "base"], ["methods", "evaluation"]):
+    if parts[0] == "methods" and parts[1:2] in (["base"], ["evaluation"], ["partial"]):
         return "methods.base"
     if parts[0] == "methods" and len(parts) > 1:
         return f"methods/{parts[1]}"

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from scribbleseg import folder_prediction
+from scribbleseg import predictor as predictor_file
 from scribbleseg.errors import CheckpointError, ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.images import decode_image
 from scribbleseg.functional.preprocess import preprocess
@@ -306,12 +307,12 @@ def test_broken_file_does_not_end_the_run(predictor, photos, tmp_path, caplog):
 
 
 def test_odd_decoder_errors_are_reported(predictor, photos, tmp_path, monkeypatch):
-    def decode(path):
+    def decode(path, **options):
         if path.name == "one.png":
             raise KeyError(273)
-        return decode_image(path)
+        return decode_image(path, **options)
 
-    monkeypatch.setattr(folder_prediction, "decode_image", decode)
+    monkeypatch.setattr(predictor_file, "decode_image", decode)
     report = predictor.predict_folder(photos, tmp_path / "out")
     assert [failure.image for failure in report.failed] == ["one.png"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.commands.opening import add_source, open_source
+from scribbleseg.data.commands.working import add_workers, report_failures
 from scribbleseg.data.spread import spread_scribbles
 
 if TYPE_CHECKING:
@@ -41,13 +41,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=float,
         help="leave pixels below this probability (0 to 1) unlabelled (default: label all)",
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=min(8, cores or 1),
-        help="processes, each with its own memory; 0 = in this process (default: %(default)s)",
-    )
+    add_workers(parser)
     parser.set_defaults(run=_spread, allow_dense_scribbles=False)
 
 
@@ -69,11 +63,4 @@ def _spread(options: argparse.Namespace) -> int:
         )
         return 130
     sys.stdout.write(report.format() + "\n")
-    if not report.failed:
-        return 0
-    reasons = "".join(f"  {name}: {why}\n" for name, why in list(report.failed.items())[:3])
-    sys.stderr.write(
-        f"error: {len(report.failed)} images could not be spread, such as\n{reasons}correct them "
-        "and run the same command again: it does only what is missing\n"
-    )
-    return 1
+    return report_failures(report.failed, "spread")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.data import io
+from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.base import FileIndex, LabelRole, LabelType, OnMissing
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import (
@@ -54,6 +55,8 @@ class ACDCSource(FolderSource):
             ``"pseudo"`` on ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-label PNGs of either layout, see
             :class:`~scribbleseg.data.sources.folder.FolderSource`.
+        weak_labels: Where clicks, boxes and tags are, for the label types ``"point"``, ``"box"``
+            and ``"tag"``.
 
     Raises:
         ScribbleNotFoundError: If ``root`` holds neither layout.
@@ -74,6 +77,7 @@ class ACDCSource(FolderSource):
         on_missing: OnMissing = "error",
         label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
+        weak_labels: WeakLabels | None = None,
     ) -> None:
         if fold not in range(1, _FOLDS + 1):
             raise ConfigError(f"fold={fold}: expected 1 to {_FOLDS}")
@@ -92,6 +96,7 @@ class ACDCSource(FolderSource):
             group_regex=_GROUP,
             label_type=label_type,
             pseudo_label_dir=pseudo_label_dir,
+            weak_labels=weak_labels,
         )
 
     @classmethod

@@ -13,11 +13,17 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
+from scribbleseg.data.image_options import ImageOptions
+from scribbleseg.data.label_types import LabelType, WeakLabels, check_weak_options
+from scribbleseg.data.orientation import orient_label
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
 from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.sources.box_labels import BoxFiles
 from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_labels
+from scribbleseg.data.sources.weak import weak_reader
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
-from scribbleseg.functional.strokes import Renderer, rasterize
+from scribbleseg.functional.degrade import StrokeDrawing
+from scribbleseg.functional.strokes import Renderer
 from scribbleseg.options import check_choice
 from scribbleseg.types import Record, Split
 
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from scribbleseg.data.readers.boxes import Box
 
 __all__ = [
     "FileIndex",
@@ -39,16 +47,15 @@ __all__ = [
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-LabelType = Literal["scribble", "mask", "pseudo"]
-"""What trains: scribbles, dense masks (upper bound of a comparison), or a folder of pseudo-labels
-that an earlier stage made."""
-
 LabelRole = Literal["scribble", "mask"]
 """Which of the data set's own labels a file is: their values may be coded differently."""
 
 _CURES = {
     "image": "copy the files there, or remove the names from the list",
     "scribble": "draw them, remove the names from the list, or set `on_missing: skip`",
+    "point": "add them, remove the names from the list, or set `on_missing: skip`",
+    "box": "add them, remove the names from the list, or set `on_missing: skip`",
+    "tag": "add them, remove the names from the list, or set `on_missing: skip`",
     "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
     "pseudo-label": "run the stage that makes them again, remove the names from the list, or set "
     "`on_missing: skip`",
@@ -91,7 +98,8 @@ class FileSource(ScribbleSource):
     Args:
         classes: Names, colours and value maps.
         label_type: ``"mask"`` trains on the dense masks (upper bound), ``"pseudo"`` on the files
-            of ``pseudo_label_dir``.
+            of ``pseudo_label_dir``; ``"point"``, ``"box"`` and ``"tag"`` on weaker labels.
+        weak_labels: Where clicks, boxes and tags are, and how they are drawn.
         pseudo_label_dir: Folder of pseudo-labels; needed by, and only by, ``"pseudo"``.
         on_missing: Training images without scribble are an error, left out, or kept unlabelled.
         unlabelled_value: Value of scribble files that means "not drawn", besides 255.
@@ -100,7 +108,11 @@ class FileSource(ScribbleSource):
         allow_dense_scribbles: Scribbles may cover most of the image.
         resize_labels: Fit labels of another size to their image by nearest neighbour.
         strokes: Width, renderer and coordinate offset for stroke files.
+        images: Channels, window and largest size of images.
     """
+
+    root: Path
+    """Folder to which names of files are relative; set before this class's ``__init__``."""
 
     layout: ClassVar[str]
     """What a folder of this kind holds, in a few words, for messages."""
@@ -117,8 +129,10 @@ class FileSource(ScribbleSource):
         allow_dense_scribbles: bool = False,
         resize_labels: bool = False,
         strokes: tuple[float, Renderer, float] = (3.0, "distance", 0.0),
+        weak_labels: WeakLabels | None = None,
+        images: ImageOptions | None = None,
     ) -> None:
-        check_choice("label_type", label_type, get_args(LabelType))
+        check_weak_options(label_type, weak_labels, classes.background)
         check_pseudo_options(label_type, pseudo_label_dir)
         check_choice("on_missing", on_missing, get_args(OnMissing))
         if unlabelled_value is not None and not 0 <= unlabelled_value <= 65535:
@@ -127,9 +141,13 @@ class FileSource(ScribbleSource):
             self._group_pattern = None if group_regex is None else re.compile(group_regex)
         except re.error as error:
             raise ConfigError(f"group_regex={group_regex!r}: {error}") from error
+        pixels = images or ImageOptions()
+        self.in_channels, self.intensity = pixels.channels, pixels.intensity
+        self.rgb_channels, self.max_image_pixels = pixels.rgb_channels, pixels.max_image_pixels
         self.class_names = classes.names
         self.palette = classes.palette
         self.background = classes.background
+        self.flip_pairs = classes.flip_pairs
         self.classes = classes
         self.label_type, self.on_missing = label_type, on_missing
         self.pseudo_label_dir = pseudo_label_dir
@@ -139,6 +157,9 @@ class FileSource(ScribbleSource):
         self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self._strokes = strokes
         self._tags = class_ids(classes.names, classes.aliases)
+        options = weak_labels or WeakLabels()
+        self._boxes = BoxFiles(self, options)
+        self._weak = weak_reader(self, label_type, options)
 
     @classmethod
     @abstractmethod
@@ -181,11 +202,7 @@ class FileSource(ScribbleSource):
             return [self._record(stem, None, None) for stem in files.images]
         stems = self._match(self._list_stems(split), split)
         if split == "train":
-            role, labels = {
-                "scribble": ("scribble", files.scribbles),
-                "mask": ("mask", files.masks),
-                "pseudo": ("pseudo-label", self.pseudo_labels),
-            }[self.label_type]
+            role, labels = self._training_labels()
             if role == "mask" or self.on_missing == "error":
                 self._require_all(stems, labels, role, split)
             elif self.on_missing == "skip":
@@ -198,15 +215,66 @@ class FileSource(ScribbleSource):
             return [self._record(stem, labels.get(stem), None) for stem in stems]
         if files.masks:
             self._require_all(stems, files.masks, "mask", split)
-        else:
-            self._require_all(stems, files.scribbles, "scribble", split)
-        return [
-            self._record(stem, files.scribbles.get(stem), files.masks.get(stem)) for stem in stems
-        ]
+            return [
+                self._record(stem, files.scribbles.get(stem), files.masks[stem]) for stem in stems
+            ]
+        # clicks are all that some data sets have
+        points = self.label_type == "point" and not files.scribbles
+        role, labels = self._training_labels() if points else ("scribble", files.scribbles)
+        self._require_all(stems, labels, role, split)
+        return [self._record(stem, labels[stem], None) for stem in stems]
+
+    def _training_labels(self) -> tuple[str, Mapping[str, Path]]:
+        """What the label type is called in messages, and its files by stem."""
+        if self._weak is not None:
+            return self._weak.role, self._weak.files
+        if self.label_type == "pseudo":
+            return "pseudo-label", self.pseudo_labels
+        mask = self.label_type == "mask"
+        return ("mask", self.files.masks) if mask else ("scribble", self.files.scribbles)
+
+    def records_with_masks(self, split: Split) -> list[Record]:
+        """Samples of a split with their dense masks, scribbles or not: to make labels from.
+
+        Raises:
+            ScribbleNotFoundError: If the list, listed images or masks are missing (D301).
+        """
+        stems = self._match(self._list_stems(split), split)
+        files = self.files
+        self._require_all(stems, files.masks, "mask", split)
+        return [self._record(stem, files.scribbles.get(stem), files.masks[stem]) for stem in stems]
 
     def with_mask(self, record: Record) -> Record:
         """The record with its dense mask, if there is one: for checks, never for training."""
         return replace(record, mask=self.files.masks.get(record.image_id))
+
+    def boxes(self, record: Record) -> list[Box]:
+        """Boxes of an image as they are in the annotation, whatever label type trains.
+
+        Raises:
+            ScribbleNotFoundError: If the data set or the image has none (D301).
+            LabelFormatError: If the file is faulty.
+        """
+        return self._boxes.read(record)
+
+    @property
+    def box_files(self) -> Mapping[str, Path]:
+        """Box files by stem, listed at the first use; a source that knows its boxes overrides it.
+
+        Raises:
+            ScribbleNotFoundError: If the data set has none (D301).
+        """
+        return self._boxes.files
+
+    def class_labels(self, record: Record) -> list[int] | None:
+        """Classes of a training image from its boxes or tags; ``None`` = what the scribble shows.
+
+        Raises:
+            ScribbleSegError: If they cannot be read.
+        """
+        if self._weak is None or record.scribble is None:
+            return None
+        return self._weak.class_labels(record)
 
     def group_of(self, stem: str) -> str | None:
         """Group of a stem; the stem itself if the pattern does not match, ``None`` without one."""
@@ -227,6 +295,8 @@ class FileSource(ScribbleSource):
         if record.scribble is None and self.on_missing == "unlabelled":
             return np.full(self._image_size(record), IGNORE_INDEX, dtype=np.uint8)
         path = io.require(record.scribble, "scribble", record.image_id)
+        if self._weak is not None and self._weak.files.get(record.image_id) == path:
+            return self._fit(self._weak.draw(record), record)
         folder = self.pseudo_label_dir
         if folder is not None and path.parent / path.stem == folder / record.image_id:
             # written by this library: ids, whatever coding the data set's own labels have
@@ -234,6 +304,17 @@ class FileSource(ScribbleSource):
         dense = self.label_type == "mask" and self.files.masks.get(record.image_id) == path
         role: LabelRole = "mask" if dense else "scribble"
         return self._fit(self._decode(path, role, record), record)
+
+    def read_strokes(self, record: Record) -> StrokeDrawing | None:
+        """Polylines of a stroke file that trains, ``None`` for scribbles that are pixels.
+
+        Raises:
+            LabelFormatError: If the file is faulty.
+        """
+        path = record.scribble
+        if self.label_type != "scribble" or path is None or path.suffix.lower() != ".xml":
+            return None
+        return self._read_drawing(path, record)
 
     def read_mask(self, record: Record) -> NDArray[np.uint8]:
         """Dense ids, uint8, shape ``(H, W)``, 255 = void. Validation and checks only.
@@ -247,15 +328,7 @@ class FileSource(ScribbleSource):
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if path.suffix.lower() == ".xml":
-            width, renderer, offset = self._strokes
-            content = read_scribblesup(path, self._tags, image_size=self._image_size(record))
-            return rasterize(
-                content.strokes,
-                content.size,
-                width=width,
-                renderer=renderer,
-                coordinate_offset=offset,
-            )
+            return self._read_drawing(path, record).rasterize()
         palette = dict(self.classes.colours)
         if palette:
             palette.setdefault((224, 224, 192), IGNORE_INDEX)
@@ -268,10 +341,16 @@ class FileSource(ScribbleSource):
             remap=self.classes.remap,
         )
 
+    def _read_drawing(self, path: Path, record: Record) -> StrokeDrawing:
+        content = read_scribblesup(path, self._tags, image_size=self._image_size(record))
+        return StrokeDrawing(content.strokes, content.size, *self._strokes)
+
     def _image_size(self, record: Record) -> tuple[int, int]:
-        return io.read_header(io.require(record.image, "image", record.image_id)).size
+        path = io.require(record.image, "image", record.image_id)
+        return io.read_header(path, channels=self.in_channels).size
 
     def _fit(self, label: NDArray[np.uint8], record: Record) -> NDArray[np.uint8]:
+        label = orient_label(label, record.image, str(record.scribble or record.mask))
         if not self.resize_labels:
             return label
         height, width = self._image_size(record)
@@ -310,4 +389,6 @@ class FileSource(ScribbleSource):
     def _place(self, role: str) -> str:
         if role == "pseudo-label":
             return str(self.pseudo_label_dir)
+        if self._weak is not None and role == self._weak.role:
+            return self._weak.place
         return self.files.places.get(role, f"the {role} folder")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scribbleseg.data import io
+from scribbleseg.data.image_options import ImageOptions
+from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.base import (
     FileIndex,
     FileSource,
@@ -18,6 +20,7 @@ from scribbleseg.data.sources.base import (
 )
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.image_files import write_text
+from scribbleseg.functional.intensity import Intensity  # noqa: TC001  (the CLI resolves it)
 
 if TYPE_CHECKING:
     from scribbleseg.types import Split
@@ -41,6 +44,10 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "group_regex": (str,),
     "allow_dense_scribbles": (bool,),
     "resize_labels": (bool,),
+    "channels": (int,),
+    "intensity": (dict,),
+    "rgb_channels": (list,),
+    "max_image_pixels": (int,),
 }
 
 
@@ -55,8 +62,8 @@ class FolderSource(FileSource):
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
     ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20 by group, the same way
     on every machine, and both files are written. Without ``masks/`` validation uses scribbles only.
-    ``dataset.yaml`` may set any of the options below except ``label_type`` and
-    ``pseudo_label_dir``; an argument that differs from its default wins over the file.
+    ``dataset.yaml`` may set any of the options below except ``label_type``, ``pseudo_label_dir``
+    and ``weak_labels``; an argument that differs from its default wins over the file.
 
     Args:
         root: Folder of the data set.
@@ -73,12 +80,21 @@ class FolderSource(FileSource):
             group, or the whole match.
         allow_dense_scribbles: Scribbles may cover more than half of the pixels.
         resize_labels: Resize labels of another size to their image (nearest neighbour).
+        channels: Image channels: 3 = RGB (grey files are repeated), 1 = grey, others as the files
+            have them: TIFF (needs tifffile) or ``.npy`` of shape ``(H, W, K)`` or ``(K, H, W)``.
+        intensity: Window of images with more than 8 bits, ``{mode: percentile|range|dtype, low,
+            high}``; by default the 0.5 to 99.5 percentile of each image.
+        rgb_channels: Three channels that stand for red, green and blue in pictures and where
+            colours are compared; by default the first three.
+        max_image_pixels: Larger images are refused, ``null`` = Pillow's limit (89 million).
         label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison: the
             ``scribble`` of a training record is then its mask file. ``"pseudo"`` trains on
             ``pseudo_label_dir`` in the same way.
         pseudo_label_dir: Folder of pseudo-labels, relative to ``root`` or absolute: PNG ids of
             image size, 255 = undecided, as a predict run or ``python -m scribbleseg.data spread``
             writes. A ``manifest.json`` there must name the same classes.
+        weak_labels: Where clicks, boxes and tags are, and how they are drawn, for the label types
+            ``"point"``, ``"box"`` and ``"tag"``.
 
     Raises:
         ScribbleNotFoundError: If ``root`` or the class file is missing.
@@ -103,8 +119,13 @@ class FolderSource(FileSource):
         group_regex: str | None = None,
         allow_dense_scribbles: bool = False,
         resize_labels: bool = False,
+        channels: int = 3,
+        intensity: Intensity | None = None,
+        rgb_channels: tuple[int, int, int] | None = None,
+        max_image_pixels: int | None = None,
         label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
+        weak_labels: WeakLabels | None = None,
     ) -> None:
         self.root = Path(root)
         if not self.root.is_dir():
@@ -122,6 +143,10 @@ class FolderSource(FileSource):
             "group_regex": (group_regex, None),
             "allow_dense_scribbles": (allow_dense_scribbles, False),
             "resize_labels": (resize_labels, False),
+            "channels": (channels, 3),
+            "intensity": (intensity, None),
+            "rgb_channels": (rgb_channels, None),
+            "max_image_pixels": (max_image_pixels, None),
         }
         for name, (value, default) in given.items():
             if value != default or name not in options:
@@ -132,10 +157,15 @@ class FolderSource(FileSource):
         self.lists: dict[str, str] = {
             split: options.pop(f"{split}_list") for split in ("train", "val", "test")
         }
+        images = ImageOptions(
+            **{name: options.pop(name) for name in ImageOptions.__dataclass_fields__}
+        )
         super().__init__(
             self._class_table(),
+            images=images,
             label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            weak_labels=weak_labels,
             **options,
         )
 
@@ -179,14 +209,16 @@ class FolderSource(FileSource):
     def _divide(self) -> dict[str, list[str]]:
         """Seeded split by group over the labelled images, stored in the split files."""
         files = self.files
-        labelled = [s for s in files.images if s in files.scribbles or s in files.masks]
+        labelled = {*files.scribbles, *files.masks} & files.images.keys()
+        if self.label_type in ("point", "box"):
+            labelled |= self._training_labels()[1].keys() & files.images.keys()
         if not labelled:
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: none of {len(files.images)} images has a scribble in "
                 f"{self.scribble_dir} or a mask; scribbles must have the stem of their image"
             )
         groups: dict[str, list[str]] = {}
-        for stem in labelled:
+        for stem in sorted(labelled):
             groups.setdefault(self.group_of(stem) or stem, []).append(stem)
         if len(groups) < 2:
             raise ScribbleNotFoundError(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from scribbleseg.data import io
-from scribbleseg.data.readers.scribblesup import SCRIBBLESUP_ALIASES, list_zip
+from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.readers.matlab import read_sbd_mat
+from scribbleseg.data.readers.scribblesup import SCRIBBLESUP_ALIASES
 from scribbleseg.data.sources.base import (
     FileIndex,
     FileSource,
@@ -18,9 +17,17 @@ from scribbleseg.data.sources.base import (
     OnMissing,
     stroke_options,
 )
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.sources.devkit import (
+    TRAIN_AUG_LISTS,
+    find_list,
+    find_scribbles,
+    locate_devkit,
+    voc_ids,
+)
+from scribbleseg.errors import ScribbleNotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from scribbleseg.functional.strokes import Renderer
@@ -53,14 +60,7 @@ VOC_CLASSES = (
 )
 
 _LISTS: dict[str, tuple[str, ...]] = {
-    "train": (
-        "SegmentationAug/train.txt",
-        "SegmentationAug/train_aug.txt",
-        "Segmentation/train_aug.txt",
-        "Segmentation/trainaug.txt",
-        "SegmentationAug/trainaug.txt",
-        "train_aug.txt",
-    ),
+    "train": TRAIN_AUG_LISTS,
     "val": ("Segmentation/val.txt", "SegmentationAug/val.txt", "val.txt"),
     "test": ("Segmentation/test.txt", "SegmentationAug/test.txt", "test.txt"),
 }
@@ -90,6 +90,8 @@ class VOCSource(FileSource):
             ``"pseudo"`` on ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-label PNGs, absolute or relative to ``VOC2012``, see
             :class:`~scribbleseg.data.sources.folder.FolderSource`.
+        weak_labels: Where clicks, boxes and tags are, for the label types ``"point"``, ``"box"``
+            and ``"tag"``; boxes are those of ``Annotations/`` by default.
 
     Raises:
         ScribbleNotFoundError: If there is no ``JPEGImages`` at ``root``.
@@ -113,8 +115,9 @@ class VOCSource(FileSource):
         on_missing: OnMissing = "error",
         label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
+        weak_labels: WeakLabels | None = None,
     ) -> None:
-        self.root = _locate_devkit(Path(root))
+        self.root = locate_devkit(Path(root))
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.scribbles = scribbles
         self._sbd_root = None if sbd_root is None else Path(sbd_root)
@@ -123,6 +126,7 @@ class VOCSource(FileSource):
             io.ClassTable(VOC_CLASSES, background=0, aliases=aliases),
             label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            weak_labels=weak_labels,
             on_missing=on_missing,
             strokes=stroke_options(scribble_width, renderer, coordinate_offset),
         )
@@ -156,7 +160,7 @@ class VOCSource(FileSource):
         for name in ("SegmentationClassAug", "SegmentationClass"):
             if (self.root / name).is_dir():
                 masks.update(io.find_images(self.root / name, suffixes=io.LABEL_SUFFIXES))
-        place, scribbles = self._find_scribbles()
+        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS)
         return FileIndex(
             images=dict(sorted(images.items())),
             scribbles=scribbles,
@@ -168,54 +172,20 @@ class VOCSource(FileSource):
             },
         )
 
-    def _find_scribbles(self) -> tuple[str, dict[str, Path]]:
-        if self.scribbles != "auto":
-            path = self.root / self.scribbles
-            if path.suffix.lower() == ".zip" and path.is_file():
-                return str(path), list_zip(path)
-            if not path.is_dir():
-                raise ScribbleNotFoundError(
-                    f"D301 {path}: no such folder or zip archive; correct `scribbles`"
-                )
-            return str(path), _label_files(path)
-        candidates = [
-            folder
-            for base in (self.root, *list(self.root.parents)[:2])
-            for folder in (base / name for name in _SCRIBBLE_FOLDERS)
-            if folder.is_dir()
-        ]
-        found = [(folder, files) for folder in candidates if (files := _label_files(folder))]
-        # drawings of different origin are not mixed: one folder, the first that holds PNGs
-        for folder, files in found:
-            if any(path.suffix.lower() != ".xml" for path in files.values()):
-                return str(folder), files
-        if found:
-            return str(found[0][0]), found[0][1]
-        expected = " or ".join(str(self.root / name) for name in _SCRIBBLE_FOLDERS[:1])
-        return f"{expected} (folder does not exist)", {}
-
     def _list_stems(self, split: Split) -> list[str]:
         wanted = self.lists[split]
         if wanted is not None:
-            return _voc_ids(self._given_list(wanted))
+            return voc_ids(find_list(self.root, wanted))
         sets = self.root / "ImageSets"
         for name in _LISTS[split]:
             if (sets / name).is_file():
-                return _voc_ids(sets / name)
+                return voc_ids(sets / name)
         if split == "train":
             return self._derive_train_aug()
         raise ScribbleNotFoundError(
             f"D301 {sets}: no list of split {split!r} (looked for {', '.join(_LISTS[split])}); "
             f"copy it from the devkit, or pass `{split}_list`"
         )
-
-    def _given_list(self, wanted: str) -> Path:
-        sets = self.root / "ImageSets"
-        for base in (sets, sets / "Segmentation", self.root):
-            for name in (wanted, f"{wanted}.txt"):
-                if (base / name).is_file():
-                    return base / name
-        return sets / wanted
 
     def _derive_train_aug(self) -> list[str]:
         """(VOC train ∪ SBD train ∪ SBD val) − VOC val, the definition of train_aug."""
@@ -231,56 +201,10 @@ class VOCSource(FileSource):
                 f"{' without ' + ', '.join(absent) if absent else ': SBD is not there'}; copy the "
                 "list there, or pass `train_list: train` to use the 1,464 images of VOC train"
             )
-        train, val, sbd_train, sbd_val = (_voc_ids(path) for path in parts)
+        train, val, sbd_train, sbd_val = (voc_ids(path) for path in parts)
         return sorted((set(train) | set(sbd_train) | set(sbd_val)) - set(val))
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if path.suffix.lower() == ".mat":
-            return io.encode_label(_read_mat(path), self.num_classes, path=path)
+            return io.encode_label(read_sbd_mat(path), self.num_classes, path=path)
         return super()._decode(path, role, record)
-
-
-def _locate_devkit(root: Path) -> Path:
-    for name in ("", "VOC2012", "VOCdevkit/VOC2012"):
-        if (root / name / "JPEGImages").is_dir():
-            return root / name
-    raise ScribbleNotFoundError(
-        f"D301 {root}: no JPEGImages here, in VOC2012 or in VOCdevkit/VOC2012; set `root` to the "
-        "folder into which the VOC 2012 archive was unpacked"
-    )
-
-
-def _label_files(folder: Path) -> dict[str, Path]:
-    return io.find_images(folder, suffixes=(*io.LABEL_SUFFIXES, ".xml"), unique=False)
-
-
-def _voc_ids(path: Path) -> list[str]:
-    """Stems of a list whose lines may be paths below any folder, or ids without underscore."""
-    return [io.voc_stem(stem) for stem in io.read_split(path)]
-
-
-def _read_mat(path: Path) -> NDArray[np.integer]:
-    """``GTcls.Segmentation`` of an SBD file, uint8, shape ``(H, W)``."""
-    # SciPy's reader is slow to import and only SBD needs it
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        content = loadmat(str(path))
-        return np.asarray(content["GTcls"][0]["Segmentation"][0], dtype=np.uint8)
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(f"mask {path} does not exist") from error
-    except (
-        MatReadError,
-        zlib.error,
-        KeyError,
-        IndexError,
-        ValueError,
-        TypeError,
-        NotImplementedError,
-        OSError,
-    ) as error:
-        raise LabelFormatError(
-            f"D202 {path}: is not a class file of SBD ({error}); expected MATLAB 5 with "
-            "GTcls.Segmentation: copy benchmark_RELEASE/dataset/cls again"
-        ) from error

@@ -62,6 +62,7 @@ class DMPLSModule(RegularizedModule):
             self.hparams["encoder"],
             num_classes=num_classes,
             encoder_weights=None,
+            in_channels=self.hparams["in_channels"],
             output_stride=self.hparams["output_stride"],
             channels_last=self.hparams["channels_last"],
         )

@@ -275,3 +275,10 @@ def test_links_must_stay_inside(tmp_path):
 def test_natural_key():
     names = ["s_10", "s_2", "s_1", "t"]
     assert sorted(names, key=io.natural_key) == ["s_1", "s_2", "s_10", "t"]
+
+
+def test_grey_tones_of_many_classes_prove_nothing(tmp_path) -> None:
+    path = tmp_path / "label.png"
+    Image.fromarray(np.full((4, 4), 200, np.uint8)).save(path)
+    with pytest.raises(LabelFormatError, match="D101"):
+        io.read_label(path, 150)

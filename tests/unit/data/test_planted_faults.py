@@ -320,7 +320,7 @@ def test_voc_fault_is_named(tmp_path, scribbles, plant, code, words):
     assert_named(found(lambda: VOCSource(root)), code, words)
 
 
-WARNINGS = {"empty_scribble", "class_never_drawn", "deep_image"}
+WARNINGS = {"empty_scribble", "class_never_drawn", "deep_image", "exif_rotated"}
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS, ids=[fault[0].__name__ for fault in FOLDER_FAULTS])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import collections
+
 import numpy as np
 import pytest
 
@@ -121,3 +123,17 @@ def test_source_index_replays_any_geometry(augmentation, crop) -> None:
         plain = transform(image, [labels], seed=seed)
         assert plain.source_index is None
         assert np.array_equal(plain.image, sample.image)
+
+
+def test_steps_are_independent_of_each_other() -> None:
+    transform = TrainTransform(Augmentation(rotate=20, hflip=True, vflip=True))
+    image, scribble = np.zeros((48, 48, 3), np.uint8), np.zeros((48, 48), np.uint8)
+    seen = collections.Counter()
+    for seed in range(400):
+        sample = transform(image, [scribble], seed=seed, track=True)
+        assert sample.source_index is not None
+        rows, columns = sample.source_index[:, 16:32, 16:32]
+        down, right = rows[-1, 8] > rows[0, 8], columns[8, -1] > columns[8, 0]
+        seen[bool(down), bool(right), bool(sample.valid.all())] += 1
+    assert len(seen) == 8, seen
+    assert min(seen.values()) > 25, "each of 8 combinations is expected 50 times"

@@ -1,0 +1,231 @@
+"""Any source as a plain folder: images, palette PNGs in the one coding, split and class files."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scribbleseg.data.converter import ImageConverter
+from scribbleseg.data.folder_files import check_lists, write_folder_files
+from scribbleseg.data.prepared import (
+    check_settings,
+    with_progress,
+)
+from scribbleseg.data.processes import map_in_processes
+from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.manifest import write_manifest
+from scribbleseg.options import check_choice, check_flag, check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record, Split
+
+__all__ = ["ConvertReport", "convert_source"]
+
+_COMMAND = "scribbleseg.data convert"
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_NAMES = 3  # of many, in messages
+
+
+@dataclass
+class ConvertReport:
+    """Outcome of :func:`convert_source`.
+
+    Attributes:
+        output: The plain folder.
+        splits: Images per split.
+        written: Images of which at least one file was written by this call.
+        kept: Images whose files were all there already.
+        failed: Image id to what went wrong.
+        without_scribble: Training images that have no scribble.
+        with_mask: Images that have a dense mask.
+        notes: What a user should know, one sentence each.
+    """
+
+    output: Path
+    splits: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    without_scribble: list[str] = field(default_factory=list)
+    with_mask: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def format(self) -> str:
+        """Summary of a few lines."""
+        counts = ", ".join(f"{name} {number:,}" for name, number in self.splits.items())
+        lines = [
+            f"{self.written + self.kept:,} images in {self.output} ({counts}): {self.written:,} "
+            f"written, {self.kept:,} kept from earlier, {len(self.failed):,} failed; "
+            f"{self.with_mask:,} have a mask"
+        ]
+        if self.without_scribble:
+            lines.append(
+                f"{len(self.without_scribble):,} training images have no scribble "
+                f"(e.g. {', '.join(self.without_scribble[:_NAMES])})"
+            )
+        return "\n".join([*lines, *self.notes])
+
+
+def convert_source(
+    source: ScribbleSource,
+    output: str | Path,
+    *,
+    splits: Sequence[Split] | None = None,
+    link: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+) -> ConvertReport:
+    """Write a data set as a plain folder, see :class:`~scribbleseg.data.sources.FolderSource`.
+
+    Ordinary image files are copied byte for byte, other images become PNG (``.npy`` unless they
+    have 1 or 3 channels). Scribbles and masks, those of training images too, become palette PNGs
+    of ids with 255 = unlabelled or void. ``train.txt``, ``val.txt``, ``test.txt`` keep the order of
+    the source; ``classes.yaml`` holds names, colours, background and mirrored pairs,
+    ``dataset.yaml`` the options that a plain folder needs to read the same records.
+
+    Files appear atomically and are kept if they are not older than what they are made of, so an
+    interrupted call continues and a second one writes nothing. An image that fails is reported and
+    does not stop the others; training images without scribble are converted and reported.
+
+    Args:
+        source: Data set; must train on scribbles.
+        output: Folder to write: new, empty, or of an earlier call on the same source.
+        splits: Splits to convert; by default train and val, and test where the source has it.
+        link: Make hard links to image files instead of copies where the disk allows it: no space
+            is used, but editing one edits both.
+        workers: Processes, see :func:`~scribbleseg.data.processes.map_in_processes`; 0 = this one.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        What was done; look at ``failed``.
+
+    Raises:
+        ConfigError: If an option is out of range, or ``output`` holds anything else.
+        ScribbleNotFoundError: If images, lists or masks are missing (D301).
+        LabelFormatError: If an image id cannot be a file name or a line of a list (D501).
+        ScribbleSegError: If a worker process was killed.
+    """
+    output = Path(output).expanduser()
+    check_whole(0, workers=workers)
+    check_flag(link=link)
+    kind = getattr(source, "label_type", "scribble")
+    if kind != "scribble":
+        raise ConfigError(
+            f"label_type={kind!r}: a plain folder keeps scribbles and masks apart; leave the "
+            "option at 'scribble', both are converted"
+        )
+    report = ConvertReport(output)
+    view = _tolerant(source)
+    listed = _list(view, splits, report)
+    records = _merge(view, listed)
+    check_lists(listed)
+
+    names = list(source.class_names)
+    settings = {
+        "command": _COMMAND,
+        "source": type(source).__name__,
+        "options": _options(source),
+        "class_names": names,
+    }
+    earlier = check_settings(output, settings) or {}
+    report.splits = {**earlier.get("splits", {}), **{s: len(r) for s, r in listed.items()}}
+    facts: dict[str, Any] = {key: settings[key] for key in ("command", "source", "options")}
+    facts["splits"] = report.splits
+    # before the first image: a folder that is not complete must say so, and keep its own split
+    if earlier.get("complete") is not True:
+        write_manifest(output, class_names=names, files=0, complete=False, **facts)
+    report.notes += write_folder_files(source, output, listed)
+
+    converter = ImageConverter(view, output, link)
+    everything = list(records.values())
+    with closing(map_in_processes(converter, everything, workers=workers)) as results:
+        for result in with_progress(results, len(everything), "convert", enabled=progress):
+            if result.reason:
+                report.failed[result.image_id] = result.reason
+                continue
+            report.written += result.written
+            report.kept += not result.written
+    files = len(everything) - len(report.failed)
+    report.with_mask = sum(r.mask is not None or r.image is None for r in everything)
+    write_manifest(output, class_names=names, files=files, complete=not report.failed, **facts)
+    return report
+
+
+def _tolerant(source: ScribbleSource) -> ScribbleSource:
+    """A view of the source that lists training images without scribble as well."""
+    if getattr(source, "on_missing", None) != "error":
+        return source
+    view = copy.copy(source)
+    view.on_missing = "unlabelled"  # type: ignore[attr-defined]
+    return view
+
+
+def _list(
+    source: ScribbleSource, splits: Sequence[Split] | None, report: ConvertReport
+) -> dict[str, list[Record]]:
+    for split in splits or ():
+        check_choice("split", split, _SPLITS)
+    listed: dict[str, list[Record]] = {}
+    for split in splits or ("train", "val"):
+        listed[split] = source.records(split)
+    if splits is None:
+        try:
+            listed["test"] = source.records("test")
+        except ScribbleNotFoundError as error:
+            # only a split that nobody asked for may be absent
+            report.notes.append(f"split 'test' is not converted: {error}")
+    if "train" in listed:
+        report.without_scribble = [
+            r.image_id for r in listed["train"] if r.scribble is None and r.image is not None
+        ]
+    return listed
+
+
+def _merge(source: ScribbleSource, listed: Mapping[str, Sequence[Record]]) -> dict[str, Record]:
+    """Every image once, with all its labels: a fold may be val and test at the same time."""
+    with_mask = getattr(source, "with_mask", None)
+    merged: dict[str, Record] = {}
+    for records in listed.values():
+        for record in records:
+            full = record if with_mask is None else with_mask(record)
+            earlier = merged.get(record.image_id)
+            if earlier is not None:
+                full = replace(
+                    earlier,
+                    scribble=earlier.scribble or full.scribble,
+                    mask=earlier.mask or full.mask,
+                )
+            merged[record.image_id] = full
+    return merged
+
+
+def _options(source: ScribbleSource) -> dict[str, Any]:
+    """Arguments of the source that are still known, as plain JSON values."""
+    names = inspect.signature(type(source).__init__).parameters
+    found = {name: getattr(source, name) for name in names if hasattr(source, name)}
+    return {name: _plain(value) for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, (bool, int, float, str, Path))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value.resolve())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,162 @@
+"""Scribbles for All (s4): label PNGs of three equal channels, and strokes in HDF5."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from scribbleseg.data import io
+from scribbleseg.errors import LabelFormatError, MissingExtraError, ScribbleNotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["S4File", "read_grey_label", "read_s4"]
+
+_KEYS = ("scribble", "scribble_values", "image_dims", "config")
+
+
+class S4File(NamedTuple):
+    """Content of one HDF5 file.
+
+    Attributes:
+        lines: Polylines as (x, y) in pixels, float64, shape ``(N, P, 2)``; already shortened by the
+            generator's ``scribble_scale``.
+        values: Label value of each line as in the label files, int64, shape ``(N,)``.
+        size: Height and width of the image in pixels.
+        width: Width at which the PNG was drawn, in OpenCV's count.
+        unlabelled_value: Value of the PNG that means "not drawn"; ``None`` if the file has none.
+    """
+
+    lines: NDArray[np.float64]
+    values: NDArray[np.int64]
+    size: tuple[int, int]
+    width: float
+    unlabelled_value: int | None
+
+
+def read_grey_label(path: str | Path) -> NDArray[np.integer]:
+    """Values of a label file with one channel, or with three that are equal.
+
+    Args:
+        path: Label image, see :func:`scribbleseg.data.labels.read_label`.
+
+    Returns:
+        Values as stored, shape ``(H, W)``.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If its channels differ (D103), or it cannot be decoded (D202).
+    """
+    path = Path(path)
+    lossy = path.suffix.lower() in (".jpg", ".jpeg")
+    if not path.is_file() or lossy or io.read_header(path).mode != "RGB":
+        return io.read_raw_label(path)
+    pixels = io.read_image(path)
+    first, second, third = (np.ascontiguousarray(pixels[..., c]) for c in range(3))
+    if not (np.array_equal(first, second) and np.array_equal(first, third)):
+        differ = (first != second) | (first != third)
+        row, column = np.argwhere(differ)[0]
+        raise LabelFormatError(
+            f"D103 {path}: {int(differ.sum()):,} px are coloured (e.g. "
+            f"{tuple(map(int, pixels[row, column]))}), expected three equal channels that hold the "
+            "value; this is a picture, not a label file: use the original file"
+        )
+    return first
+
+
+def read_s4(path: str | Path) -> S4File:
+    """Strokes of one image.
+
+    Args:
+        path: HDF5 file with ``scribble``, ``scribble_values``, ``image_dims`` and ``config``.
+
+    Returns:
+        Lines and what the generator noted.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If it is not such a file (D202), or a value has unequal channels (D103).
+        MissingExtraError: If h5py is not installed.
+    """
+    path = Path(path)
+    raw = _read(path)
+    lines = np.asarray(raw["scribble"], dtype=np.float64)
+    values = np.asarray(raw["scribble_values"], dtype=np.int64)
+    dims = np.asarray(raw["image_dims"]).ravel()
+    if len(lines) == 0:  # the shape of an empty list of lines
+        lines, values = np.zeros((0, 1, 2)), np.zeros((0, 3), dtype=np.int64)
+    shapes = lines.ndim == 3 and lines.shape[2] == 2 and values.shape == (len(lines), 3)
+    if not shapes or len(dims) < 2 or not np.isfinite(lines).all():
+        raise LabelFormatError(
+            f"D202 {path}: scribble {lines.shape}, scribble_values {values.shape}, image_dims "
+            f"{dims.tolist()}, expected finite (N, P, 2), (N, 3) and height, width; copy the file "
+            "again from its release"
+        )
+    if (values != values[:, :1]).any():
+        wrong = values[(values != values[:, :1]).any(axis=1)][0]
+        raise LabelFormatError(
+            f"D103 {path}: a line has the value {wrong.tolist()}, expected three equal numbers; "
+            "the scribbles were made from coloured pictures, not from label files"
+        )
+    config = _config(raw["config"], path)
+    return S4File(
+        lines,
+        values[:, 0],
+        (int(dims[0]), int(dims[1])),
+        float(config.get("line_thickness", 3)),
+        _unlabelled(config.get("background_px_value"), path),
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        import h5py  # optional package
+    except ImportError as error:
+        raise MissingExtraError("h5py", "medical", "reading s4 scribbles (.h5)") from error
+    try:
+        with h5py.File(path, "r") as content:
+            absent = [key for key in _KEYS if key not in content]
+            if absent:
+                raise LabelFormatError(
+                    f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this "
+                    "is not a file of Scribbles for All"
+                )
+            return {key: content[key][()] for key in _KEYS}
+    except FileNotFoundError as error:
+        raise ScribbleNotFoundError(f"D301 scribble {path} does not exist") from error
+    except OSError as error:
+        raise LabelFormatError(
+            f"D202 {path}: is not a complete HDF5 file ({error}); copy it again from its source"
+        ) from error
+
+
+def _config(text: Any, path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise LabelFormatError(
+            f"D202 {path}: config is not JSON ({error}); copy the file again from its release"
+        ) from error
+    if not isinstance(config, dict):
+        raise LabelFormatError(
+            f"D202 {path}: config is a {type(config).__name__}, expected an object; copy the file "
+            "again from its release"
+        )
+    return config
+
+
+def _unlabelled(value: Any, path: Path) -> int | None:
+    if value is None:
+        return None
+    parts = set(value) if isinstance(value, list) else {value}
+    found = next(iter(parts), None)
+    if len(parts) != 1 or not isinstance(found, int) or not 0 <= found <= 255:
+        raise LabelFormatError(
+            f"D202 {path}: background_px_value is {value!r}, expected one value 0-255; set "
+            "`unlabelled_value`"
+        )
+    return found

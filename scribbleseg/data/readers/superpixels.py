@@ -1,0 +1,180 @@
+"""Superpixels and distance maps from files, in the forms that this library and others write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from scribbleseg.data import io
+from scribbleseg.data.labels import read_raw_label
+from scribbleseg.errors import LabelFormatError, MissingExtraError, ScribbleNotFoundError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SUPERPIXEL_FILL", "find_superpixels", "read_distance_map", "read_superpixels"]
+
+SUPERPIXEL_FILL = -1
+"""Id of pixels without superpixel, such as padding; 65535 in a 16-bit file."""
+
+_NONE = 65535
+_KEYS = ("superpixels", "var1", "L", "W")
+_HDF5 = {".mat", ".h5", ".hdf5"}
+_GREY_MODES = {"L", "I;16", "I;16B", "I;16L", "I", "F"}
+
+
+def read_superpixels(path: str | Path, *, size: tuple[int, int] | None = None) -> NDArray[np.int32]:
+    """Superpixel ids of one image.
+
+    Time and memory O(H·W).
+
+    Args:
+        path: PNG of one channel with ids from 0 (65535 = none), or MATLAB 7.3 / HDF5 with one of
+            the data sets ``superpixels``, ``var1``, ``L``, ``W``: transposed, ids from 1.
+        size: Height and width of the image, pixels; checked if given.
+
+    Returns:
+        Ids from 0, -1 = none, int32, shape ``(H, W)``.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If it cannot be read (D202), holds something else than ids (D101, D103),
+            or has another size (D201).
+        MissingExtraError: If h5py is not installed (extra ``medical``) and needed.
+    """
+    path = Path(path)
+    if path.suffix.lower() in _HDF5:
+        regions = _from_hdf5(path)
+    else:
+        raw = read_raw_label(path)
+        regions = raw.astype(np.int32)
+        regions[regions == _NONE] = SUPERPIXEL_FILL
+    if (regions < SUPERPIXEL_FILL).any():
+        value = int(regions.min())
+        raise LabelFormatError(
+            f"D101 {path}: value {value} on {int((regions == value).sum()):,} px, expected ids of "
+            "at least 0; make the superpixels again"
+        )
+    if size is not None and regions.shape != tuple(size):
+        raise LabelFormatError(
+            f"D201 {path}: superpixels are {regions.shape[1]}x{regions.shape[0]} (width x height), "
+            f"the image is {size[1]}x{size[0]}; make them again from the images that are trained "
+            "on"
+        )
+    return regions
+
+
+def find_superpixels(folder: str | Path) -> dict[str, Path]:
+    """Files of a cache by stem: 16-bit PNG, or ``.mat`` and ``.h5`` of other projects.
+
+    Args:
+        folder: Folder of the cache.
+
+    Returns:
+        Stem relative to ``folder`` to file; the overview is left out.
+
+    Raises:
+        ScribbleNotFoundError: If the folder does not exist (D301).
+        LabelFormatError: If a link leaves it (D501).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ScribbleNotFoundError(
+            f"D301 {folder}: folder of superpixels does not exist; make it with `python -m "
+            "scribbleseg.data superpixels ROOT --out DIR`"
+        )
+    found = io.find_images(folder, suffixes=(".png", *sorted(_HDF5)), unique=False)
+    # 8 bits of three channels can only be the picture, whatever it is called
+    return {
+        stem: path
+        for stem, path in found.items()
+        if not (stem.strip("_") == "overview" and io.read_header(path).mode == "RGB")
+    }
+
+
+def _from_hdf5(path: Path) -> NDArray[np.int32]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise MissingExtraError("h5py", "medical", f"{path}: reading MATLAB 7.3 files") from error
+    if not path.is_file():
+        raise ScribbleNotFoundError(f"superpixels {path} do not exist")
+    try:
+        with h5py.File(path, "r") as content:
+            found = [key for key in _KEYS if isinstance(content.get(key), h5py.Dataset)]
+            if not found:
+                raise LabelFormatError(
+                    f"D202 {path}: holds {sorted(content)[:5]}, expected one of {list(_KEYS)}; "
+                    "rename the data set, or write 16-bit PNGs"
+                )
+            stored: NDArray[Any] = np.asarray(content[found[0]])
+    except OSError as error:
+        raise LabelFormatError(
+            f"D202 {path}: is not an HDF5 file ({error}); save it in MATLAB with the option -v7.3, "
+            "or copy it again"
+        ) from error
+    values = np.squeeze(stored)
+    if values.ndim != 2 or values.dtype.kind not in "iuf":
+        raise LabelFormatError(
+            f"D202 {path}: {found[0]!r} is {stored.dtype} of shape {stored.shape}, expected one "
+            "number per pixel"
+        )
+    ids = values.astype(np.int64)
+    wrong = (ids != values) | (ids < 1)
+    if wrong.any():
+        raise LabelFormatError(
+            f"D101 {path}: {found[0]!r} has value {values[wrong][0]:g} on "
+            f"{int((values == values[wrong][0]).sum()):,} px, expected whole numbers from 1, as "
+            "MATLAB counts; write 16-bit PNGs if ids start at 0"
+        )
+    # MATLAB stores columns first
+    return np.ascontiguousarray(ids.T - 1).astype(np.int32)
+
+
+def read_distance_map(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Stored values of a distance map.
+
+    Args:
+        path: PNG of one channel, or of three equal ones as CDSP distributes them.
+
+    Returns:
+        Values as they are in the file, shape ``(H, W)``.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If it cannot be read (D202) or its channels differ (D103).
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            pixels: NDArray[Any] = np.asarray(image)
+    except FileNotFoundError as error:
+        raise ScribbleNotFoundError(f"distance map {path} does not exist") from error
+    except (
+        OSError,
+        UnidentifiedImageError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise LabelFormatError(
+            f"D202 {path}: cannot be decoded ({error}); copy the file again from its source"
+        ) from error
+    if mode in _GREY_MODES and pixels.dtype in (np.uint8, np.uint16):
+        return np.asarray(pixels)
+    if mode in ("RGB", "RGBA"):
+        first = pixels[..., :1]
+        differing = int((pixels[..., :3] != first).any(-1).sum())
+        if not differing:
+            return np.ascontiguousarray(pixels[..., 0])
+        raise LabelFormatError(
+            f"D103 {path}: the channels differ on {differing:,} px, expected a grey picture; this "
+            "is a colour image, not a distance map: check the folder"
+        )
+    raise LabelFormatError(
+        f"D103 {path}: mode {mode}, expected 8 or 16 bits of one channel, or three equal channels"
+    )

@@ -1,0 +1,356 @@
+"""PASCAL Context: 59 classes of things and stuff over VOC images, with scribbles for it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data import io
+from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.leaks import overlap_warning
+from scribbleseg.data.readers.matlab import NAMES_459, read_459_ids, read_context_mat
+from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
+from scribbleseg.data.sources.base import (
+    FileIndex,
+    FileSource,
+    LabelRole,
+    LabelType,
+    OnMissing,
+    stroke_options,
+)
+from scribbleseg.data.sources.class_names import CONTEXT_CLASSES
+from scribbleseg.data.sources.devkit import (
+    TRAIN_AUG_LISTS,
+    find_list,
+    find_scribbles,
+    locate_devkit,
+    voc_ids,
+)
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.strokes import Renderer, rasterize
+from scribbleseg.options import check_choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.types import Record, Split
+
+__all__ = ["PascalContextSource"]
+
+logger = logging.getLogger(__name__)
+
+_ALIASES = {"diningtable": "table", "dining table": "table"}
+_YEARS = ("VOC2010", "VOC2012")
+_LISTS = {
+    split: (
+        f"SegmentationContext/{split}.txt",
+        f"SegmentationContext/{split}_context.txt",
+        f"Segmentation/{split}_context.txt",
+        f"{split}_context.txt",
+        f"../{split}_context.txt",
+    )
+    for split in ("train", "val")
+}
+_SCRIBBLE_FOLDERS = ("pascal_context", "pascal_context_scribble")
+_LABEL_FOLDERS = ("SegmentationClassContext", "pascal_context_labels", "trainval")
+_VOC_SCRIBBLES = ("pascal_2012", "pascal_2012_scribble", "pascal_2007")
+_PICKLES = (".pth", ".pt", ".pkl", ".pickle", ".npy")
+_SCANNED = 2000  # stroke files that are searched for further unknown tags
+
+
+class PascalContextSource(FileSource):
+    """PASCAL Context with scribbles: 60 classes, or 59 without background.
+
+    ::
+
+        root/JPEGImages/STEM.jpg  pascal_context/STEM.xml  SegmentationClassContext/STEM.png
+             ImageSets/SegmentationContext/{train,val}.txt
+
+    Label and scribble files hold the coding with background (0..59, 255 = void), whatever
+    ``num_classes`` is. Most images are also in VOC's train_aug, 4,116 of the 5,105 of the
+    validation list among them: weights trained on train_aug have seen them, see
+    :meth:`overlap_with`.
+
+    Args:
+        root: Folder with ``JPEGImages`` of VOC 2010 or 2012, ``VOCdevkit``, or its parent.
+        num_classes: 60, background first; or 59, where background pixels become 255 and there is
+            no background class.
+        train_list: Split file, absolute or relative to ``ImageSets``, ``ImageSets/Segmentation`` or
+            ``root``; by default 4,998 images of a list with a known name.
+        val_list: Split file of validation images, 5,105 by default.
+        scribbles: Folder or zip archive of scribbles (PNG or ScribbleSup XML); ``"auto"`` looks for
+            ``pascal_context``. PNG is preferred.
+        label_dir: Folder of dense labels, absolute or relative to ``root``: PNG of mode P or L, or
+            ``.mat`` with ``LabelMap`` of 459 ids and ``labels.txt`` (``id: name`` a line) beside
+            the folder or in it; classes that are none of the 59 become background. By default
+            ``SegmentationClassContext``.
+        aliases: Class name by further spelling of tags in XML files.
+        scribble_width: Stroke width for XML scribbles in pixels.
+        renderer: How XML scribbles are drawn, see
+            :func:`~scribbleseg.functional.strokes.rasterize`.
+        coordinate_offset: 1 draws XML coordinates as MATLAB does.
+        on_missing: What to do with training images without scribble.
+        label_type: ``"mask"`` trains on the dense labels, the upper bound of a comparison;
+            ``"pseudo"`` on ``pseudo_label_dir``.
+        pseudo_label_dir: Folder of pseudo-label PNGs with ids of ``num_classes``, absolute or
+            relative to ``root``.
+        weak_labels: Where clicks, boxes and tags are, for the label types ``"point"``, ``"box"``
+            and ``"tag"``.
+
+    Raises:
+        ScribbleNotFoundError: If there is no ``JPEGImages`` at ``root``.
+        ConfigError: If an option is out of range, or an alias is of no class.
+    """
+
+    layout = "JPEGImages/ with SegmentationClassContext/ or pascal_context/"
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        num_classes: int = 60,
+        train_list: str | None = None,
+        val_list: str | None = None,
+        scribbles: str = "auto",
+        label_dir: str | None = None,
+        aliases: dict[str, str] | None = None,
+        scribble_width: float = 3.0,
+        renderer: Renderer = "distance",
+        coordinate_offset: float = 0.0,
+        on_missing: OnMissing = "error",
+        label_type: LabelType = "scribble",
+        pseudo_label_dir: str | None = None,
+        weak_labels: WeakLabels | None = None,
+    ) -> None:
+        check_choice("num_classes", num_classes, (60, 59))
+        self.root = locate_devkit(Path(root), _YEARS)
+        self.lists = {"train": train_list, "val": val_list}
+        self.scribbles, self._label_dir = scribbles, label_dir
+        first = 60 - num_classes
+        further = _alias_ids(aliases or {})
+        known = {tag: label - first for tag, label in further.items() if label >= first}
+        super().__init__(
+            io.ClassTable(CONTEXT_CLASSES[first:], background=None if first else 0, aliases=known),
+            label_type=label_type,
+            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            on_missing=on_missing,
+            strokes=stroke_options(scribble_width, renderer, coordinate_offset),
+            weak_labels=weak_labels,
+        )
+        # strokes are drawn in the coding of the label files, then mapped as those are
+        self._stroke_tags = class_ids(CONTEXT_CLASSES, further)
+        self._warned = False
+        self._table: NDArray[np.uint8] | None = None
+
+    @classmethod
+    def matches(cls, root: Path) -> bool:
+        """Whether a folder has this layout, told by the names in it; reads no file."""
+        for name in ("", *_YEARS, *(f"VOCdevkit/{year}" for year in _YEARS)):
+            base = root / name
+            if not (base / "JPEGImages").is_dir():
+                continue
+            if any((base / s).is_dir() for s in ("SegmentationClassContext", *_SCRIBBLE_FOLDERS)):
+                # ScribbleSup holds strokes for both data sets: then the classes must be named
+                return not any((base / other).is_dir() for other in _VOC_SCRIBBLES)
+        return False
+
+    def records(self, split: Split) -> list[Record]:
+        """Samples of a split; warns once if VOC's train_aug beside them shares validation images.
+
+        See :meth:`FileSource.records`.
+        """
+        records = super().records(split)
+        if split == "val" and not self._warned:
+            self._warned = True
+            beside = next((p for p in self._voc_lists() if p.is_file()), None)
+            finding = beside and overlap_warning(
+                voc_ids(beside),
+                [record.image_id for record in records],
+                train_name=f"VOC's training list {beside}",
+                val_name="Context's validation list",
+            )
+            if finding:
+                logger.warning("%s", finding)
+        return records
+
+    def overlap_with(self, stems: Iterable[str]) -> list[str]:
+        """Validation images that are among the images that some weights were trained on.
+
+        Args:
+            stems: Image names of that training list.
+
+        Returns:
+            Stems in the order of the validation list.
+        """
+        seen = {io.voc_stem(stem) for stem in stems}
+        return [stem for stem in self._list_stems("val") if stem in seen]
+
+    def _voc_lists(self) -> list[Path]:
+        return [self.root / "ImageSets" / name for name in TRAIN_AUG_LISTS]
+
+    def _list_files(self) -> FileIndex:
+        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS)
+        folder = self.label_dir
+        masks = {} if folder is None else self._find_labels(folder)
+        return FileIndex(
+            images=io.find_images(self.root / "JPEGImages"),
+            scribbles=scribbles,
+            masks=masks,
+            places={
+                "image": str(self.root / "JPEGImages"),
+                "scribble": place,
+                "mask": str(folder or self.root / _LABEL_FOLDERS[0]),
+            },
+        )
+
+    @cached_property
+    def label_dir(self) -> Path | None:
+        """Folder of dense labels, ``None`` if there is none.
+
+        Raises:
+            ScribbleNotFoundError: If the option names no folder (D301).
+            LabelFormatError: If labels are there as a pickle only (D501).
+        """
+        if self._label_dir is not None:
+            path = self.root / self._label_dir
+            if path.suffix.lower() in _PICKLES:
+                raise _pickled(path)
+            if not path.is_dir():
+                raise ScribbleNotFoundError(f"D301 {path}: no such folder; correct `label_dir`")
+            return path
+        for name in _LABEL_FOLDERS:
+            if (self.root / name).is_dir():
+                return self.root / name
+        pickles = [self.root / f"{s}{x}" for s in ("train", "val", "trainval") for x in _PICKLES]
+        found = next((path for path in pickles if path.is_file()), None)
+        if found is not None:
+            raise _pickled(found)
+        return None
+
+    def _find_labels(self, folder: Path) -> dict[str, Path]:
+        files = io.find_images(folder, suffixes=(*io.LABEL_SUFFIXES, ".mat"), unique=False)
+        if not files:
+            refused = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _PICKLES]
+            if refused:
+                raise _pickled(refused[0])
+        return files
+
+    def _list_stems(self, split: Split) -> list[str]:
+        wanted = self.lists.get(split)
+        if wanted is not None:
+            return voc_ids(find_list(self.root, wanted))
+        sets = self.root / "ImageSets"
+        for name in _LISTS.get(split, ()):
+            if (sets / name).is_file():
+                return voc_ids(sets / name)
+        if split not in self.lists:
+            raise ScribbleNotFoundError(
+                f"D301 {self.root}: PASCAL Context has no split {split!r}; use 'train' or 'val'"
+            )
+        raise ScribbleNotFoundError(
+            f"D301 {sets}: no list of split {split!r} (looked for {', '.join(_LISTS[split])}); "
+            f"copy it there, or pass `{split}_list`"
+        )
+
+    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
+        suffix = path.suffix.lower()
+        if suffix == ".mat":
+            label = read_context_mat(path, self._table_459(path))
+        elif suffix == ".xml":
+            label = self._draw(path, record)
+        else:
+            label = io.read_label(path, len(CONTEXT_CLASSES))
+        return _WITHOUT_BACKGROUND[label] if self.background is None else label
+
+    def _draw(self, path: Path, record: Record) -> NDArray[np.uint8]:
+        size = self._image_size(record)
+        try:
+            strokes = read_scribblesup(path, self._stroke_tags, image_size=size).strokes
+        except LabelFormatError as error:
+            if str(error).startswith("D401"):
+                raise self._unknown_tags(path) from error
+            raise
+        width, renderer, offset = self._strokes
+        return rasterize(strokes, size, width=width, renderer=renderer, coordinate_offset=offset)
+
+    def _table_459(self, path: Path) -> NDArray[np.uint8]:
+        """Ids of the ``.mat`` files to ids of the 59 classes, by name."""
+        if self._table is None:
+            places = [folder / NAMES_459 for folder in (path.parent, path.parent.parent)]
+            names = next((file for file in places if file.is_file()), None)
+            if names is None:
+                raise ScribbleNotFoundError(
+                    f"D301 {places[0]}: {path.name} holds ids of 459 classes, and {NAMES_459} "
+                    "says which; copy it there from the release (one `id: name` a line), or set "
+                    "`label_dir` to PNG labels of 60 classes"
+                )
+            self._table = read_459_ids(names, CONTEXT_CLASSES)
+        return self._table
+
+    def _unknown_tags(self, path: Path) -> LabelFormatError:
+        """One error for all unknown tags: files are corrected once."""
+        files = [file for file in self.files.scribbles.values() if file.suffix.lower() == ".xml"]
+        scanned = list(dict.fromkeys([path, *files]))[:_SCANNED]
+        tags = _TagCollector(self._stroke_tags)
+        for file in scanned:
+            # another fault is reported when the file is used
+            with contextlib.suppress(LabelFormatError, ScribbleNotFoundError):
+                read_scribblesup(file, tags)
+        unknown = ", ".join(repr(tag) for tag in sorted(tags.unknown))
+        return LabelFormatError(
+            f"D401 {path}: {len(tags.unknown)} class tags in {len(scanned):,} stroke files are "
+            f"unknown: {unknown}; expected names of the 60 classes or of their known short forms: "
+            "name the class of each in `aliases`, such as `aliases: {TAG: wall}`"
+        )
+
+
+class _TagCollector(dict[str, int]):
+    """Known tags; others count as background and are remembered."""
+
+    def __init__(self, known: Mapping[str, int]) -> None:
+        super().__init__(known)
+        self.unknown: set[str] = set()
+
+    def get(self, tag: str, default: Any = None) -> Any:
+        if tag not in self:
+            self.unknown.add(tag)
+        return super().get(tag, 0)
+
+
+def _alias_ids(aliases: Mapping[str, str]) -> dict[str, int]:
+    known = {io.normalise_name(name): index for index, name in enumerate(CONTEXT_CLASSES)}
+    ids = {}
+    for tag, name in {**_ALIASES, **aliases}.items():
+        if io.normalise_name(name) not in known:
+            raise ConfigError(
+                f"aliases={{{tag!r}: {name!r}}}: no class has this name, expected one of "
+                f"{', '.join(CONTEXT_CLASSES)}"
+            )
+        ids[tag] = known[io.normalise_name(name)]
+    return ids
+
+
+def _without_background() -> NDArray[np.uint8]:
+    """Ids with background to ids without: 0 to 255, k to k - 1, 255 stays."""
+    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
+    table[1 : len(CONTEXT_CLASSES)] = np.arange(len(CONTEXT_CLASSES) - 1)
+    return table
+
+
+_WITHOUT_BACKGROUND = _without_background()
+
+
+def _pickled(path: Path) -> LabelFormatError:
+    return LabelFormatError(
+        f"D501 {path}: labels in a pickle are refused, because reading one runs the code in it; "
+        f"expected PNG labels of ids 0-59: convert them where you trust the file, into "
+        f"{_LABEL_FOLDERS[0]}/, or use the released .mat files"
+    )

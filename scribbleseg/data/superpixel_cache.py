@@ -1,0 +1,306 @@
+"""Over-segmentations on disk: one 16-bit PNG per image, made once, and readers of foreign forms."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from PIL import Image
+
+from scribbleseg.data.prepared import check_settings, is_fresh, safe_id, with_progress
+from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.readers.superpixels import (
+    SUPERPIXEL_FILL,
+    find_superpixels,
+    read_distance_map,
+    read_superpixels,
+)
+from scribbleseg.errors import ConfigError, LabelFormatError
+from scribbleseg.functional.image_files import write_atomic
+from scribbleseg.functional.images import compose_panel, write_image
+from scribbleseg.functional.manifest import write_manifest
+from scribbleseg.functional.superpixels import (
+    felzenszwalb_regions,
+    grid_regions,
+    region_boundaries,
+    slic_regions,
+)
+from scribbleseg.options import check_choice, check_number, check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record, Split
+
+__all__ = [
+    "SUPERPIXEL_FILL",
+    "SuperpixelMethod",
+    "SuperpixelReport",
+    "find_superpixels",
+    "read_distance_map",
+    "read_superpixels",
+    "write_superpixels",
+]
+
+SuperpixelMethod = Literal["slic", "felzenszwalb", "grid"]
+"""How regions are found, see :mod:`scribbleseg.functional.superpixels`."""
+
+_COMMAND = "scribbleseg.data superpixels"
+_MOST = 65535  # ids 0..65534 of a 16-bit file; 65535 = none
+_OVERVIEW_IMAGES, _TILE_HEIGHT, _LINE = 8, 240, (255, 221, 0)
+
+
+@dataclass
+class SuperpixelReport:
+    """Outcome of :func:`write_superpixels`.
+
+    Attributes:
+        output: Folder of the cache.
+        counts: Image id to number of superpixels.
+        written: Images done by this call.
+        kept: Images that were there already.
+        failed: Image id to what went wrong.
+        overview: Picture of boundaries, ``None`` if there is nothing to show.
+    """
+
+    output: Path
+    counts: dict[str, int] = field(default_factory=dict)
+    written: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    overview: Path | None = None
+
+    def format(self) -> str:
+        """Summary of a few lines."""
+        lines = [
+            f"{len(self.counts):,} over-segmentations in {self.output}: {self.written:,} written, "
+            f"{self.kept:,} kept from earlier, {len(self.failed):,} failed"
+        ]
+        if self.counts:
+            numbers = np.array(list(self.counts.values()))
+            lines.append(
+                f"superpixels per image: {numbers.min():,} to {numbers.max():,}, median "
+                f"{int(np.median(numbers)):,}"
+            )
+        if self.overview is not None:
+            lines.append(f"look at {self.overview}: lines should follow the borders of objects")
+        return "\n".join(lines)
+
+
+class _Result(NamedTuple):
+    """What became of one image; ``reason`` is empty if all went well."""
+
+    image_id: str
+    number: int
+    written: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Segmenter:
+    """All that a worker needs to segment one image."""
+
+    source: ScribbleSource
+    output: Path
+    method: SuperpixelMethod
+    options: dict[str, Any]
+
+    def __call__(self, record: Record) -> _Result:
+        try:
+            return self._segment(record)
+        except Exception as error:  # noqa: BLE001 - one broken file must not stop the others
+            reason = str(error) or type(error).__name__
+            return _Result(record.image_id, 0, False, reason)
+
+    def _segment(self, record: Record) -> _Result:
+        target = self.output / f"{safe_id(record.image_id)}.png"
+        regions = self._earlier(record, target)
+        written = regions is None
+        if regions is None:
+            regions = self._regions(self.source.read_image(record))
+            _write(target, regions)
+        return _Result(record.image_id, int(regions.max()) + 1, written)
+
+    def _earlier(self, record: Record, target: Path) -> NDArray[np.int32] | None:
+        """Superpixels of an earlier call, unless they are damaged or older than their image."""
+        if not is_fresh(target, record.image):
+            return None
+        try:
+            return read_superpixels(target)
+        except LabelFormatError:
+            return None
+
+    def _regions(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
+        if self.method == "grid":
+            return grid_regions(*image.shape[:2], **self.options)
+        rgb = _as_rgb(image)
+        if self.method == "slic":
+            return slic_regions(rgb, **self.options)
+        return felzenszwalb_regions(rgb, **self.options)
+
+
+def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Three channels: grey repeated, the first three of many."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] < 3:
+        image = np.repeat(image[..., :1], 3, axis=2)
+    return np.ascontiguousarray(image[..., :3])
+
+
+def _write(path: Path, regions: NDArray[np.int32]) -> None:
+    count = int(regions.max()) + 1
+    if count > _MOST:
+        raise LabelFormatError(
+            f"{path}: {count:,} superpixels do not fit into 16 bits, at most {_MOST:,}; ask for "
+            "fewer, or tile the image"
+        )
+    image = Image.fromarray(regions.astype(np.uint16))
+    write_atomic(path, lambda stream: image.save(stream, format="PNG"))
+
+
+def write_superpixels(
+    source: ScribbleSource,
+    output: str | Path,
+    *,
+    splits: Sequence[Split] = ("train",),
+    method: SuperpixelMethod = "slic",
+    segments: int | None = None,
+    compactness: float | None = None,
+    scale: float | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> SuperpixelReport:
+    """Over-segment the images of some splits into a folder of 16-bit PNGs.
+
+    Writes ``STEM.png`` of image size (ids from 0), ``manifest.json`` and ``overview.png``. Files
+    appear atomically, so an interrupted call continues where it stopped; files older than their
+    image are made anew. An image that fails is reported and does not stop the others. SLIC needs
+    240 ms for 500×281 pixels on one core, Felzenszwalb 280 ms, a grid the time to write the file.
+
+    Args:
+        source: Data set; only images are read.
+        output: Folder to write: new, empty, or of an earlier call with the same settings.
+        splits: Splits to segment.
+        method: ``"slic"`` (about equal sizes), ``"felzenszwalb"`` (irregular, follow edges) or
+            ``"grid"`` (rectangles, no package needed).
+        segments: About how many superpixels, 1 to 65,535; 800 by default. Not for
+            ``"felzenszwalb"``.
+        compactness: Weight of position against colour in SLIC, above 0; by default each superpixel
+            fits its own (SLIC0), as CC4S does.
+        scale: Preference of ``"felzenszwalb"`` for large regions, above 0; 300 by default.
+        workers: Processes, see :func:`~scribbleseg.data.processes.map_in_processes`; 0 = this one.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        What was done; look at ``failed``.
+
+    Raises:
+        ConfigError: If an option is out of range or not of the method, or ``output`` holds
+            anything else.
+        MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
+        ScribbleNotFoundError: If images or lists are missing (D301).
+        ScribbleSegError: If a worker process was killed.
+    """
+    output = Path(output).expanduser()
+    options = _options(method, segments=segments, compactness=compactness, scale=scale)
+    check_whole(0, workers=workers)
+    if method != "grid":
+        # a package that is missing is one sentence, not one per image
+        slic_regions(np.zeros((2, 2, 3), np.uint8), num_segments=1)
+    records = list({r.image_id: r for split in splits for r in source.records(split)}.values())
+    facts: dict[str, Any] = {
+        "command": _COMMAND,
+        "source": type(source).__name__,
+        "method": method,
+        "options": options,
+    }
+    names = list(source.class_names)
+    earlier = check_settings(output, facts) or {}
+    if earlier.get("complete") is not True:
+        write_manifest(output, class_names=names, files=0, complete=False, **facts)
+    report = SuperpixelReport(output)
+    segmenter = _Segmenter(source, output, method, options)
+    with closing(map_in_processes(segmenter, records, workers=workers)) as results:
+        for result in with_progress(results, len(records), "superpixels", enabled=progress):
+            if result.reason:
+                report.failed[result.image_id] = result.reason
+                continue
+            report.counts[result.image_id] = result.number
+            report.written += result.written
+            report.kept += not result.written
+    shown = [record for record in records if record.image_id in report.counts]
+    if shown:
+        report.overview = _write_overview(source, output, shown, again=bool(report.written))
+    there = len(find_superpixels(output))
+    write_manifest(output, class_names=names, files=there, complete=not report.failed, **facts)
+    return report
+
+
+def _options(
+    method: str, *, segments: int | None, compactness: float | None, scale: float | None
+) -> dict[str, Any]:
+    """Arguments of the method's function."""
+    check_choice("method", method, get_args(SuperpixelMethod))
+    given = {"segments": segments, "compactness": compactness, "scale": scale}
+    used = {
+        "slic": {"segments", "compactness"},
+        "grid": {"segments"},
+        "felzenszwalb": {"scale"},
+    }[method]
+    for name, value in given.items():
+        if value is not None and name not in used:
+            raise ConfigError(
+                f"{name}={value} is not an option of method {method!r}, which has "
+                f"{' and '.join(sorted(used))}; remove it"
+            )
+    if method == "felzenszwalb":
+        value = 300.0 if scale is None else scale
+        check_number(scale=value)
+        if value <= 0:
+            raise ConfigError(f"scale={scale}: expected a number above 0, such as 300")
+        return {"scale": float(value)}
+    number = 800 if segments is None else segments
+    check_whole(1, segments=number)
+    if number > _MOST:
+        raise ConfigError(f"segments={segments}: expected at most {_MOST}, ids have 16 bits")
+    if method == "grid":
+        return {"num_segments": number}
+    if compactness is None:
+        return {"num_segments": number, "adaptive": True}
+    check_number(compactness=compactness)
+    if compactness <= 0:
+        raise ConfigError(f"compactness={compactness}: expected a number above 0, such as 10")
+    return {"num_segments": number, "compactness": float(compactness), "adaptive": False}
+
+
+def _write_overview(
+    source: ScribbleSource, output: Path, records: Sequence[Record], *, again: bool
+) -> Path:
+    """Eight images spread evenly over the records, with the boundaries of their superpixels."""
+    name = "overview"
+    while any(record.image_id == name for record in records):
+        name = f"_{name}"
+    path = output / f"{name}.png"
+    if path.is_file() and not again:
+        return path
+    chosen = np.unique(np.linspace(0, len(records) - 1, _OVERVIEW_IMAGES).round().astype(int))
+    rows, names = [], []
+    for record in (records[index] for index in chosen):
+        image = _as_rgb(source.read_image(record))
+        regions = read_superpixels(output / f"{record.image_id}.png")
+        lined = image.copy()
+        lined[region_boundaries(regions)] = _LINE
+        rows.append([image, lined])
+        names.append(f"{record.image_id}: {int(regions.max()) + 1:,}")
+    write_image(
+        path,
+        compose_panel(rows, ("image", "superpixels"), tile_height=_TILE_HEIGHT, captions=names),
+    )
+    return path

@@ -1,0 +1,135 @@
+"""What a call of ``synthesize`` did, as text for one screen and as a picture to judge it by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data import io
+from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
+from scribbleseg.functional.intensity import rgb_view
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record
+
+__all__ = ["SynthesisReport", "write_overview"]
+
+_OVERVIEW_IMAGES, _TILE_HEIGHT = 8, 240
+_BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
+_NAMES, _CLASS_ROWS = 3, 25
+
+
+def _no_pixels() -> NDArray[np.int64]:
+    return np.zeros(256, dtype=np.int64)
+
+
+@dataclass
+class SynthesisReport:
+    """Outcome of :func:`~scribbleseg.data.synthesize.synthesize_folder`.
+
+    Attributes:
+        output: Folder of the label files.
+        class_names: One name per class.
+        written: Images made by this call.
+        kept: Images that were there already.
+        failed: Image id to what went wrong.
+        empty: Ids of images on which nothing is drawn.
+        drawn: Pixels per id, int64, shape ``(256,)``; 255 = not drawn.
+        present: Images per class in which the class is drawn, int64, shape ``(256,)``.
+        seconds: Duration of the work.
+        overview: Contact sheet, ``None`` if there is nothing to show.
+    """
+
+    output: Path
+    class_names: tuple[str, ...]
+    written: int = 0
+    kept: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    drawn: NDArray[np.int64] = field(default_factory=_no_pixels)
+    present: NDArray[np.int64] = field(default_factory=_no_pixels)
+    seconds: float = 0.0
+    overview: Path | None = None
+
+    @property
+    def coverage(self) -> float:
+        """Drawn pixels in percent of all."""
+        return float(100 * self.drawn[:IGNORE_INDEX].sum() / max(int(self.drawn.sum()), 1))
+
+    def format(self) -> str:
+        """Summary of at most about 30 lines."""
+        rate = self.written / self.seconds if self.seconds > 0 else 0.0
+        lines = [
+            f"{self.written + self.kept:,} label files in {self.output}: {self.written:,} written, "
+            f"{self.kept:,} kept from earlier, {len(self.failed):,} failed",
+            f"coverage {self.coverage:.2f} % of the pixels, {rate:.1f} images/s",
+        ]
+        shown = sorted(range(len(self.class_names)), key=lambda label: -self.drawn[label])
+        total = max(int(self.drawn.sum()), 1)
+        lines += [
+            f"  {self.class_names[label][:22]:<22} {100 * self.drawn[label] / total:>8.3f} %  in "
+            f"{self.present[label]:,} images"
+            for label in sorted(shown[:_CLASS_ROWS])
+        ]
+        if self.empty:
+            lines.append(
+                f"{len(self.empty):,} images have no label (e.g. {', '.join(self.empty[:_NAMES])})"
+            )
+        if self.overview is not None:
+            lines.append(f"look at {self.overview} before you train on these labels")
+        return "\n".join(lines)
+
+
+def write_overview(
+    source: ScribbleSource, output: Path, records: Sequence[Record], *, mode: str
+) -> Path:
+    """Contact sheet of eight images spread evenly: image, what was read, what was drawn.
+
+    Args:
+        source: Reads images, masks and scribbles.
+        output: Folder of the labels, and of the picture.
+        records: Images to choose from, at least one.
+        mode: Title of the labels; ``"degrade"`` shows scribbles beside them, else masks.
+
+    Returns:
+        Path of the picture: ``overview.png``, with underscores in front if an image is called so.
+    """
+    degraded = mode == "degrade"
+    palette = np.array(source.palette, dtype=np.uint8)
+    if source.background is not None:
+        palette[source.background] = _BACKGROUND
+    chosen = np.unique(np.linspace(0, len(records) - 1, _OVERVIEW_IMAGES).round().astype(int))
+    rows, names = [], []
+    for record in (records[index] for index in chosen):
+        image = rgb_view(source.read_image(record), source.rgb_channels)
+        labels = io.read_label(output / f"{record.image_id}.png", source.num_classes)
+        # thin strokes must survive the reduction to the height of a tile
+        thicken = round(image.shape[0] / _TILE_HEIGHT)
+        if degraded:
+            before = source.read_scribble(record)
+            made_of = overlay_labels(image, before, palette, alpha=1.0, thicken=thicken)
+        else:
+            made_of = overlay_labels(image, source.read_mask(record), palette)
+        drawn = overlay_labels(image, labels, palette, alpha=1.0, thicken=thicken)
+        rows.append([image, made_of, drawn])
+        names.append(record.image_id)
+    titles = ("image", "scribble" if degraded else "mask", mode)
+    path = output / f"{_free_name({record.image_id for record in records})}.png"
+    write_image(path, compose_panel(rows, titles, tile_height=_TILE_HEIGHT, captions=names))
+    return path
+
+
+def _free_name(taken: Collection[str]) -> str:
+    name = "overview"
+    while name in taken:
+        name = f"_{name}"
+    return name

@@ -1,0 +1,314 @@
+"""Regions of label maps, their medial axis, and longest paths through sets of pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+from scipy.sparse import coo_matrix, csgraph
+
+from scribbleseg.constants import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from scipy.sparse import csr_matrix
+
+__all__ = [
+    "PixelGraph",
+    "Regions",
+    "label_regions",
+    "longest_paths",
+    "medial_axis",
+    "pixel_graph",
+    "region_depth",
+    "region_distance",
+]
+
+# Border pixels this far apart, in pixels and in distances to the border, make an axis; less is due
+# to the grid, or a branch into a blunt corner. A line of three pixels has 2 at a distance of 1.
+_SPREAD, _SPREAD_PER_DISTANCE = 1.0, 0.8
+_STEPS = ((0, 1), (1, -1), (1, 0), (1, 1))  # every pair of neighbours once
+
+
+class Regions(NamedTuple):
+    """Connected parts of a label map.
+
+    Attributes:
+        ids: Region of every pixel, 1..R, 0 = none; int32, shape ``(H, W)``.
+        classes: Class of every region, uint8, shape ``(R + 1,)``; 255 for region 0.
+    """
+
+    ids: NDArray[np.int32]
+    classes: NDArray[np.uint8]
+
+    @property
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels of every region, int64, shape ``(R + 1,)``."""
+        return np.bincount(self.ids.ravel(), minlength=len(self.classes)).astype(np.int64)
+
+    @property
+    def first_pixels(self) -> NDArray[np.int64]:
+        """Position of every region's first pixel in row order, int64, shape ``(R + 1,)``."""
+        first = np.zeros(len(self.classes), dtype=np.int64)
+        flat = self.ids.ravel()
+        first[flat[::-1]] = np.arange(len(flat))[::-1]  # the last assignment stays
+        return first
+
+
+def label_regions(labels: NDArray[np.uint8], *, connectivity: int = 4) -> Regions:
+    """Number the connected parts of every class.
+
+    Args:
+        labels: Ids, uint8, shape ``(H, W)``; 255 belongs to no region.
+        connectivity: 4, or 8 to connect pixels that touch at a corner.
+
+    Returns:
+        Regions, ordered by class.
+
+    Example:
+        >>> label_regions(np.array([[1, 0, 1]], dtype=np.uint8)).ids.tolist()
+        [[2, 1, 3]]
+    """
+    index = np.zeros(labels.shape, dtype=np.int32)
+    classes = [np.array([IGNORE_INDEX], dtype=np.uint8)]
+    count = 0
+    for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE_INDEX]):
+        selected = (labels == label).view(np.uint8)
+        left, top, width, height = cv2.boundingRect(selected)
+        box = slice(top, top + height), slice(left, left + width)
+        inside = selected[box]
+        parts, found = cv2.connectedComponents(inside, connectivity=connectivity)
+        np.add(found, count, out=index[box], where=inside > 0)
+        count += parts - 1
+        classes.append(np.full(parts - 1, label, dtype=np.uint8))
+    return Regions(index, np.concatenate(classes))
+
+
+def region_distance(
+    index: NDArray[np.int32],
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Distance of every pixel to the border pixels of its region, and which of them is nearest.
+
+    Border pixels have a neighbour of another region at a side, or lie at the edge of the image;
+    their distance is 0. The nearest one is at most 2 % farther than the true one.
+
+    Args:
+        index: Region of every pixel, int32, shape ``(H, W)``.
+
+    Returns:
+        Distance in pixels, float32, shape ``(H, W)``, and row and column of the nearest border
+        pixel, int32, shape ``(2, H, W)``.
+
+    Example:
+        >>> region_distance(np.ones((3, 5), np.int32))[0].tolist()[1]
+        [0.0, 1.0, 1.0, 1.0, 0.0]
+    """
+    border = _border(index)
+    _, nearest = cv2.distanceTransformWithLabels(
+        (~border).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    # two flat tables: gathering pairs of coordinates takes ten times as long
+    places = np.nonzero(border)
+    tables = np.zeros((2, len(places[0]) + 1), dtype=np.int32)
+    tables[:, nearest[places]] = places
+    rows, columns = tables[0].take(nearest), tables[1].take(nearest)
+    down = (rows - np.arange(index.shape[0], dtype=np.int32)[:, None]).astype(np.float32)
+    right = (columns - np.arange(index.shape[1], dtype=np.int32)).astype(np.float32)
+    return cv2.magnitude(down, right), np.stack([rows, columns])
+
+
+def region_depth(index: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Distance alone, exact, in a fraction of the time; see :func:`region_distance`."""
+    inner = (~_border(index)).view(np.uint8)
+    depth = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(depth, dtype=np.float32)
+
+
+def _border(index: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Pixels with a neighbour of another region at a side, or at the edge of the image."""
+    border = np.zeros(index.shape, dtype=bool)
+    border[0] = border[-1] = border[:, 0] = border[:, -1] = True
+    for first, second in (
+        (np.s_[1:], np.s_[:-1]),
+        (np.s_[:, 1:], np.s_[:, :-1]),
+    ):
+        differs = index[first] != index[second]
+        border[first] |= differs
+        border[second] |= differs
+    return border
+
+
+def medial_axis(
+    index: NDArray[np.int32], distance: NDArray[np.float32], nearest: NDArray[np.int32]
+) -> NDArray[np.bool_]:
+    """Pixels between two borders of their region: lines about one pixel wide.
+
+    A pair of neighbours lies on the axis if their nearest border pixels are farther apart than the
+    grid alone explains; the one closer to the bisector is taken (integer medial axis, Hesselink &
+    Roerdink, 2008). Every pixel is a border pixel where a region is one or two pixels wide: there
+    the axis may be empty. Linear in the number of pixels, for all regions at once.
+
+    Args:
+        index: Region of every pixel, int32, shape ``(H, W)``.
+        distance: See :func:`region_distance`.
+        nearest: See :func:`region_distance`.
+
+    Returns:
+        Bool, shape ``(H, W)``.
+
+    Example:
+        >>> index = np.ones((5, 9), np.int32)
+        >>> np.flatnonzero(medial_axis(index, *region_distance(index))[:, 4]).tolist()
+        [2]
+    """
+    axis = np.zeros(index.shape, dtype=bool)
+    reach = (_SPREAD + _SPREAD_PER_DISTANCE * distance) ** 2
+    for one, other, step in (
+        (np.s_[:-1], np.s_[1:], (1, 0)),
+        (np.s_[:, :-1], np.s_[:, 1:], (0, 1)),
+    ):
+        down, right = (line[one] - line[other] for line in nearest)
+        found = down * down + right * right > np.maximum(reach[one], reach[other])
+        found &= index[one] == index[other]
+        here = np.stack(np.nonzero(found))
+        shift = np.array(step)[:, None]
+        gap = np.stack([down[found], right[found]])
+        total = np.stack([line[one][found] + line[other][found] for line in nearest])
+        # positive: the first of the two is at least as close to the bisector
+        side = (gap * (total - 2 * here - shift)).sum(axis=0)
+        axis[tuple(here + (side < 0) * shift)] = True
+    return axis
+
+
+class PixelGraph(NamedTuple):
+    """Pixels as nodes, neighbours of the same region (also at a corner) as edges.
+
+    Attributes:
+        rows: Row of every node, shape ``(N,)``.
+        columns: Column of every node, shape ``(N,)``.
+        edges: Cost of every edge, shape ``(N, N)``; each edge is stored once.
+        parts: Connected part of every node, 0..P-1, shape ``(N,)``.
+        num_parts: Number of parts P.
+    """
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    edges: csr_matrix
+    parts: NDArray[np.int32]
+    num_parts: int
+
+    def priced(self, prices: NDArray[np.floating]) -> PixelGraph:
+        """The same graph with another cost.
+
+        Args:
+            prices: Cost per pixel of length at every node, positive, shape ``(N,)``; the mean of
+                two nodes counts for the way between them.
+        """
+        starts = np.repeat(np.arange(len(self.rows)), np.diff(self.edges.indptr))
+        edges = self.edges.copy()
+        edges.data *= (prices[starts] + prices[edges.indices]) / 2
+        return self._replace(edges=edges)
+
+    def walk(
+        self, starts: NDArray[np.integer], *, limit: float = np.inf
+    ) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+        """Cost of the cheapest way from any of the nodes ``starts``, and the node before.
+
+        Args:
+            starts: Nodes, at least one.
+            limit: Nodes that cost more count as out of reach: infinite cost.
+
+        Returns:
+            Cost, shape ``(N,)``, and the previous node on the way, negative at the start.
+        """
+        cost, before, _ = csgraph.dijkstra(
+            self.edges,
+            directed=False,
+            indices=starts,
+            min_only=True,
+            return_predecessors=True,
+            limit=limit,
+        )
+        return cost, before
+
+
+def pixel_graph(selected: NDArray[np.bool_], index: NDArray[np.int32]) -> PixelGraph:
+    """Graph of the selected pixels.
+
+    Args:
+        selected: Which pixels are nodes, bool, shape ``(H, W)``.
+        index: Region of every pixel; regions are not connected with each other.
+
+    Returns:
+        The graph; nodes are in row order, and the cost of an edge is its length in pixels.
+    """
+    rows, columns = np.nonzero(selected)
+    nodes = len(rows)
+    # a margin spares the tests for the edge of the image
+    number = np.full((index.shape[0] + 1, index.shape[1] + 2), -1, dtype=np.int32)
+    number[rows, columns + 1] = np.arange(nodes, dtype=np.int32)
+    region = index[rows, columns]
+    starts, ends, weights = [], [], []
+    for down, right in _STEPS:
+        neighbour = number[rows + down, columns + 1 + right]
+        start = np.flatnonzero(neighbour >= 0)
+        end = neighbour[start]
+        same = region[start] == region[end]
+        start, end = start[same], end[same]
+        starts.append(start)
+        ends.append(end)
+        length = 1.0 if 0 in (down, right) else np.sqrt(2.0)
+        weights.append(np.full(len(start), length))
+    edges = coo_matrix(
+        (np.concatenate(weights), (np.concatenate(starts), np.concatenate(ends))),
+        shape=(nodes, nodes),
+    ).tocsr()
+    count, parts = csgraph.connected_components(edges, directed=False)
+    return PixelGraph(rows, columns, edges, parts, count)
+
+
+def longest_paths(graph: PixelGraph) -> list[NDArray[np.int64]]:
+    """One path through every connected part, between two nodes that are far from each other.
+
+    The far ends are found by two sweeps: exact where a part has no loops, nearly so elsewhere.
+    Takes O(N log N) for all parts together.
+
+    Args:
+        graph: Pixels and costs.
+
+    Returns:
+        Nodes of each part's path in their order, at least one each.
+
+    Example:
+        >>> selected = np.array([[1, 1, 1, 1], [0, 1, 0, 0]], dtype=bool)
+        >>> graph = pixel_graph(selected, selected.astype(np.int32))
+        >>> graph.columns[longest_paths(graph)[0]].tolist()
+        [3, 2, 1, 0]
+    """
+    if graph.num_parts == 0:
+        return []
+    cost, _ = graph.walk(_farthest(graph, np.zeros(len(graph.rows))))
+    cost, before = graph.walk(_farthest(graph, cost))
+    ends = _farthest(graph, cost)
+    # all nodes before the ends: every round doubles the number of steps that are taken back
+    on_path = np.zeros(len(cost), dtype=bool)
+    on_path[ends] = True
+    back = np.where(before < 0, np.arange(len(cost)), before)
+    while True:
+        reached = back[on_path]
+        if on_path[reached].all():
+            break
+        on_path[reached] = True
+        back = back[back]
+    nodes = np.flatnonzero(on_path)
+    nodes = nodes[np.lexsort((cost[nodes], graph.parts[nodes]))]
+    stops = np.cumsum(np.bincount(graph.parts[nodes], minlength=graph.num_parts))[:-1]
+    return np.split(nodes, stops)
+
+
+def _farthest(graph: PixelGraph, cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The node of highest cost in every part; the first of equals."""
+    order = np.lexsort((-np.arange(len(cost)), cost, graph.parts))
+    stops = np.cumsum(np.bincount(graph.parts, minlength=graph.num_parts))
+    return order[stops - 1]

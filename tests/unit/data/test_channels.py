@@ -1,0 +1,455 @@
+"""Images beyond 8-bit RGB, from the file through training to a predicted folder."""
+
+import logging
+
+import lightning as pl
+import numpy as np
+import pytest
+import tifffile
+import torch
+from helpers.contract import TINY_ENCODER
+from helpers.tiny_folders import blocks, photo, plain_folder, save, scribble_of
+from helpers.trees_medical import channel_folder, raw_acdc
+from PIL import Image
+
+from scribbleseg import RegularizedModule, load
+from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
+from scribbleseg.data import io
+from scribbleseg.data.check import check_source
+from scribbleseg.data.datamodule import ScribbleDataModule
+from scribbleseg.data.orientation import apply_orientation
+from scribbleseg.data.sources import FolderSource
+from scribbleseg.data.sources.nifti import NiftiSource
+from scribbleseg.data.transforms import Augmentation, TrainTransform
+from scribbleseg.errors import CheckpointError, ConfigError, LabelFormatError, MissingExtraError
+from scribbleseg.functional.decode import decode_image
+from scribbleseg.functional.intensity import Intensity
+from scribbleseg.functional.preprocess import normalize, resize_image
+from scribbleseg.methods import DMPLSModule
+from scribbleseg.predictor import Predictor
+from scribbleseg.types import DataInfo
+
+EVERYTHING = Augmentation(
+    scale=(0.5, 2.0), rotate=30, rot90=True, hflip=True, vflip=True, blur=0.5, color_jitter=0.4
+)
+
+
+def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 255, shape).astype(dtype)
+
+
+# ----------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("bands", [2, 4, 7])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_array_files_keep_their_channels(tmp_path, bands, first, suffix):
+    image = noise(10, 12, bands)
+    stored = image.transpose(2, 0, 1) if first else image
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".npy":
+        np.save(path, stored)
+    else:
+        config = "separate" if first else "contig"
+        tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=config)
+    np.testing.assert_array_equal(decode_image(path, channels=bands), image)
+    assert io.read_header(path, channels=bands).size == (10, 12)
+
+
+def test_pages_of_a_tiff_are_channels_if_there_are_as_many(tmp_path, caplog):
+    pages = noise(3, 10, 12)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.tif"), pages.transpose(1, 2, 0))
+    assert not caplog.text
+    grey = decode_image(tmp_path / "a.tif", channels=1)
+    np.testing.assert_array_equal(grey[..., 0], pages[0])
+    assert "has 3 frames or pages, only the first is used" in caplog.text
+    with pytest.raises(LabelFormatError, match=r"D203 .*a\.tif: array of shape \(3, 10, 12\).*5"):
+        decode_image(tmp_path / "a.tif", channels=5)
+
+
+def test_last_axis_wins_where_both_fit(tmp_path):
+    image = noise(4, 12, 4)
+    np.save(tmp_path / "a.npy", image)
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.npy", channels=4), image)
+
+
+def test_grey_arrays_are_repeated_and_deep_ones_scaled(tmp_path):
+    values = noise(10, 12, dtype=np.float32) * 7
+    np.save(tmp_path / "a.npy", values)
+    tifffile.imwrite(tmp_path / "b.tif", values.astype(np.float64))
+    expected = Intensity().apply(values[..., None])
+    for name in ("a.npy", "b.tif"):
+        np.testing.assert_array_equal(decode_image(tmp_path / name, channels=1), expected)
+        np.testing.assert_array_equal(decode_image(tmp_path / name), np.repeat(expected, 3, axis=2))
+    window = Intensity("range", 0, 7 * 255)
+    np.testing.assert_array_equal(
+        decode_image(tmp_path / "a.npy", channels=1, intensity=window)[..., 0], values / 7
+    )
+
+
+def test_sixteen_bit_colours_in_a_tiff(tmp_path):
+    image = noise(10, 12, 3, dtype=np.uint16) * 257
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
+    out = decode_image(tmp_path / "a.tif", intensity=Intensity("dtype"))
+    np.testing.assert_array_equal(out, image // 257)
+
+
+def test_damaged_and_foreign_arrays_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", noise(10, 12, 5))
+    with pytest.raises(LabelFormatError, match=r"D203 .*a\.npy: array of shape \(10, 12, 5\), exp"):
+        decode_image(tmp_path / "a.npy", channels=4)
+    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:300])
+    with pytest.raises(LabelFormatError, match=r"D202 .*b\.npy"):
+        decode_image(tmp_path / "b.npy", channels=5)
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(LabelFormatError, match=r"D501 .*c\.npy.*never loaded"):
+        decode_image(tmp_path / "c.npy", channels=5)
+    (tmp_path / "d.tif").write_bytes(b"II*\0broken")
+    with pytest.raises(LabelFormatError, match=r"D202 .*d\.tif"):
+        decode_image(tmp_path / "d.tif", channels=5)
+    with pytest.raises(LabelFormatError, match=r"D202 .*d\.tif"):
+        decode_image(tmp_path / "d.tif")
+
+
+def test_missing_package(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", noise(10, 12, 4), photometric="minisblack")
+    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
+    with pytest.raises(MissingExtraError, match=r"a\.tif.*scribbleseg\[medical\]"):
+        decode_image(tmp_path / "a.tif", channels=4)
+
+
+def test_alpha_is_dropped_with_one_warning_per_folder(tmp_path, caplog):
+    image = noise(10, 12, 4)
+    image[..., 3] = 255
+    save(tmp_path / "opaque.png", image)
+    np.testing.assert_array_equal(decode_image(tmp_path / "opaque.png"), image[..., :3])
+    assert not caplog.text
+    image[0, 0, 3] = 3
+    for name in "ab":
+        save(tmp_path / f"{name}.png", image)
+        np.testing.assert_array_equal(decode_image(tmp_path / f"{name}.png"), image[..., :3])
+    assert caplog.text.count("transparency is dropped") == 1
+    assert str(tmp_path) in caplog.text
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", channels=4), image)
+
+
+def test_colours_as_grey_and_the_other_way_round(tmp_path):
+    image = noise(10, 12, 3)
+    save(tmp_path / "a.png", image)
+    grey = decode_image(tmp_path / "a.png", channels=1)
+    np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(image).convert("L")))
+    save(tmp_path / "b.png", image[..., 0])
+    np.testing.assert_array_equal(decode_image(tmp_path / "b.png"), image[..., [0, 0, 0]])
+    with pytest.raises(LabelFormatError, match=r"D203 .*a\.png: has 3 channels .*RGB.*expected 4"):
+        decode_image(tmp_path / "a.png", channels=4)
+
+
+def test_first_frame_of_an_animation(tmp_path, caplog):
+    frames = [Image.fromarray(noise(10, 12, 3)), Image.fromarray(255 - noise(10, 12, 3))]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), noise(10, 12, 3))
+    assert "has 2 frames or pages" in caplog.text
+
+
+def test_cmyk_is_converted(tmp_path):
+    ink = Image.new("CMYK", (12, 10), (0, 255, 255, 0))
+    ink.save(tmp_path / "a.jpg", quality=100)
+    red = decode_image(tmp_path / "a.jpg")[5, 5]
+    np.testing.assert_allclose(red, (255, 0, 0), atol=3)
+
+
+def test_number_of_pixels_is_limited(tmp_path, monkeypatch):
+    save(tmp_path / "a.png", noise(10, 12, 3))
+    np.save(tmp_path / "a.npy", noise(10, 12, 3))
+    for name in ("a.png", "a.npy"):
+        with pytest.raises(
+            LabelFormatError, match=rf"D202 .*{name}: 12x10 = 120 px, .*119; .*`max_image_pixels`"
+        ):
+            decode_image(tmp_path / name, max_pixels=119)
+        assert decode_image(tmp_path / name, max_pixels=120).shape == (10, 12, 3)
+    for limit in (100, 30):  # Pillow warns above its limit and refuses above twice that
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        for name in ("a.png", "a.npy"):
+            with pytest.raises(LabelFormatError, match=r"D202 .*`max_image_pixels`"):
+                decode_image(tmp_path / name)
+            assert decode_image(tmp_path / name, max_pixels=120).shape == (10, 12, 3)
+        assert limit == Image.MAX_IMAGE_PIXELS
+    plain_folder(tmp_path / "set")
+    source = FolderSource(tmp_path / "set", max_image_pixels=1000)
+    with pytest.raises(LabelFormatError, match=r"48x40 = 1,920 px, more than 1,000"):
+        source.read_image(source.records("train")[0])
+
+
+# -------------------------------------------------------------------- EXIF
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientations_turn_labels_like_images(tmp_path, orientation):
+    label = noise(5, 7)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(label).save(tmp_path / "a.png", exif=exif)
+    image = decode_image(tmp_path / "a.png", channels=1)[..., 0]
+    np.testing.assert_array_equal(apply_orientation(label, orientation), image)
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_labels_of_the_stored_frame_are_accepted_with_a_warning(tmp_path, caplog, orientation):
+    plain_folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for number in range(2):
+        Image.fromarray(photo(number, blocks(number, 3))).save(
+            tmp_path / "images" / f"img_{number}.png", exif=exif
+        )
+    source = FolderSource(tmp_path)
+    records = source.records("train")
+    with caplog.at_level(logging.WARNING):
+        for number in range(2):
+            scribble = source.read_scribble(records[number])
+            expected = apply_orientation(scribble_of(blocks(number, 3)), orientation)
+            np.testing.assert_array_equal(scribble, expected)
+            assert scribble.shape == source.read_image(records[number]).shape[:2]
+    assert caplog.text.count("D201") == 1
+    for part in ("scribbles/img_0.png", "48x40", "40x48", "images/img_0.png"):
+        assert part in caplog.text
+    assert not check_source(source).errors
+    # a label that already fits the rotated image stays
+    save(tmp_path / "scribbles" / "img_0.png", scribble_of(blocks(0, 3)).T.copy())
+    np.testing.assert_array_equal(source.read_scribble(records[0]), scribble_of(blocks(0, 3)).T)
+
+
+# -------------------------------------------------------------- transforms
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
+def test_every_transform_works_on_any_channels(channels):
+    mean = tuple(np.linspace(0.2, 0.8, channels))
+    transform = TrainTransform(EVERYTHING, crop_size=(64, 64), mean=mean)
+    image, label = noise(40, 56, channels), np.full((40, 56), 3, np.uint8)
+    original = image.copy()
+    fill = np.round(255 * np.array(mean)).astype(np.uint8)
+    padded = changed = False
+    for seed in range(12):
+        out = transform(image, [label], seed=seed)
+        assert out.image.shape == out.raw.shape == (64, 64, channels)
+        assert out.image.dtype == np.uint8
+        assert (out.labels[0][~out.valid] == 255).all()
+        # the edge of a rotated image is a mixture
+        far = ~out.valid
+        far[1:] &= far[:-1]
+        far[:-1] &= far[1:]
+        far[:, 1:] &= far[:, :-1]
+        far[:, :-1] &= far[:, 1:]
+        np.testing.assert_array_equal(out.raw[far], np.broadcast_to(fill, out.raw[far].shape))
+        padded |= bool(far.any())
+        changed |= not np.array_equal(out.image, out.raw)
+        again = transform(image, [label], seed=seed)
+        np.testing.assert_array_equal(again.image, out.image)
+    assert padded
+    assert changed
+    np.testing.assert_array_equal(image, original)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_channels_move_together(channels):
+    rows, columns = np.mgrid[0:40, 0:56]
+    image = np.stack([(rows * 4, columns * 4)[c % 2] for c in range(channels)], -1).astype(np.uint8)
+    label = (rows % 7).astype(np.uint8)
+    augmentation = Augmentation(rot90=True, hflip=True, vflip=True)
+    transform = TrainTransform(augmentation, crop_size=(24, 24), mean=(0.5,) * channels)
+    for seed in range(6):
+        out = transform(image, [label], seed=seed, track=True)
+        np.testing.assert_array_equal(out.raw, image[tuple(out.source_index)])
+        np.testing.assert_array_equal(out.labels[0], label[tuple(out.source_index)])
+
+
+def test_jitter_of_other_channels_is_brightness_and_contrast():
+    image = noise(40, 56, 4)
+    transform = TrainTransform(Augmentation(hflip=False, color_jitter=0.3), mean=(0.5,) * 4)
+    outs = [transform(image, [noise(40, 56)], seed=seed) for seed in range(40)]
+    unchanged = sum(np.array_equal(out.image, image) for out in outs)
+    assert 2 <= unchanged <= 16
+    for out in outs:
+        np.testing.assert_array_equal(out.raw, image)
+        order = np.argsort(image.ravel(), kind="stable")
+        assert (np.diff(out.image.ravel()[order].astype(int)) >= 0).all()
+    brightness = [out.image.mean() / image.mean() for out in outs]
+    assert 0.65 < min(brightness) < 0.85
+    assert 1.1 < max(brightness) < 1.35
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 5, 7])
+@pytest.mark.parametrize("size", [(20, 28), (60, 61)])
+def test_resizing_and_normalising_treat_channels_alike(channels, size):
+    image = noise(40, 56, channels)
+    resized = resize_image(image, size)
+    assert resized.shape == (*size, channels)
+    for channel in range(channels):
+        single = resize_image(np.ascontiguousarray(image[..., channel : channel + 1]), size)
+        # OpenCV rounds halves of one channel and of several differently
+        assert np.abs(resized[..., channel : channel + 1].astype(int) - single).max() <= 1
+    mean, std = np.linspace(0.1, 0.9, channels), np.linspace(0.2, 0.4, channels)
+    expected = ((image / 255 - mean) / std).transpose(2, 0, 1).astype(np.float32)
+    np.testing.assert_array_equal(normalize(image, tuple(mean), tuple(std)), expected)
+    with pytest.raises(ValueError, match=rf"expected a uint8 .*{channels}"):
+        normalize(noise(4, 4, channels + 1), tuple(mean), tuple(std))
+
+
+# ------------------------------------------------------------ sources, data module
+
+
+def test_options_of_the_folder_file(tmp_path):
+    root = channel_folder(tmp_path, "bands")
+    source = FolderSource(root)
+    assert (source.in_channels, source.rgb_channels) == (4, (2, 1, 0))
+    record = source.records("train")[0]
+    image = source.read_image(record)
+    assert image.shape == (40, 48, 4)
+    report = check_source(source)
+    assert not report.errors
+    assert len(report.statistics["all"]["mean"]) == 4
+    (root / "dataset.yaml").write_text(
+        "channels: 4\nintensity: {mode: range, low: 0, high: 4080}\n"
+    )
+    fixed = FolderSource(root)
+    np.testing.assert_array_equal(fixed.read_image(record)[..., :3], photo(0, blocks(0, 3)))
+    assert FolderSource(root, intensity=Intensity("dtype")).intensity.mode == "dtype"
+    (root / "dataset.yaml").write_text("channels: 4\nintensity: {mode: minmax}\n")
+    with pytest.raises(ConfigError, match=r"intensity\.mode='minmax'"):
+        FolderSource(root)
+    (root / "dataset.yaml").write_text("channels: 0\n")
+    with pytest.raises(ConfigError, match=r"channels=0"):
+        FolderSource(root)
+
+
+def test_statistics_of_the_data_module(tmp_path):
+    bands = FolderSource(channel_folder(tmp_path / "a", "bands"))
+    module = ScribbleDataModule(bands)
+    assert module.in_channels == 4
+    assert module.mean == (0.449,) * 4
+    assert module.std == (0.226,) * 4
+    own = ScribbleDataModule(bands, mean=(0.1, 0.2, 0.3, 0.4), std=(1, 1, 1, 2))
+    assert own.data_info.mean == (0.1, 0.2, 0.3, 0.4)
+    with pytest.raises(ConfigError, match=r"mean=\[0\.5, 0\.5, 0\.5\].*4 channels"):
+        ScribbleDataModule(bands, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(ConfigError, match=r"std=\(1, 1, 1, 0\)"):
+        ScribbleDataModule(bands, std=(1, 1, 1, 0))
+    assert module.data_info.rgb_channels == (2, 1, 0)
+    assert DataInfo.from_dict(module.data_info.to_dict()) == module.data_info
+
+
+def test_facts_of_older_checkpoints():
+    state = DataInfo(("a", "b")).to_dict()
+    for name in ("in_channels", "intensity", "rgb_channels"):
+        del state[name]
+    info = DataInfo.from_dict(state)
+    assert (info.in_channels, info.intensity) == (3, ("percentile", 0.5, 99.5))
+    as_lists = DataInfo(("a", "b"), rgb_channels=(2, 1, 0)).to_dict()
+    as_lists |= {"intensity": ["range", 1, 2], "rgb_channels": [2, 1, 0]}
+    info = DataInfo.from_dict(as_lists)
+    assert (info.intensity, info.rgb_channels) == (("range", 1, 2), (2, 1, 0))
+
+
+@pytest.mark.parametrize("kind", ["deep", "bands"])
+def test_train_and_predict(tmp_path, kind):
+    root, channels = channel_folder(tmp_path / "set", kind), {"deep": 1, "bands": 4}[kind]
+    data = ScribbleDataModule(
+        FolderSource(root),
+        batch_size=2,
+        num_workers=0,
+        crop_size=32,
+        augmentation=EVERYTHING,
+        seed=0,
+    )
+    module = RegularizedModule(
+        3,
+        in_channels=data.in_channels,
+        encoder=TINY_ENCODER,
+        encoder_weights=None,
+        regularizers={"gated_crf": 0.1},
+    )
+    trainer = pl.Trainer(
+        max_epochs=1,
+        limit_train_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert "val/miou" in trainer.callback_metrics
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (2, channels, 32, 32)
+    assert (batch["image_raw"].shape, batch["image_raw"].dtype) == ((2, 3, 32, 32), torch.uint8)
+    val = next(iter(data.val_dataloader()))
+    source = data.source
+    pixels = source.read_image(source.records("val")[0])
+    shown = [2, 1, 0] if kind == "bands" else [0, 0, 0]
+    np.testing.assert_array_equal(val["image_raw"][0].permute(1, 2, 0), pixels[..., shown])
+
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = load(tmp_path / "model.ckpt")
+    assert loaded.data_info.in_channels == loaded.hparams["in_channels"] == channels
+    assert loaded.data_info.intensity == ("percentile", 0.5, 99.5)
+    predictor = Predictor(loaded, device="cpu")
+    report = predictor.predict_folder(root / "images", tmp_path / "out", progress=False)
+    assert (report.written, report.failed) == (6, ())
+    file = data.source.records("val")[0].image
+    labels = predictor(file).labels
+    np.testing.assert_array_equal(predictor(pixels).labels, labels)
+    with Image.open(tmp_path / "out" / "labels" / f"{file.stem}.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), labels)
+    # the same path as in validation
+    with torch.no_grad():
+        logits = loaded.eval().predict_logits(val["image"][:1])
+    np.testing.assert_array_equal(logits.argmax(1)[0], labels)
+    with pytest.raises(ValueError, match=rf"\(H, W, {channels}\)"):
+        predictor(noise(8, 8, channels + 1))
+
+    rgb = RegularizedModule(3, encoder=TINY_ENCODER, encoder_weights=None)
+    rgb.data_info = DataInfo(loaded.data_info.class_names, source="FolderSource")
+    with pytest.raises(CheckpointError, match=rf"D402 .*{channels} channels.*the data has 3"):
+        rgb.on_load_checkpoint(read_checkpoint(tmp_path / "model.ckpt"))
+
+
+def test_older_checkpoints_load(tmp_path):
+    module = RegularizedModule(3, encoder=TINY_ENCODER, encoder_weights=None)
+    module.data_info = DataInfo(("background", "cat", "dog"), source="FolderSource")
+    state = {
+        "state_dict": module.state_dict(),
+        "hyper_parameters": {k: v for k, v in module.hparams.items() if k != "in_channels"},
+        "pytorch-lightning_version": "2.6.0",
+    }
+    module.on_save_checkpoint(state)
+    for name in ("in_channels", "intensity", "rgb_channels"):
+        del state["scribbleseg"]["data"][name]
+    AtomicCheckpointIO().save_checkpoint(state, tmp_path / "old.ckpt")
+    loaded = load(tmp_path / "old.ckpt")
+    assert (loaded.data_info.in_channels, loaded.hparams["in_channels"]) == (3, 3)
+    labels = Predictor(loaded, device="cpu")(noise(20, 20, 3)).labels
+    np.testing.assert_array_equal(labels, Predictor(module, device="cpu")(noise(20, 20, 3)).labels)
+
+
+def test_networks_take_any_channels(tmp_path):
+    for module_class in (RegularizedModule, DMPLSModule):
+        module = module_class(2, in_channels=2, encoder=TINY_ENCODER, encoder_weights=None)
+        assert module(torch.zeros(1, 2, 33, 40)).shape == (1, 2, 33, 40)
+    with pytest.raises(ConfigError, match="in_channels=0"):
+        RegularizedModule(2, in_channels=0, encoder=TINY_ENCODER, encoder_weights=None)
+
+
+def test_volumes_train_with_spacing_in_evaluation(tmp_path):
+    source = NiftiSource(raw_acdc(tmp_path), unlabelled_value=4)
+    data = ScribbleDataModule(source, batch_size=4, num_workers=0, resize=(32, 32))
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, 1, 32, 32)
+    assert "spacing" not in batch
+    val = next(iter(data.val_dataloader()))
+    np.testing.assert_allclose(val["spacing"], [[8.0, 1.25, 1.5]] * 4)
+    assert val["group"][0] == source.records("val")[0].group

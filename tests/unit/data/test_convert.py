@@ -1,0 +1,350 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import yaml
+from helpers.tiny_folders import (
+    STEMS,
+    acdc_plain,
+    acdc_release,
+    camvid_folder,
+    plain_folder,
+    save,
+    voc_tree,
+    write_list,
+)
+from helpers.trees_convert import run_command, times
+from PIL import Image
+
+from scribbleseg.data.commands import convert as command
+from scribbleseg.data.convert import convert_source
+from scribbleseg.data.folder_files import group_pattern
+from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.sources import ACDCSource, FolderSource, SyntheticSource, VOCSource
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.types import Record
+
+
+def grouped_folder(root):
+    return FolderSource(acdc_plain(root), group_regex=r"(patient\d+)_")
+
+
+BUILDERS = {
+    "folder": lambda root: FolderSource(plain_folder(root)),
+    "nested": lambda root: FolderSource(
+        plain_folder(root, stems=tuple(f"city {n % 2}/img_{n}" for n in range(8)))
+    ),
+    "no_background": lambda root: FolderSource(camvid_folder(root)),
+    "groups": grouped_folder,
+    "voc": lambda root: VOCSource(voc_tree(root)),
+    "voc_xml": lambda root: VOCSource(voc_tree(root, scribbles="xml")),
+    "acdc": lambda root: ACDCSource(acdc_release(root)),
+}
+
+
+def convert(source, out, **options):
+    return convert_source(source, out, progress=False, **options)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_round_trip(tmp_path, name):
+    source = BUILDERS[name](tmp_path / "raw")
+    report = convert(source, tmp_path / "plain")
+    assert not report.failed
+    plain = FolderSource(tmp_path / "plain")
+    assert plain.class_names == source.class_names
+    assert plain.background == source.background
+    used = slice(0, source.num_classes)
+    np.testing.assert_array_equal(plain.palette[used], source.palette[used])
+    splits = [s for s in ("train", "val", "test") if s in report.splits]
+    assert splits[:2] == ["train", "val"]
+    for split in splits:
+        ours, theirs = plain.records(split), source.records(split)
+        assert [r.image_id for r in ours] == [r.image_id for r in theirs]
+        assert [r.group for r in ours] == [r.group for r in theirs]
+        assert report.splits[split] == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(plain.read_image(a), source.read_image(b))
+            np.testing.assert_array_equal(plain.read_scribble(a), source.read_scribble(b))
+            known = source.with_mask(b)
+            np.testing.assert_array_equal(
+                plain.read_mask(plain.with_mask(a)), source.read_mask(known)
+            )
+            if known.image.is_file():
+                assert a.image.read_bytes() == known.image.read_bytes()
+    with Image.open(plain.records("train")[0].scribble) as label:
+        assert label.mode == "P"
+
+
+def test_grey_slices_become_one_channel(tmp_path):
+    source = ACDCSource(acdc_release(tmp_path / "raw"))
+    convert(source, tmp_path / "plain")
+    with Image.open(FolderSource(tmp_path / "plain").records("train")[0].image) as image:
+        assert image.mode == "L"
+
+
+def test_voc_list_is_kept_in_its_order(tmp_path):
+    voc_tree(tmp_path / "raw")
+    stems = ["2008_000008", "2007_000033", "2007_000032"]
+    sets = tmp_path / "raw" / "VOCdevkit" / "VOC2012" / "ImageSets"
+    write_list(sets / "SegmentationAug" / "train.txt", stems)
+    convert(VOCSource(tmp_path / "raw"), tmp_path / "plain")
+    assert (tmp_path / "plain" / "train.txt").read_text().split() == stems
+
+
+def test_second_run_writes_nothing(tmp_path):
+    source = VOCSource(voc_tree(tmp_path / "raw"))
+    first = convert(source, tmp_path / "plain")
+    before = times(tmp_path / "plain")
+    again = convert(source, tmp_path / "plain")
+    assert times(tmp_path / "plain") == before
+    assert (first.written, first.kept, again.written, again.kept) == (5, 0, 0, 5)
+
+
+def test_interrupted_run_goes_on(tmp_path, monkeypatch):
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    out = tmp_path / "plain"
+    read, seen = FolderSource.read_mask, []
+
+    def stop(self, record):
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        seen.append(record.image_id)
+        return read(self, record)
+
+    monkeypatch.setattr(FolderSource, "read_mask", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"] is False
+    # no split may be invented from what is there
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 2 of 6 images"):
+        FolderSource(out).records("train")
+    monkeypatch.undo()
+    before = times(out / "masks")
+    report = convert(source, out)
+    after = times(out / "masks")
+    assert (len(before), len(after), report.kept) == (3, 8, 3)
+    assert {name: after[name] for name in before} == before
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["complete"], manifest["files"]) == (True, 8)
+    assert manifest["splits"] == {"train": 6, "val": 2}
+    assert (manifest["source"], manifest["command"]) == ("FolderSource", "scribbleseg.data convert")
+    assert manifest["options"]["root"] == str((tmp_path / "raw").resolve())
+    assert manifest["version"]
+
+
+def test_changed_scribble_is_converted_anew(tmp_path):
+    root = plain_folder(tmp_path / "raw")
+    convert(FolderSource(root), tmp_path / "plain")
+    scribble = np.full((40, 48), 255, np.uint8)
+    scribble[3] = 1
+    path = save(root / "scribbles" / "img_0.png", scribble)
+    later = path.stat().st_mtime + 10
+    os.utime(path, (later, later))
+    report = convert(FolderSource(root), tmp_path / "plain")
+    assert (report.written, report.kept) == (1, 7)
+    plain = FolderSource(tmp_path / "plain")
+    np.testing.assert_array_equal(plain.read_scribble(plain.records("train")[0]), scribble)
+
+
+def test_folder_of_another_source_or_option_is_refused(tmp_path):
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    convert(source, tmp_path / "plain")
+    before = times(tmp_path / "plain")
+    other = FolderSource(plain_folder(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"manifest\.json: .*other settings \(options: .*other"):
+        convert(other, tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"other settings \(source: 'FolderSource'"):
+        convert(VOCSource(voc_tree(tmp_path / "voc")), tmp_path / "plain")
+    with pytest.raises(ConfigError, match=r"holds files but no manifest\.json"):
+        convert(source, tmp_path / "raw")
+    assert times(tmp_path / "plain") == before
+
+
+def test_splits_can_follow_one_another(tmp_path):
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    assert convert(source, tmp_path / "plain", splits=["val"]).splits == {"val": 2}
+    report = convert(source, tmp_path / "plain", splits=["train"])
+    assert report.splits == {"val": 2, "train": 6}
+    with pytest.raises(ScribbleNotFoundError, match=r"test\.txt"):
+        convert(source, tmp_path / "plain", splits=["test"])
+    with pytest.raises(ConfigError, match=r"split='all'"):
+        convert(source, tmp_path / "plain", splits=["all"])
+
+
+def test_missing_scribbles_stay_missing_and_are_reported(tmp_path):
+    root = plain_folder(tmp_path / "raw")
+    (root / "scribbles" / "img_1.png").unlink()
+    report = convert(FolderSource(root), tmp_path / "plain")
+    assert report.without_scribble == ["img_1"]
+    assert "1 training images have no scribble (e.g. img_1)" in report.format()
+    assert not (tmp_path / "plain" / "scribbles" / "img_1.png").exists()
+    assert (tmp_path / "plain" / "masks" / "img_1.png").exists()
+    with pytest.raises(ScribbleNotFoundError, match="1 of 6 scribbles"):
+        FolderSource(tmp_path / "plain").records("train")
+    skipping = FolderSource(root, on_missing="skip")
+    convert(skipping, tmp_path / "skip")
+    ids = [r.image_id for r in FolderSource(tmp_path / "skip").records("train")]
+    assert ids == [r.image_id for r in skipping.records("train")]
+
+
+def test_failed_images_are_listed_and_done_later(tmp_path, capsys):
+    root = plain_folder(tmp_path / "raw")
+    scribble = (root / "scribbles" / "img_2.png").read_bytes()
+    (root / "scribbles" / "img_2.png").write_text("404")
+    save(root / "masks" / "img_3.png", np.zeros((4, 4), np.uint8))
+    assert run_command(command, root, "--out", tmp_path / "plain", "--workers", "0") == 1
+    captured = capsys.readouterr()
+    assert "6 written, 0 kept from earlier, 2 failed" in captured.out
+    assert "img_2: D202" in captured.err
+    assert "img_3: D201" in captured.err
+    assert "mask is 4x4 (width x height), its image is 48x40" in captured.err
+    assert json.loads((tmp_path / "plain" / "manifest.json").read_text())["complete"] is False
+    (root / "scribbles" / "img_2.png").write_bytes(scribble)
+    save(root / "masks" / "img_3.png", np.zeros((40, 48), np.uint8))
+    assert run_command(command, root, "--out", tmp_path / "plain", "--workers", "0") == 0
+    assert "2 written, 6 kept" in capsys.readouterr().out
+
+
+def test_interruption_is_status_130(tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "convert_source", stop)
+    root = plain_folder(tmp_path / "raw")
+    assert run_command(command, root, "--out", tmp_path / "plain") == 130
+    assert "the same command goes on there" in capsys.readouterr().err
+
+
+def test_user_mistakes_are_one_line_and_status_two(tmp_path, capsys):
+    root = plain_folder(tmp_path / "raw")
+    assert run_command(command, root, "--out", tmp_path / "p", "--workers", "-1") == 2
+    assert "workers=-1: expected a whole number of at least 0" in capsys.readouterr().err
+    assert run_command(command, tmp_path / "none", "--out", tmp_path / "p") == 2
+
+
+def test_two_processes_write_the_same(tmp_path):
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    convert(source, tmp_path / "a")
+    convert(source, tmp_path / "b", workers=2)
+    for path in (tmp_path / "a").rglob("*.png"):
+        twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        assert twin.read_bytes() == path.read_bytes()
+
+
+def test_hard_links(tmp_path):
+    root = plain_folder(tmp_path / "raw")
+    convert(FolderSource(root), tmp_path / "plain", link=True)
+    image = FolderSource(tmp_path / "plain").records("train")[0].image
+    assert image.samefile(root / "images" / image.name)
+    before = times(tmp_path / "plain")
+    assert convert(FolderSource(root), tmp_path / "plain", link=True).written == 0
+    assert times(tmp_path / "plain") == before
+
+
+class MemorySource(ScribbleSource):
+    """A source without files; ids may be anything."""
+
+    class_names = ("background", "left", "right")
+    flip_pairs = ()
+
+    def __init__(self, ids=("a", "b"), channels=3):
+        self.ids, self.channels = ids, channels
+
+    def records(self, split):
+        return [Record(f"{name}{split}" if "/" not in name else name) for name in self.ids]
+
+    def read_image(self, record):
+        rng = np.random.default_rng(list(record.image_id.encode()))
+        return rng.integers(0, 255, (6, 8, self.channels)).astype(np.uint8)
+
+    def read_scribble(self, record):
+        return np.full((6, 8), 255, np.uint8)
+
+    def read_mask(self, record):
+        return np.ones((6, 8), np.uint8)
+
+
+def test_sources_without_files(tmp_path):
+    source = MemorySource()
+    report = convert(source, tmp_path / "plain")
+    assert (report.written, report.with_mask) == (6, 6)
+    plain = FolderSource(tmp_path / "plain")
+    for record in plain.records("train"):
+        np.testing.assert_array_equal(plain.read_image(record), source.read_image(record))
+    assert convert(source, tmp_path / "plain").written == 0
+    synthetic = SyntheticSource(num_train=2, num_val=1, size=32)
+    assert not convert(synthetic, tmp_path / "shapes").failed
+    assert FolderSource(tmp_path / "shapes").class_names == synthetic.class_names
+
+
+def test_images_of_many_channels_are_arrays(tmp_path):
+    source = MemorySource(channels=5)
+    assert not convert(source, tmp_path / "plain").failed
+    record = source.records("train")[0]
+    stored = np.load(tmp_path / "plain" / "images" / f"{record.image_id}.npy", allow_pickle=False)
+    np.testing.assert_array_equal(stored, source.read_image(record))
+    assert convert(source, tmp_path / "plain").written == 0
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "C:/x", "a\\x", "a//x", ".x/y"])
+def test_ids_that_lead_elsewhere_are_refused(tmp_path, name):
+    with pytest.raises(LabelFormatError, match=r"D501 image id"):
+        convert(MemorySource(ids=(name if "/" in name else f"{name}/",)), tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
+
+
+@pytest.mark.parametrize("name", ["#a", " a", "images/b", "sub/b.png"])
+def test_ids_that_a_list_would_change_are_refused(tmp_path, name):
+    source = MemorySource(ids=(name,))
+    source.records = lambda split: [Record(name)]
+    with pytest.raises(LabelFormatError, match=r"D501 image id .* cannot be a line"):
+        convert(source, tmp_path / "plain")
+
+
+def test_an_id_twice_is_refused(tmp_path):
+    with pytest.raises(LabelFormatError, match=r"D303 image id 'atrain' occurs more than once"):
+        convert(MemorySource(ids=("a", "a")), tmp_path / "plain")
+
+
+def test_masks_as_labels_are_refused(tmp_path):
+    source = FolderSource(plain_folder(tmp_path / "raw"), label_type="mask")
+    with pytest.raises(ConfigError, match="label_type='mask'"):
+        convert(source, tmp_path / "plain")
+
+
+def test_class_file_of_mirrored_classes(tmp_path):
+    source = MemorySource()
+    source.flip_pairs = ((1, 2),)
+    source.background = None
+    convert(source, tmp_path / "plain")
+    content = yaml.safe_load((tmp_path / "plain" / "classes.yaml").read_text())
+    assert content["flip_pairs"] == [[1, 2]]
+    assert content["background"] is None
+    assert content["classes"][1] == {"id": 1, "name": "left", "color": [128, 0, 0]}
+
+
+def test_group_patterns():
+    def records(*pairs):
+        return [Record(image_id, group=group) for image_id, group in pairs]
+
+    assert group_pattern(records(("a", None))) is None
+    assert group_pattern(records(("x/p1_s3", "p1"), ("x/p12_s9", "p12"))) == "(p12|p1)"
+    assert group_pattern(records(("p1_s3", "other"))) is None
+
+
+def test_lost_groups_are_said(tmp_path):
+    source = MemorySource()
+    source.records = lambda split: [Record(f"{split}1", group="unrelated")]
+    assert "groups of the images" in convert(source, tmp_path / "plain").format()
+
+
+def test_stems_of_one_image_in_two_splits_are_written_once(tmp_path):
+    root = plain_folder(tmp_path / "raw")
+    shutil.copy(root / "val.txt", root / "test.txt")
+    report = convert(FolderSource(root), tmp_path / "plain")
+    assert report.splits == {"train": 6, "val": 2, "test": 2}
+    assert report.written == len(STEMS)

@@ -1,0 +1,214 @@
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny_folders import VOC_STEMS, scribble_xml, write_list
+from helpers.trees_coco import context_mask, context_mat_labels, context_tree
+
+from scribbleseg.data import io
+from scribbleseg.data.leaks import overlap_warning
+from scribbleseg.data.sources.pascal_context import PascalContextSource
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+
+LISTS = Path(__file__).parents[4] / "shared" / "data" / "voc_lists"
+
+
+def base(root):
+    return root / "VOCdevkit" / "VOC2010"
+
+
+def without_background(mask):
+    shifted = mask.astype(int) - 1
+    shifted[(mask == 0) | (mask == 255)] = 255
+    return shifted
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit", "VOCdevkit/VOC2010"])
+def test_sixty_classes(tmp_path, below):
+    source = PascalContextSource(context_tree(tmp_path) / below)
+    assert (source.num_classes, source.background) == (60, 0)
+    names = source.class_names
+    assert (names[0], names[1], names[11], names[20], names[21]) == (
+        "background",
+        "aeroplane",
+        "table",
+        "tvmonitor",
+        "bag",
+    )
+    assert (names[42], names[59]) == ("curtain", "wood")
+    train, val = source.records("train"), source.records("val")
+    assert [r.image_id for r in train] == list(VOC_STEMS[:3])
+    assert [r.image_id for r in val] == list(VOC_STEMS[3:])
+    assert all(r.mask is None for r in train)
+    for number, record in enumerate([*train, *val]):
+        full = source.with_mask(record)
+        np.testing.assert_array_equal(source.read_mask(full), context_mask(number))
+        scribble = source.read_scribble(record)
+        drawn = scribble != 255
+        assert drawn.any()
+        np.testing.assert_array_equal(scribble[drawn], context_mask(number)[drawn])
+    assert len(source.records("predict")) == 5
+
+
+@pytest.mark.parametrize("scribbles", ["xml", "png"])
+def test_fifty_nine_classes(tmp_path, scribbles):
+    context_tree(tmp_path, scribbles=scribbles)
+    many, few = PascalContextSource(tmp_path), PascalContextSource(tmp_path, num_classes=59)
+    assert (few.num_classes, few.background, few.class_names[0]) == (59, None, "aeroplane")
+    for ours, theirs in zip(few.records("val"), many.records("val"), strict=True):
+        np.testing.assert_array_equal(
+            few.read_mask(ours), without_background(many.read_mask(theirs))
+        )
+        scribble = few.read_scribble(ours)
+        np.testing.assert_array_equal(scribble, without_background(many.read_scribble(theirs)))
+        assert {6, 58} <= set(np.unique(scribble))
+
+
+def test_labels_out_of_range_name_the_coding_of_the_files(tmp_path):
+    root = base(context_tree(tmp_path, labels="none"))
+    from helpers.tiny_folders import save
+
+    save(root / "SegmentationClassContext" / f"{VOC_STEMS[3]}.png", np.full((20, 24), 60, np.uint8))
+    save(root / "SegmentationClassContext" / f"{VOC_STEMS[4]}.png", context_mask(4))
+    source = PascalContextSource(tmp_path, num_classes=59)
+    with pytest.raises(LabelFormatError, match=r"D101 .*2008_000015\.png: value 60 on 480 px") as e:
+        source.read_mask(source.records("val")[0])
+    assert "classes 0-59" in str(e.value)
+
+
+def test_mat_labels(tmp_path):
+    expected = context_mat_labels(context_tree(tmp_path, labels="none"))
+    source = PascalContextSource(tmp_path)
+    for record in source.records("val"):
+        assert record.mask.suffix == ".mat"
+        np.testing.assert_array_equal(source.read_mask(record), expected[record.image_id])
+    few = PascalContextSource(tmp_path, num_classes=59)
+    for record in few.records("val"):
+        want = without_background(expected[record.image_id])
+        np.testing.assert_array_equal(few.read_mask(record), want)
+
+
+def test_mat_faults(tmp_path):
+    from scipy.io import savemat
+
+    context_mat_labels(context_tree(tmp_path, labels="none"))
+    root = base(tmp_path)
+    names = root / "labels.txt"
+    text = names.read_text()
+
+    def read():
+        source = PascalContextSource(tmp_path)
+        return source.read_mask(source.records("val")[0])
+
+    names.write_text("\n".join(line for line in text.splitlines() if ": wood" not in line))
+    with pytest.raises(LabelFormatError, match=r"D401 .*labels\.txt: names 458 classes.*not wood"):
+        read()
+    names.write_text(text.replace(": wood", " wood"))
+    with pytest.raises(LabelFormatError, match=r"D401 .*labels\.txt: line \d+ is '\d+ wood'"):
+        read()
+    names.unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*labels\.txt: .*459 classes.*`label_"):
+        read()
+    names.write_text(text)
+    label = root / "trainval" / f"{VOC_STEMS[3]}.mat"
+    savemat(label, {"LabelMap": np.full((20, 24), 460, np.uint16)})
+    with pytest.raises(LabelFormatError, match=r"D101 .*\.mat: value 460 on 480 px.*0-459"):
+        read()
+    savemat(label, {"Other": np.zeros((2, 2))})
+    with pytest.raises(LabelFormatError, match=r"D202 .*\.mat: cannot be read.*LabelMap"):
+        read()
+
+
+def test_all_unknown_tags_in_one_error(tmp_path):
+    root = base(context_tree(tmp_path))
+    for stem, tag in zip(
+        VOC_STEMS, ("bed clothes", "diningtable", "tvmon", "sky", "sky"), strict=True
+    ):
+        text = scribble_xml([(tag, [(3, 10), (5, 10)])], (20, 24))
+        (root / "pascal_context" / f"{stem}.xml").write_text(text)
+    source = PascalContextSource(tmp_path)
+    records = source.records("train")
+    with pytest.raises(LabelFormatError) as caught:
+        source.read_scribble(records[0])
+    message = str(caught.value)
+    assert message.startswith("D401")
+    assert f"{VOC_STEMS[0]}.xml: 2 class tags in 5 stroke files are unknown" in message
+    assert "'bed clothes', 'tvmon'" in message
+    assert "`aliases`" in message
+    assert set(np.unique(source.read_scribble(records[1]))) == {11, 255}  # a known short form
+    aliases = {"bed clothes": "bedclothes", "tvmon": "tvmonitor"}
+    source = PascalContextSource(tmp_path, aliases=aliases)
+    drawn = [set(np.unique(source.read_scribble(r))) - {255} for r in source.records("train")]
+    assert drawn == [{source.class_names.index("bedclothes")}, {11}, {20}]
+    few = PascalContextSource(tmp_path, aliases=aliases, num_classes=59)
+    assert set(np.unique(few.read_scribble(few.records("train")[2]))) == {19, 255}
+    with pytest.raises(ConfigError, match=r"aliases=.*'tvmon': 'television'"):
+        PascalContextSource(tmp_path, aliases={"tvmon": "television"})
+
+
+@pytest.mark.parametrize("place", ["option", "root", "folder"])
+def test_pickles_are_refused(tmp_path, place):
+    root = base(context_tree(tmp_path, labels="none"))
+    option = {"option": "train.pth", "root": None, "folder": "labels"}[place]
+    (root / "labels").mkdir()
+    (root / ("labels/train.pkl" if place == "folder" else "train.pth")).write_bytes(b"x")
+    with pytest.raises(LabelFormatError, match=r"D501 .*train\.p(th|kl): labels in a pickle"):
+        PascalContextSource(tmp_path, label_dir=option).records("val")
+
+
+def test_faults_of_options(tmp_path):
+    root = base(context_tree(tmp_path))
+    with pytest.raises(ConfigError, match=r"num_classes=61: expected one of 60, 59"):
+        PascalContextSource(tmp_path, num_classes=61)
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*none: no such folder.*`label_dir`"):
+        PascalContextSource(tmp_path, label_dir="none").records("val")
+    with pytest.raises(ScribbleNotFoundError, match=r"no split 'test'"):
+        PascalContextSource(tmp_path).records("test")
+    with pytest.raises(ScribbleNotFoundError, match=r"no JPEGImages here, in VOC2010"):
+        PascalContextSource(tmp_path / "nowhere")
+    (root / "ImageSets" / "SegmentationContext" / "val.txt").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*ImageSets: no list of split 'val'"):
+        PascalContextSource(tmp_path).records("val")
+    write_list(root / "val_context.txt", ["2008000015"])
+    assert [r.image_id for r in PascalContextSource(tmp_path).records("val")] == ["2008_000015"]
+
+
+def test_is_told_from_voc(tmp_path):
+    root = context_tree(tmp_path)
+    assert PascalContextSource.matches(root)
+    assert PascalContextSource.matches(base(root))
+    (base(root) / "pascal_2012").mkdir()
+    assert not PascalContextSource.matches(root)
+    assert not PascalContextSource.matches(tmp_path / "nowhere")
+
+
+def test_overlap_with_voc(tmp_path, caplog):
+    root = base(context_tree(tmp_path))
+    source = PascalContextSource(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        source.records("val")
+    assert not caplog.records
+    assert source.overlap_with(["2008000015", "2007_000032"]) == ["2008_000015"]
+    write_list(root / "ImageSets" / "SegmentationAug" / "train.txt", ["2008000015", "2010_000001"])
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            source = source if _ else PascalContextSource(tmp_path)
+            source.records("val")
+    (record,) = caplog.records  # once
+    assert record.message.startswith("D302 1 of 2 images of Context's validation list are in VOC's")
+    assert "2008_000015" in record.message
+
+
+@pytest.mark.skipif(not LISTS.is_dir(), reason="VOC lists are not on this machine")
+def test_overlap_of_the_released_lists():
+    names = {
+        n: io.read_split(LISTS / f"{n}.txt") for n in ("train_aug", "train_context", "val_context")
+    }
+    assert (len(names["train_context"]), len(names["val_context"])) == (4998, 5105)
+    val = overlap_warning(names["train_aug"], names["val_context"])
+    assert (val.code, val.severity) == ("D302", "warning")
+    assert val.message.startswith("4116 of 5105 images")
+    train = overlap_warning(names["train_aug"], names["train_context"])
+    assert train.message.startswith("4936 of 4998 images")
+    assert overlap_warning(names["train_context"], names["val_context"]) is None
