@@ -9,8 +9,6 @@ NOT_BUILT = {
     "cdsp": "aspp_v2_head distance_entropy lorm lorm_mask total tta",
     "irn": "cam centroid_refine edge_tta ir_label ir_label_merge irn_loss irn_loss_bgonly "
     "mean_shift poly_sgd sem_seg",
-    "pfa_augmentation": "*",
-    "pfa_train_step": "*",
     "ptrecl": "feature_sets label_conditioning label_gate reclassify_ms",
     "spml_contrastive": "cooccurrence_sets relation_losses segsort_plus_loss set_segsort_loss "
     "stability",

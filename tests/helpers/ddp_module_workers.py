@@ -27,6 +27,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "RegularizedModule": {"regularizers": REGULARIZERS},
     "DMPLSModule": {"dropout": 0.0, "reduction": "image"},
     "MeanTeacherModule": {"samples": 1, "noise": 0.0},
+    "PFAModule": {"arch": "unet", "num_prototypes": 2, "consistency": "soft_ce"},
 }
 
 
@@ -48,6 +49,7 @@ def step(name: str, part: slice, *, distributed: bool = False) -> dict[str, torc
     loss.backward()
     found = {"loss": loss.detach()}
     found |= {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+    found |= {n: b.float() for n, b in module.named_buffers() if n.startswith("bank.")}
     if distributed:
         for value in found.values():
             dist.all_reduce(value)

@@ -1,0 +1,205 @@
+"""Plain and augmented predictions of PFA: classifier, prototype bank, feature augmenter."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from torch import nn
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.prototypes import (
+    ClassPrototypes,
+    confident_prototypes,
+    predicted_class_labels,
+)
+from scribbleseg.methods.partial import PartiallySupervisedModule
+from scribbleseg.methods.pfa.augmentation import PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.evaluation import HeadScores
+from scribbleseg.nn.prototype_bank import PrototypeBank
+from scribbleseg.options import check_choice, check_number, check_whole
+from scribbleseg.types import SegOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from scribbleseg.types import SegBatch
+
+__all__ = ["AugmentedModule", "Head", "Prediction"]
+
+Head = Literal["none", "local", "global"]
+
+
+class Prediction(NamedTuple):
+    """What the network says before any prototype.
+
+    Attributes:
+        logits: Plain scores, shape ``(B, C, h, w)``.
+        features: Decoder features after the channel dropout, shape ``(B, D, h, w)``.
+        clean: The same before it.
+    """
+
+    logits: Tensor
+    features: Tensor
+    clean: Tensor
+
+
+class AugmentedModule(PartiallySupervisedModule):
+    """A network whose features may be enriched by local or global prototypes before they are read.
+
+    Args:
+        num_classes: Number of classes, background included.
+        num_prototypes: Global prototypes per class, K.
+        prototype_rate: Share of the old prototype that an update of the bank keeps.
+        topk_ratio: Share of the pixels that form a local prototype.
+        feature_dropout: Probability of dropping a channel of the decoder features in training.
+        prototype_inference: Predict with the plain classifier (``none``), or with features
+            augmented by ``local`` or ``global`` prototypes.
+        class_source: Classes that those may use: ``predicted`` by the plain classifier on more than
+            ``min_pixels`` pixels, or ``all``.
+        min_pixels: Pixels, at network input size, above which a class counts as predicted.
+        extra_heads: Heads scored beside it in validation, as ``val/miou_<head>``.
+        oracle: Also score ``local`` and ``global`` with the classes of the dense masks, as
+            ``oracle/miou_<head>``: what the published evaluation does. For analysis only.
+        kwargs: See :class:`~scribbleseg.methods.partial.PartiallySupervisedModule`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        num_prototypes: int = 10,
+        prototype_rate: float = 0.99,
+        topk_ratio: float = 1 / 12,
+        feature_dropout: float = 0.1,
+        prototype_inference: Head = "none",
+        class_source: Literal["predicted", "all"] = "predicted",
+        min_pixels: int = 100,
+        extra_heads: list[Literal["local", "global"]] | None = None,
+        oracle: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_whole(1, num_prototypes=num_prototypes)
+        check_whole(0, min_pixels=min_pixels)
+        check_choice("prototype_inference", prototype_inference, ("none", "local", "global"))
+        check_choice("class_source", class_source, ("predicted", "all"))
+        shares = {
+            "prototype_rate": prototype_rate,
+            "topk_ratio": topk_ratio,
+            "feature_dropout": feature_dropout,
+        }
+        check_number(**shares)
+        for name, share in shares.items():
+            inside = 0 < share <= 1 if name == "topk_ratio" else 0 <= share < 1
+            if not inside:
+                limits = "(0, 1]" if name == "topk_ratio" else "[0, 1)"
+                raise ConfigError(f"{name}={share}: expected a share in {limits}; 8 % is 0.08")
+        super().__init__(num_classes, **kwargs)
+        self.save_hyperparameters(ignore=["inference"])
+        self.feature_dropout = nn.Dropout2d(feature_dropout)
+        self.augmenter = PrototypeFeatureAugmentation(self.feature_dim)
+        self.bank = PrototypeBank(
+            num_classes, k=num_prototypes, dim=self.feature_dim, rate=prototype_rate
+        )
+        self.head: Head = prototype_inference
+        self._given_classes: Tensor | None = None
+        self.head_scores = HeadScores(self, extra_heads or [], oracle=oracle)
+
+    def forward_features(self, image: Tensor) -> SegOutput:
+        """Plain logits and features at decoder resolution."""
+        found = self.plain_prediction(image)
+        return SegOutput(found.logits, found.features)
+
+    def plain_prediction(self, image: Tensor) -> Prediction:
+        """Scores and features without prototypes."""
+        clean = self.network.decoder(self.network.encode(image))
+        features = self.feature_dropout(clean)
+        return Prediction(self.network.classifier(features), features, clean)
+
+    def augmented_logits(
+        self, features: Tensor, present: Tensor, local: ClassPrototypes | None = None
+    ) -> Tensor:
+        """Scores of features that prototypes have enriched.
+
+        Args:
+            features: Decoder features, shape ``(B, D, h, w)``.
+            present: Classes whose global prototypes an image may use, shape ``(B, C)``.
+            local: Local prototypes of each image; ``None`` = global ones.
+
+        Returns:
+            Shape ``(B, C, h, w)``.
+        """
+        if local is not None:
+            enriched = self.augmenter(features, local.prototypes, local.valid)
+        else:
+            bank = self.bank.prototypes.flatten(0, 1)[None].detach().clone()
+            mask = (present > 0)[:, :, None] & self.bank.filled
+            enriched = self.augmenter(features, bank, mask.flatten(1))
+        logits: Tensor = self.network.classifier(enriched.to(features.dtype))
+        return logits
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, C, H, W)`` of images ``(B, K, H, W)``, by the head in use."""
+        size = (image.shape[-2], image.shape[-1])
+        output = self.forward_features(image)
+        if self.head == "none":
+            return self.upsample_logits(output.logits, size)
+        present = self._classes_to_use(output.logits, size)
+        local = None
+        if self.head == "local":
+            local = confident_prototypes(
+                output.features, output.logits, present, ratio=self.hparams["topk_ratio"]
+            )
+        return self.upsample_logits(self.augmented_logits(output.features, present, local), size)
+
+    def _classes_to_use(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        if self._given_classes is not None:
+            return self._given_classes.expand(len(logits), -1)
+        if self.hparams["class_source"] == "all":
+            return logits.new_ones(logits.shape[:2])
+        background = self.data_info.background
+        return predicted_class_labels(
+            logits,
+            size,
+            min_pixels=self.hparams["min_pixels"],
+            always=() if background is None else (background,),
+            align_corners=self.network.align_corners,
+        )
+
+    @contextmanager
+    def using(self, head: Head, classes: Tensor | None = None) -> Iterator[None]:
+        """Predict with another head inside the block.
+
+        Args:
+            head: ``none``, ``local`` or ``global``.
+            classes: Classes that prototypes may be used of, multi-hot, shape ``(1, C)``; by default
+                as ``class_source`` says.
+        """
+        before = self.head, self._given_classes
+        self.head, self._given_classes = head, classes
+        try:
+            yield
+        finally:
+            self.head, self._given_classes = before
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        super().on_validation_epoch_start()
+        self.head_scores.reset()
+
+    def validation_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Score the chosen head, and the extra ones."""
+        self.head_scores.update(batch)
+        return super().validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole set."""
+        super().on_validation_epoch_end()
+        self.log_dict(self.head_scores.compute("val"))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the whole set."""
+        super().on_test_epoch_end()
+        self.log_dict(self.head_scores.compute("test"))

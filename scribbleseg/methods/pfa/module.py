@@ -1,0 +1,250 @@
+"""PFA: prototypes of confident pixels enrich the features, and both predictions must agree."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.consistency import consistency_loss
+from scribbleseg.functional.distributed import all_reduce_sum
+from scribbleseg.functional.geometry import class_labels_from_scribble
+from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
+from scribbleseg.methods.partial import untouched
+from scribbleseg.methods.pfa.heads import AugmentedModule
+from scribbleseg.methods.pfa.weights import LossPreset, Phase, phase_weights
+from scribbleseg.options import check_choice, check_flag, check_number
+from scribbleseg.types import SegOutput
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scribbleseg.nn.network import Arch
+    from scribbleseg.types import SegBatch
+
+__all__ = ["PFAModule"]
+
+logger = logging.getLogger(__name__)
+
+
+class PFAModule(AugmentedModule):
+    """Prototype-based feature augmentation (Chan et al., ICML 2024).
+
+    Three phases: a warm-up with partial cross-entropy; then the most confident pixels of every
+    class of an image give local prototypes, which fill a bank of global ones; once the bank of
+    every class seen in training is full, both kinds enrich the features, and the predictions with
+    and without them are tied.
+
+    Args:
+        num_classes: Number of classes, background included.
+        arch: Decoder architecture; ``segformer`` in the paper.
+        encoder: ``mit_b1`` and ``mit_b5`` in the paper (their weights are for research only); any
+            other encoder works.
+        output_stride: ``null`` = 16 for ``segformer`` on ``mit_b*`` as in the paper, else the
+            architecture's own.
+        warmup: Share of the training, in [0, 1), before prototypes are used (30 of 200 epochs).
+        loss_preset: ``joint``, ``reference`` (released code) or ``paper``; see
+            :data:`~scribbleseg.methods.pfa.weights.PRESETS`.
+        loss_weights: ``{phase: {term: weight}}`` changes single weights of the preset.
+        consistency: ``prob_ce`` (released code, nearly without effect) or ``soft_ce``.
+        detach_target: Whether the augmented prediction is a constant in the consistency.
+        class_labels: Classes of an ``image`` are those drawn in all of it, or in its ``crop``.
+        prototype_features: Prototypes from features after (``dropout``) or before (``clean``) the
+            channel dropout.
+        freeze_encoder_norm: Keep the affine parameters of the encoder's normalisation layers.
+        kwargs: See :class:`~scribbleseg.methods.pfa.heads.AugmentedModule`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        arch: Arch = "segformer",
+        encoder: str = "mit_b1",
+        output_stride: int | None = None,
+        warmup: float = 0.15,
+        loss_preset: LossPreset = "joint",
+        loss_weights: dict[str, dict[str, float]] | None = None,
+        consistency: Literal["prob_ce", "soft_ce"] = "prob_ce",
+        detach_target: bool = False,
+        class_labels: Literal["image", "crop"] = "image",
+        prototype_features: Literal["dropout", "clean"] = "dropout",
+        freeze_encoder_norm: bool = True,
+        lr: float = 6e-5,
+        head_lr_mult: float = 10.0,
+        schedule: Literal["constant", "linear", "poly", "cosine", "onecycle"] = "linear",
+        **kwargs: Any,
+    ) -> None:
+        check_number(warmup=warmup)
+        check_flag(detach_target=detach_target, freeze_encoder_norm=freeze_encoder_norm)
+        check_choice("consistency", consistency, ("prob_ce", "soft_ce"))
+        check_choice("class_labels", class_labels, ("image", "crop"))
+        check_choice("prototype_features", prototype_features, ("dropout", "clean"))
+        if not 0 <= warmup < 1:
+            raise ConfigError(
+                f"warmup={warmup}: expected a share of the training in [0, 1); from 1 on "
+                "prototypes would never be used. 30 of 200 epochs are 0.15"
+            )
+        mit = arch == "segformer" and encoder.startswith("mit_b")
+        super().__init__(
+            num_classes,
+            arch=arch,
+            encoder=encoder,
+            output_stride=16 if mit and output_stride is None else output_stride,
+            lr=lr,
+            head_lr_mult=head_lr_mult,
+            schedule=schedule,
+            **kwargs,
+        )
+        self.save_hyperparameters(ignore=["inference"])
+        self.weights = phase_weights(loss_preset, loss_weights)
+        self.register_buffer("seen_classes", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("bank_ready", torch.tensor(False))
+        self.seen_classes: Tensor
+        self.bank_ready: Tensor
+        self._ready: bool | None = None  # what the host knows of `bank_ready`
+        self._warned = False
+        if freeze_encoder_norm:
+            _freeze_norm(self.network.encoder)
+
+    def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
+        """Terms of the phase, and the regularisers on the plain prediction."""
+        found, scribble = self.plain_prediction(batch["image"]), batch["scribble"]
+        present = self._present_classes(batch)
+        prototypes = None
+        if self.training_progress() >= self.hparams["warmup"]:
+            dropped = self.hparams["prototype_features"] == "dropout"
+            prototypes = confident_prototypes(
+                found.features if dropped else found.clean,
+                found.logits,
+                present,
+                ratio=self.hparams["topk_ratio"],
+            )
+            self.bank.update(prototypes.prototypes, prototypes.valid)
+        phase = self._phase(prototypes)
+        output = SegOutput(found.logits, found.features)
+        terms = self.phase_terms(output, scribble, present, prototypes, phase)
+        if self.regularizers:
+            size = (scribble.shape[1], scribble.shape[2])
+            full = self.upsample_logits(output.logits, size)
+            terms |= self.unsupervised_terms(batch, output, full)
+        if not any(name.endswith(("_local", "_global")) for name in terms):
+            terms["augmenter"] = (0.0, untouched(self.augmenter, output.logits))
+        self.log("train/phase", float(("warmup", "local", "global").index(phase)))
+        self.log("train/bank_filled", self.bank.filled.float().mean())
+        self.log_labelled_fraction(batch)
+        return self.log_losses(terms, batch_size=len(scribble))
+
+    def _present_classes(self, batch: SegBatch) -> Tensor:
+        present = batch["class_labels"]
+        if self.hparams["class_labels"] == "crop":
+            background = self.data_info.background
+            present = class_labels_from_scribble(
+                batch["scribble"],
+                self.num_classes,
+                always=() if background is None else (background,),
+            )
+        if not self._ready:
+            here = (present > 0).any(dim=0).float()
+            self.seen_classes |= all_reduce_sum(here) > 0
+        return present
+
+    def _phase(self, prototypes: ClassPrototypes | None) -> Phase:
+        """Warm-up, or whether the bank of every class seen so far is full; once full, for ever."""
+        if prototypes is None:
+            return "warmup"
+        if self._ready is None:  # of a checkpoint
+            self._ready = bool(self.bank_ready)
+        if not self._ready:
+            self._ready = self.bank.is_ready(self.seen_classes.nonzero().flatten().tolist())
+            self.bank_ready.fill_(self._ready)
+        return "global" if self._ready else "local"
+
+    def phase_terms(
+        self,
+        output: SegOutput,
+        scribble: Tensor,
+        present: Tensor,
+        prototypes: ClassPrototypes | None,
+        phase: Phase,
+    ) -> dict[str, tuple[float, Tensor]]:
+        """Loss terms whose weight in this phase is not 0.
+
+        Args:
+            output: Plain prediction.
+            scribble: Ids, int64, shape ``(B, H, W)``.
+            present: Classes of each image, multi-hot, shape ``(B, C)``.
+            prototypes: Local prototypes; ``None`` in the warm-up.
+            phase: Row of the weight table.
+
+        Returns:
+            Name to (weight, scalar).
+        """
+        weights, points = self.weights[phase], self.drawn_points(scribble)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if weights["plain"]:
+            pce = self.partial_cross_entropy_at(output.logits, scribble, points)
+            terms["pce"] = (weights["plain"], pce)
+        heads = {} if prototypes is None else {"local": prototypes, "global": None}
+        for head, own in heads.items():
+            if not (weights[f"pce_{head}"] or weights[f"con_{head}"]):
+                continue
+            augmented = self.augmented_logits(output.features, present, own)
+            if weights[f"pce_{head}"]:
+                pce = self.partial_cross_entropy_at(augmented, scribble, points)
+                terms[f"pce_{head}"] = (weights[f"pce_{head}"], pce)
+            if weights[f"con_{head}"]:
+                consistency = consistency_loss(
+                    output.logits,
+                    augmented,
+                    form=self.hparams["consistency"],
+                    detach_target=self.hparams["detach_target"],
+                    across_ranks=True,
+                )
+                terms[f"con_{head}"] = (weights[f"con_{head}"], consistency)
+        return terms
+
+    def on_train_epoch_end(self) -> None:
+        """Warn, once, if the bank does not fill: the third phase would never begin."""
+        if self._warned or self._ready or self.training_progress() < self.hparams["warmup"]:
+            return
+        missing = self.seen_classes & ~self.bank.filled.all(dim=1)
+        if self._ready is None or not missing.any():
+            return
+        self._warned = True
+        names, counts = self.data_info.class_names, self.bank.count.tolist()
+        listed = ", ".join(
+            f"{names[c]} ({counts[c]} of {self.hparams['num_prototypes']})"
+            for c in missing.nonzero().flatten().tolist()
+        )
+        logger.warning(
+            "the prototype bank is not full after an epoch with prototypes: %s. Global prototypes "
+            "are used only when it is; these classes are rare or never predicted. Train longer, or "
+            "lower num_prototypes",
+            listed,
+        )
+
+    def on_fit_start(self) -> None:
+        """Say what a data set without background means."""
+        if self.data_info.background is None:
+            logger.warning(
+                "%s has no background class: an image may attend only to classes that are drawn "
+                "in it",
+                self.data_info.source or "the data set",
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Ask the buffer again whether the bank is full."""
+        super().on_load_checkpoint(checkpoint)
+        self._ready = None
+
+
+def _freeze_norm(encoder: nn.Module) -> None:
+    kinds = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    for layer in encoder.modules():
+        if isinstance(layer, kinds):
+            for parameter in layer.parameters():
+                parameter.requires_grad_(False)

@@ -1,0 +1,75 @@
+"""PFA over whole runs: through all phases, and resumed in the last one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from scribbleseg.callbacks import ExactResume
+from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.methods import PFAModule
+
+
+class _Watch(Callback):
+    """Notes the phase of every step, and saves after one of them."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path, self.phases = step, path, []
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        self.phases.append(int(trainer.callback_metrics["train/phase"]))
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(folder: Path, *callbacks: Callback, **resume) -> PFAModule:
+    seed_everything(0, verbose=False)
+    source = SyntheticSource(num_train=8, num_val=2, size=32)
+    data = ScribbleDataModule(source, batch_size=2, num_workers=0)
+    module = PFAModule(
+        source.num_classes,
+        arch="unet",
+        encoder="tu-test_resnet.r160_in1k",
+        encoder_weights=None,
+        warmup=0.2,
+        num_prototypes=1,
+        lr=1e-3,
+    )
+    Trainer(
+        max_epochs=5,
+        accelerator="cpu",
+        limit_val_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[ExactResume(), *callbacks],
+    ).fit(module, data, **resume)
+    return module
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    watch = _Watch(15, folder / "middle.ckpt")
+    return fit(folder, watch), watch
+
+
+def test_a_run_passes_through_the_phases_in_order(whole) -> None:
+    _, watch = whole
+    assert watch.phases == sorted(watch.phases)
+    assert watch.phases[:4] == [0] * 4, "a fifth of 20 steps"
+    assert watch.phases[4] > 0
+    assert watch.phases[14] == 2
+
+
+def test_resuming_in_the_global_phase_is_bitwise(whole, tmp_path) -> None:
+    module, watch = whole
+    resumed = fit(tmp_path, ckpt_path=watch.path)
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name

@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from helpers.contract import MethodContract, make_batch
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
+from scribbleseg.methods import PFAModule
+from scribbleseg.methods.pfa import PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.weights import PRESETS, TERMS, phase_weights
+from scribbleseg.nn.network import build_network
+from scribbleseg.types import DataInfo
+
+
+class _Progress:
+    """Lets a test say how far the training is."""
+
+    def __init__(self, module: PFAModule, value: float) -> None:
+        self.value = value
+        module.training_progress = lambda: self.value
+
+
+class TestPFA(MethodContract):
+    module_class = PFAModule
+    kwargs: ClassVar[dict[str, Any]] = {
+        "arch": "unet",
+        "num_prototypes": 2,
+        "freeze_encoder_norm": False,
+        "lr": 1e-3,
+    }
+
+    def test_three_phases(self) -> None:
+        module, batch = self.build(), make_batch()
+        progress = _Progress(module, 0.1)
+        self.step(module, batch)
+        assert module.logged["train/phase"] == 0
+        assert module.bank.count.sum() == 0
+        terms = set(module.loss_terms) - {"augmenter"}
+        assert terms == {"pce"}
+        progress.value = 0.15
+        self.step(module, self._with(batch, [0, 1, 2]))
+        assert module.logged["train/phase"] == 1, "class 3 was seen in the warm-up and has no slot"
+        assert set(module.loss_terms) == {"pce", "pce_local", "con_local"}
+        self.step(module, self._with(batch, [3]))
+        assert module.logged["train/phase"] == 2
+        assert set(module.loss_terms) == {"pce", "pce_global", "con_local", "con_global"}
+        assert module.logged["train/bank_filled"] == 1
+
+    @staticmethod
+    def _with(batch, classes: list[int]):
+        tags = torch.zeros_like(batch["class_labels"])
+        tags[:, classes] = 1
+        return type(batch)({**batch, "class_labels": tags})
+
+    def test_a_class_that_never_occurs_is_not_waited_for(self) -> None:
+        module = self.build()
+        self.step(module, self._with(make_batch(), [0, 2]))
+        assert module.logged["train/phase"] == 2
+        # and one that turns up later does not lead back
+        self.step(module, self._with(make_batch(), [0, 3]))
+        assert module.logged["train/phase"] == 2
+
+    def test_phase_survives_a_checkpoint(self) -> None:
+        module, copy = self.build(), self.build(seed=1)
+        self.step(module, make_batch())
+        assert module.logged["train/phase"] == 2
+        copy.load_state_dict(module.state_dict())
+        copy.seen_classes.fill_(True)
+        copy.bank.filled[3] = False
+        _Progress(copy, 0.5)
+        assert copy._phase(ClassPrototypes(torch.zeros(0), torch.zeros(0))) == "global"
+
+    def test_warns_once_if_the_bank_does_not_fill(self, caplog) -> None:
+        module, batch = self.build(num_prototypes=50), make_batch()
+        module.data_info = DataInfo(("ground", "cat", "dog", "owl"))
+        self.step(module, batch)
+        with caplog.at_level(logging.WARNING):
+            module.on_train_epoch_end()
+            module.on_train_epoch_end()
+        assert len(caplog.records) == 1
+        assert "owl (2 of 50)" in caplog.text
+
+    def test_warns_without_background(self, caplog) -> None:
+        module = self.build()
+        module.data_info = DataInfo(("a", "b", "c", "d"), background=None, source="Streets")
+        with caplog.at_level(logging.WARNING):
+            module.on_fit_start()
+        assert "Streets has no background class" in caplog.text
+
+    def test_classes_of_the_crop(self) -> None:
+        module, batch = self.build(class_labels="crop"), make_batch()
+        batch["scribble"][batch["scribble"] == 2] = 255
+        batch["class_labels"][:] = 1
+        self.step(module, batch)
+        assert module.seen_classes.tolist() == [True, True, False, True]
+
+    def test_prototypes_before_the_dropout(self) -> None:
+        batch = make_batch()
+        banks = []
+        for features, dropout in (("clean", 0.5), ("dropout", 0.0), ("dropout", 0.5)):
+            module = self.build(prototype_features=features, feature_dropout=dropout)
+            module.network.eval()  # the only random part left is the dropout
+            found = module.plain_prediction(batch["image"])
+            module.plain_prediction = lambda _, f=found, m=module: f._replace(
+                logits=m.network.classifier(f.clean)
+            )
+            self.step(module, batch)
+            banks.append(module.bank.prototypes.clone())
+        torch.testing.assert_close(banks[0], banks[1])
+        assert not torch.allclose(banks[0], banks[2])
+
+    def test_normalisation_of_the_encoder_is_frozen_on_request(self) -> None:
+        module = self.build(freeze_encoder_norm=True)
+        frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
+        assert frozen
+        assert all(n.startswith("network.encoder.") for n in frozen)
+        assert all(p.ndim == 1 for p in module.parameters() if not p.requires_grad)
+
+    @pytest.mark.parametrize("head", ["local", "global"])
+    def test_augmented_heads_predict_without_labels(self, head: str) -> None:
+        module = self.build(prototype_inference=head, min_pixels=0)
+        plain = self.build()
+        for model in (module, plain):
+            self.step(model, make_batch())
+            model.eval()
+        image = make_batch(seed=5)["image"]
+        with torch.no_grad():
+            found, reference = module.predict_logits(image), plain.predict_logits(image)
+        assert found.shape == reference.shape
+        assert not torch.allclose(found, reference)
+        # an empty bank has nothing to offer
+        module.bank.filled.fill_(False)
+        with torch.no_grad():
+            emptied = module.predict_logits(image)
+        assert torch.allclose(emptied, reference) == (head == "global")
+
+    def test_absent_classes_have_no_influence(self) -> None:
+        module = self.build().eval()
+        module.bank.prototypes.normal_()
+        module.bank.filled.fill_(True)
+        features = torch.rand(2, module.feature_dim, 8, 8)
+        present = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 1]])
+        before = module.augmented_logits(features, present)
+        module.bank.prototypes[2] += 5
+        assert torch.equal(module.augmented_logits(features, present), before)
+        module.bank.prototypes[3] += 5
+        after = module.augmented_logits(features, present)
+        assert torch.equal(after[0], before[0])
+        assert not torch.equal(after[1], before[1])
+
+    def test_extra_heads_and_oracle_have_names_of_their_own(self) -> None:
+        module = self.build(extra_heads=["local"], oracle=True)
+        self.step(module)
+        module.eval().logged.clear()
+        batch = dict(make_batch(size=1, height=40, width=48))
+        truth = torch.zeros(1, 40, 48, dtype=torch.int64)
+        truth[:, 20:] = 3
+        batch |= {
+            "mask": truth,
+            "orig_size": torch.tensor([[40, 48]]),
+            "input_size": torch.tensor([[40, 48]]),
+        }
+        del batch["class_labels"]  # validation has none
+        module.on_validation_epoch_start()
+        with torch.no_grad():
+            module.validation_step(batch, 0)
+        module.on_validation_epoch_end()
+        heads = {name for name in module.logged if "miou" in name}
+        assert heads == {
+            "val/miou",
+            "val/miou_local",
+            "oracle/miou_local",
+            "oracle/miou_global",
+        }
+        assert module.head == "none"
+
+    def test_regularisers_see_the_plain_prediction(self) -> None:
+        batch = make_batch()
+        plain = self.build(feature_dropout=0.0).eval()
+        both = self.build(feature_dropout=0.0, regularizers={"entropy": 0.5}).eval()
+        difference = self.step(both, batch) - self.step(plain, batch)
+        torch.testing.assert_close(difference, 0.5 * both.loss_terms["entropy"])
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"warmup": 1.0}, "never be used"),
+            ({"warmup": float("nan")}, "warmup=nan"),
+            ({"num_prototypes": 0}, "num_prototypes=0"),
+            ({"topk_ratio": 8}, "8 % is 0.08"),
+            ({"prototype_rate": 1.0}, "prototype_rate=1.0"),
+            ({"consistency": "mse"}, "consistency='mse'"),
+            ({"loss_preset": "best"}, "loss_preset='best'"),
+            ({"loss_weights": {"late": {"plain": 1}}}, "'late'"),
+            ({"loss_weights": {"local": {"pce": 1}}}, "'pce'"),
+            ({"loss_weights": {"local": {"plain": -1}}}, "plain=-1"),
+            ({"loss_weights": {"warmup": {"pce_local": 1}}}, "no prototypes before"),
+            ({"extra_heads": ["oracle"]}, "extra_heads='oracle'"),
+            ({"class_source": "oracle"}, "class_source='oracle'"),
+        ],
+    )
+    def test_bad_options_are_named(self, options: dict, message: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            self.build(**options)
+
+
+def test_weight_tables_name_every_term() -> None:
+    for preset in PRESETS:
+        table = phase_weights(preset)
+        assert set(table) == {"warmup", "local", "global"}
+        assert all(set(weights) == set(TERMS) for weights in table.values())
+    changed = phase_weights("joint", {"global": {"con_global": 0.5}})
+    assert changed["global"]["con_global"] == 0.5
+    assert PRESETS["joint"]["global"]["con_global"] == 0.01, "the preset itself stays"
+
+
+class TestAugmenter:
+    def make(self, dim: int = 6) -> PrototypeFeatureAugmentation:
+        torch.manual_seed(0)
+        return PrototypeFeatureAugmentation(dim).double()
+
+    def test_formula_image_by_image(self) -> None:
+        net, features = self.make(), torch.rand(3, 6, 4, 5, dtype=torch.float64)
+        prototypes = torch.randn(3, 7, 6, dtype=torch.float64)
+        mask = torch.rand(3, 7) < 0.5
+        mask[2] = False
+        found = net(features, prototypes, mask)
+        for image in range(2):
+            pixels, own = features[image].flatten(1).T, prototypes[image][mask[image]]
+            keys, queries = net.prototype_fc(own), net.feature_fc(pixels)
+            read = (queries @ keys.T).softmax(1) @ keys
+            hidden = net.fc3(torch.cat([read, queries], 1)).relu()
+            expected = (pixels + net.fc4(hidden)).relu().T.view(6, 4, 5)
+            torch.testing.assert_close(found[image], expected)
+        assert torch.equal(found[2], features[2]), "nothing to attend to"
+
+    def test_pixels_may_change_places(self) -> None:
+        net, features = self.make(), torch.rand(1, 6, 3, 4, dtype=torch.float64)
+        prototypes, mask = torch.randn(1, 5, 6, dtype=torch.float64), torch.ones(1, 5).bool()
+        order = torch.randperm(12)
+        moved = features.flatten(2)[..., order].view_as(features)
+        expected = net(features, prototypes, mask).flatten(2)[..., order].view_as(features)
+        torch.testing.assert_close(net(moved, prototypes, mask), expected)
+
+    def test_gradient(self) -> None:
+        net = self.make(4)
+        features = torch.rand(1, 4, 2, 3, dtype=torch.float64, requires_grad=True)
+        prototypes = torch.randn(1, 3, 4, dtype=torch.float64)
+        mask = torch.tensor([[True, False, True]])
+        assert torch.autograd.gradcheck(lambda f: net(f, prototypes, mask), features)
+
+
+def test_last_stage_of_mit_keeps_its_resolution() -> None:
+    network = build_network(
+        "segformer", "mit_b0", num_classes=3, encoder_weights=None, output_stride=16
+    )
+    levels = network.encode(torch.rand(1, 3, 70, 65))
+    assert network.divisor == 16
+    assert [level.shape[-2:] for level in levels[2:]] == [(20, 20), (10, 10), (5, 5), (5, 5)]
+    dilated = [m for m in network.encoder.modules() if getattr(m, "dilation", (1, 1)) != (1, 1)]
+    assert not dilated
+    assert network.align_corners
+    with pytest.raises(ConfigError, match="output_stride=8"):
+        build_network("segformer", "mit_b0", num_classes=3, encoder_weights=None, output_stride=8)
+
+
+def test_extraction_does_not_depend_on_the_scale_of_the_features() -> None:
+    features, logits = torch.rand(2, 5, 6, 6), torch.randn(2, 3, 6, 6)
+    one = confident_prototypes(features, logits, torch.ones(2, 3)).prototypes
+    many = confident_prototypes(7 * features, logits, torch.ones(2, 3)).prototypes
+    torch.testing.assert_close(one, many)
