@@ -3,11 +3,12 @@
     python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
 
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
-(a preset that goes on top of the file, overrides of single values, or both) and seeds. Every run is
-an ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
+(a preset on top of that file, overrides of single values, or both) and seeds. Every run is an
+ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
 interrupted one resumes. Runs that the output file already holds with the same settings are kept, so
 that a table can grow over days and machines. Scores are those of the last step, never of a selected
-checkpoint.
+checkpoint. A plan with ``sweep: {option: [values]}`` runs every recipe at every value, and draws
+the curves beside the table.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 import yaml
 from report import default_path, environment, write
+from sweep import expand_sweep, plot_sweep
 
 from scribbleseg.checkpoint import read_checkpoint
 
@@ -162,7 +164,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
     parser.add_argument("--output", type=Path, default=None)
     options = parser.parse_args()
-    plan = yaml.safe_load(options.plan.read_text())
+    plan = expand_sweep(yaml.safe_load(options.plan.read_text()))
     seeds = options.seeds or plan["seeds"]
     groups = _groups(plan, options.only or [])
     cells = [
@@ -211,6 +213,8 @@ def main() -> None:
             shown = sorted({seed for runs in found.values() for seed in runs})
             write(output, environment("compare", seed=shown, settings=settings), results)
             output.with_suffix(".md").write_text(table(results, plan["metrics"]))
+            if "sweep" in plan:
+                plot_sweep(plan, results, output.with_suffix(".png"))
     print(table(_in_order(found, plan), plan["metrics"]))
 
 

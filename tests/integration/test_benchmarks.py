@@ -160,3 +160,27 @@ def test_ops_measures_memory_of_each_way(tmp_path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert refused.returncode
     assert "expected some of" in refused.stderr
+
+
+def test_a_sweep_shares_the_unchanged_recipe_and_draws_curves(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from sweep import expand_sweep, plot_sweep
+
+    plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "robustness_mini.yaml").read_text())
+    shrink, drop = plan["sweep"]
+    expanded = expand_sweep(plan)
+    assert len(expanded["recipes"]) == 2 * (1 + 4 + 3)
+    assert expanded["recipes"]["pce"]["overrides"] == {}
+    assert expanded["recipes"]["pce scribble_drop 0.3"]["overrides"] == {drop: 0.3}
+    assert expanded["recipes"]["kernel_cut scribble_shrink 1"]["overrides"] == {shrink: 1}
+    assert expand_sweep({"recipes": {"pce": {}}}) == {"recipes": {"pce": {}}}
+    results = [
+        {"data": "ACDC-mini", "recipe": name, "runs": [{"scores": {"val/dice": 0.1 * n}}]}
+        for n, name in enumerate(expanded["recipes"])
+    ]
+    plot_sweep(expanded, results, tmp_path / "curves.png")
+    from PIL import Image
+
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width > 400
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 50, "curves, not an empty sheet"
