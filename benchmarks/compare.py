@@ -48,7 +48,14 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
         given[f"{source}.label_type"] = "pseudo"
         given[f"{source}.pseudo_label_dir"] = str(options.pseudo_labels.absolute() / data["folder"])
     layers = [plan.get("overrides"), data.get("overrides"), recipe.get("overrides"), steps, given]
-    return {key: value for layer in layers if layer for key, value in layer.items()}
+    merged = {key: value for layer in layers if layer for key, value in layer.items()}
+    for key, value in merged.items():  # labels that another command made, in a folder of their own
+        if str(value).startswith("PSEUDO_LABELS/"):
+            if options.pseudo_labels is None:
+                raise SystemExit(f"{key}={value}: pass that folder, --pseudo-labels")
+            folder = options.pseudo_labels.absolute()
+            merged[key] = str(folder / str(value).removeprefix("PSEUDO_LABELS/"))
+    return merged
 
 
 def logged(command: list[str], folder: Path) -> None:

@@ -150,15 +150,16 @@ def _judge_split(
 ) -> list[Finding]:
     findings = []
     deep = [str(item.record.image) for item in group if item.high_depth]
-    if deep:
+    window = getattr(source, "intensity", None)
+    if deep and (window is None or window.mode == "percentile"):
         findings.append(
             Finding(
                 "D203",
                 "warning",
                 f"{deep[0]}: {len(deep)} images have more than 8 bits per channel "
-                f"({some_names(deep)}), expected 8; each is scaled to its own 0.5 to 99.5 "
-                "percentile, which may hide absolute intensities: convert them to 8 bits with "
-                "one fixed window",
+                f"({some_names(deep)}); each is scaled between percentiles of its own (0.5 and "
+                "99.5), which hides absolute intensities: if those matter, set a fixed window, "
+                "`intensity: {mode: range, low: …, high: …}` in dataset.yaml",
                 deep[0],
             )
         )

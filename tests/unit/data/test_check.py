@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.tiny_folders import acdc_release, blocks, plain_folder, save, voc_tree
+from PIL import Image
 
 from scribbleseg.data.__main__ import main
 from scribbleseg.data.check import check_source
@@ -211,3 +212,15 @@ def test_released_folders(name):
     low, high = {"acdc": (0.8, 1.3), "camvid": (2.3, 2.7)}[name]
     assert low < report.statistics["all"]["labelled_percent"] < high
     assert report.statistics["all"]["disagreement_percent"] < 0.1
+
+
+def test_a_chosen_window_of_deep_images_is_not_complained_about(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    for path in (root / "images").iterdir():
+        shape = np.asarray(Image.open(path)).shape[:2]
+        deep = np.arange(shape[0] * shape[1])
+        Image.fromarray(deep.reshape(shape).astype(np.uint16)).save(path)
+    codes = {finding.code for finding in check_source(FolderSource(root)).findings}
+    assert "D203" in codes
+    chosen = FolderSource(root, intensity={"mode": "range", "low": 0, "high": 4000})
+    assert "D203" not in {finding.code for finding in check_source(chosen).findings}

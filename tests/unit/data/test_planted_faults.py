@@ -216,7 +216,7 @@ FOLDER_FAULTS = [
     (truncated_jpeg, "D202", ["images/img_0.jpg", "truncated", "copy it again"]),
     (text_as_image, "D202", ["images/img_1.png", "not an image", "copy it again"]),
     (text_as_scribble, "D202", ["scribbles/img_1.png", "not an image", "copy it again"]),
-    (deep_image, "D203", ["images/img_0.png", "1 images", "more than 8 bits", "convert them"]),
+    (deep_image, "D203", ["images/img_0.png", "1 images", "more than 8 bits", "mode: range"]),
     (deep_label, "D101", [FIRST, "value 65535 on 1,8", "`unlabelled_value: 65535`"]),
     (float_label, "D203", ["scribbles/img_0.tif", "floating point", "8-bit PNG"]),
     (missing_scribble, "D301", ["scribbles", "1 of 6 scribbles", "img_0", "`on_missing: skip`"]),
