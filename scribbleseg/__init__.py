@@ -7,6 +7,7 @@ from scribbleseg.data import ScribbleDataModule
 from scribbleseg.methods import (
     DMPLSModule,
     MeanTeacherModule,
+    PFAModule,
     RegularizedModule,
     Scribble2LabelModule,
 )
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DMPLSModule",
     "MeanTeacherModule",
+    "PFAModule",
     "RegularizedModule",
     "Scribble2LabelModule",
     "ScribbleDataModule",
