@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ClassPrototypes",
+    "ConfidenceWeights",
+    "confidence_weights",
     "confident_prototypes",
     "cosine_similarity_maps",
     "masked_class_means",
@@ -119,6 +121,54 @@ def cosine_similarity_maps(features: Tensor, prototypes: Tensor) -> Tensor:
     return similarity.view(*similarity.shape[:2], *features.shape[2:])
 
 
+class ConfidenceWeights(NamedTuple):
+    """How much each pixel counts for the prototype of each class.
+
+    Attributes:
+        weights: Scores of the chosen pixels, about 0 to 1, 0 elsewhere, shape ``(B, C, h, w)``.
+        alive: Whether the class has a positive logit anywhere, bool, shape ``(B, C)``.
+    """
+
+    weights: Tensor
+    alive: Tensor
+
+
+@torch.no_grad()
+def confidence_weights(
+    logits: Tensor, *, ratio: float = 1 / 12, eps: float = 1e-5
+) -> ConfidenceWeights:
+    r"""Scores s of the most confident pixels of every class; see :func:`confident_prototypes`.
+
+    Time O(B·C·N·log N), memory O(B·C·N); no synchronisation.
+
+    Args:
+        logits: Unnormalised scores, shape ``(B, C, h, w)``.
+        ratio: Share of the pixels that is chosen, in (0, 1]; at least one.
+        eps: ε.
+
+    Returns:
+        Weights and which classes have any; the weights of the others are arbitrary.
+
+    Raises:
+        ValueError: If the ratio is out of range.
+
+    Example:
+        >>> confidence_weights(torch.tensor([[[[4.0, 1.0]]]]), ratio=0.5).weights.tolist()
+        [[[[0.9999933242797852, 0.0]]]]
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio={ratio}, expected a share of the pixels in (0, 1]")
+    a = full_precision(logits).flatten(2).relu()
+    low, high = torch.aminmax(a, dim=2, keepdim=True)
+    a = a.masked_fill(a < low + eps, 0)
+    scores = (a - low - eps) / (high - low + eps)
+    # 1e-9: N/12 as a product may fall just below the integer it is
+    best = scores.topk(max(1, math.floor(scores.shape[2] * ratio + 1e-9)), dim=2)
+    # zeros elsewhere instead of gathering k features per class: one product, no (B, C, k, D)
+    weights = torch.zeros_like(scores).scatter_(2, best.indices, best.values)
+    return ConfidenceWeights(weights.view(logits.shape), high[..., 0] > 0)
+
+
 @torch.no_grad()
 def confident_prototypes(
     features: Tensor,
@@ -166,24 +216,15 @@ def confident_prototypes(
             f"class_labels has shape {tuple(class_labels.shape)}, expected (B, C) = "
             f"{tuple(logits.shape[:2])}"
         )
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio={ratio}, expected a share of the pixels in (0, 1]")
     with torch.autocast(features.device.type, enabled=False):
         f = full_precision(features).flatten(2)
-        a = full_precision(logits).to(f.dtype).flatten(2).relu()
-        low, high = torch.aminmax(a, dim=2, keepdim=True)
-        a = a.masked_fill(a < low + eps, 0)
-        scores = (a - low - eps) / (high - low + eps)
-        pixels = scores.shape[2]
-        # 1e-9: N/12 as a product may fall just below the integer it is
-        best = scores.topk(max(1, math.floor(pixels * ratio + 1e-9)), dim=2)
-        # zeros elsewhere instead of gathering k features per class: one product, no (B, C, k, D)
-        weights = torch.zeros_like(scores).scatter_(2, best.indices, best.values)
-        total = best.values.sum(2, keepdim=True)
+        confidence = confidence_weights(logits.to(f.dtype), ratio=ratio, eps=eps)
+        weights = confidence.weights.flatten(2)
+        total = weights.sum(2, keepdim=True)
         # the length is normalised away, so only the sign of the divisor matters
         sums = torch.bmm(weights, f.transpose(1, 2)) * torch.where(total < 0, -1.0, 1.0)
         finite = torch.isfinite(torch.linalg.vector_norm(sums, dim=2))
-    valid = (class_labels > 0) & (high[..., 0] > 0) & finite
+    valid = (class_labels > 0) & confidence.alive & finite
     # where, because NaN times False is NaN
     prototypes = torch.where(valid[..., None], F.normalize(sums, dim=2, eps=_EPS), 0)
     return ClassPrototypes(prototypes, valid)

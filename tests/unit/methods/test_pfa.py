@@ -3,17 +3,19 @@ from __future__ import annotations
 import logging
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
-from helpers.contract import MethodContract, make_batch
+from helpers.contract import TINY_ENCODER, MethodContract, make_batch
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
 from scribbleseg.methods import PFAModule
 from scribbleseg.methods.pfa import PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.visuals import confident_pixels, prototype_map
 from scribbleseg.methods.pfa.weights import PRESETS, TERMS, phase_weights
 from scribbleseg.nn.network import build_network
-from scribbleseg.types import DataInfo
+from scribbleseg.types import DataInfo, SegOutput
 
 
 class _Progress:
@@ -273,3 +275,43 @@ def test_extraction_does_not_depend_on_the_scale_of_the_features() -> None:
     one = confident_prototypes(features, logits, torch.ones(2, 3)).prototypes
     many = confident_prototypes(7 * features, logits, torch.ones(2, 3)).prototypes
     torch.testing.assert_close(one, many)
+
+
+class TestPictures:
+    def make(self) -> PFAModule:
+        torch.manual_seed(0)
+        module = PFAModule(
+            3, arch="unet", encoder=TINY_ENCODER, encoder_weights=None, num_prototypes=4
+        )
+        module.data_info = DataInfo(("ground", "cat", "dog"))
+        return module
+
+    def test_map_shows_every_class_of_the_bank(self) -> None:
+        module = self.make()
+        empty = prototype_map(module)
+        module.bank.prototypes[1] = torch.rand(4, module.feature_dim)
+        module.bank.prototypes[2] = torch.rand(4, module.feature_dim) - 3
+        module.bank.filled[1:] = True
+        picture = prototype_map(module)
+        assert picture.shape == empty.shape == (480, 630, 3)
+        places = []
+        for label in (1, 2):
+            own = (picture[:, :480] == module.data_info.palette[label]).all(2)
+            assert own.sum() > 4 * 20, "four discs"
+            places.append(np.argwhere(own).mean(0))
+            assert not (empty[:, :480] == module.data_info.palette[label]).all(2).any()
+        assert np.abs(places[0] - places[1]).max() > 100, "two clusters lie apart"
+
+    def test_confident_pixels_are_painted(self) -> None:
+        module = self.make()
+        image = np.full((32, 64, 3), 128, np.uint8)
+        logits = torch.full((1, 3, 32, 64), -1.0)
+        logits[0, 1, :, :8] = torch.linspace(1, 4, 8)
+        module.forward_features = lambda _: SegOutput(logits, logits)
+        picture = confident_pixels(module, image, classes=[1, 2], tile_height=32)
+        assert picture.shape[1] == 3 * 68
+        cat, dog = picture[26:58, 68:132], picture[26:58, 136:200]
+        painted = (cat != 51).any(2)
+        assert painted[:, 3:8].all(), "a twelfth of the pixels: 170 of 2048"
+        assert not painted[:, 8:].any()
+        assert (dog == 51).all(), "never a positive logit"
