@@ -3,8 +3,8 @@
     python benchmarks/compare.py benchmarks/plans/bounds_mini.yaml --data-root DIR [--weights FILE]
 
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
-(a preset on top of that file, overrides of single values, or both) and seeds. Every run is an
-ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
+(one or several presets on top of that file, overrides of single values, or both) and seeds. Every
+run is an ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
 interrupted one resumes. Runs that the output file already holds with the same settings are kept, so
 that a table can grow over days and machines. Scores are those of the last step, never of a selected
 checkpoint. A plan with ``sweep: {option: [values]}`` runs every recipe at every value, and draws
@@ -185,7 +185,8 @@ def main() -> None:
     found = recorded_runs(output)
     for data, recipe in cells:
         spec = plan["data"][data]
-        names = [spec["config"], *filter(None, [plan["recipes"][recipe].get("preset")])]
+        presets = plan["recipes"][recipe].get("preset") or []
+        names = [spec["config"], *([presets] if isinstance(presets, str) else presets)]
         configs = [HERE.parent / name for name in names]
         overrides = arguments(plan, spec, plan["recipes"][recipe], options)
         for seed in seeds:
