@@ -95,7 +95,6 @@ def loop_loss(module: PFAModule, batch: dict) -> torch.Tensor:
         batch["class_labels"],
     )
     local = loop_bank(module, found.features, found.logits, tags)
-    size = (scribble.shape[1], scribble.shape[2])
     own = [torch.stack(list(p.values())) for p in local]
     bank = module.bank.prototypes.clone()
     shared = [bank[row > 0].flatten(0, 1) for row in tags]
@@ -105,15 +104,12 @@ def loop_loss(module: PFAModule, batch: dict) -> torch.Tensor:
         loop_augment(module, found.features, shared),
     ]
 
-    def pce(logits: torch.Tensor) -> torch.Tensor:
-        full = F.interpolate(logits, size, mode="bilinear", align_corners=True)
-        return F.cross_entropy(full, scribble, ignore_index=255)
-
     def consistency(logits: torch.Tensor) -> torch.Tensor:
         agreement = logits.softmax(1) * found.logits.softmax(1).log_softmax(1)
         return -agreement.sum(1).mean()
 
-    terms = pce(heads[0]) + pce(heads[2])
+    pce = module.partial_cross_entropy_at
+    terms = pce(heads[0], scribble) + pce(heads[2], scribble)
     return terms + 0.01 * consistency(heads[1]) + 0.01 * consistency(heads[2])
 
 

@@ -135,7 +135,16 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 def run_callbacks(folder: Path, *, save_every_n_steps: int, monitor: str) -> list[Callback]:
-    """Callbacks of every fit: exact resume, guards, checkpoints, panels, console lines."""
+    """Callbacks of every fit: exact resume, guards, checkpoints, panels, console lines.
+
+    Raises:
+        ConfigError: If ``monitor`` is a score that knows labels a user of the model has not.
+    """
+    if monitor.startswith("oracle/"):
+        raise ConfigError(
+            f"monitor={monitor!r}: this score uses the classes of the dense masks, so a checkpoint "
+            "must not be chosen by it; monitor val/miou"
+        )
     checkpoints = str(folder / "checkpoints")
     fixed: dict[str, Any] = {
         "dirpath": checkpoints,

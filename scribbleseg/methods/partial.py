@@ -11,15 +11,17 @@ from scribbleseg.functional.losses import partial_cross_entropy
 from scribbleseg.functional.point_loss import drawn_points, partial_cross_entropy_at_points
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.nn.regularizers import RegularizerInput, build_regularizers
+from scribbleseg.options import check_choice, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
+    from torch.optim import Optimizer
 
     from scribbleseg.nn.regularizers import Regularizer
     from scribbleseg.types import SegBatch, SegOutput
 
-__all__ = ["PartiallySupervisedModule", "untouched"]
+__all__ = ["PartiallySupervisedModule"]
 
 
 class PartiallySupervisedModule(ScribbleSegModule):
@@ -48,17 +50,22 @@ class PartiallySupervisedModule(ScribbleSegModule):
     ) -> None:
         if not 0 <= label_smoothing < 1:
             raise ConfigError(f"label_smoothing={label_smoothing}: expected 0 to below 1")
+        check_choice("reduction", reduction, ("pixel", "image"))
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
         weights = None
         if class_weight is not None:
-            if len(class_weight) != num_classes or min(class_weight) < 0:
+            check_number(**{f"class_weight[{c}]": w for c, w in enumerate(class_weight)})
+            fits = len(class_weight) == num_classes and min(class_weight) >= 0
+            if not fits or not any(class_weight):
                 raise ConfigError(
-                    f"class_weight={class_weight}: expected {num_classes} numbers, none negative"
+                    f"class_weight={class_weight}: expected {num_classes} numbers, none negative "
+                    "and not all 0"
                 )
             weights = torch.tensor(class_weight)
         self.register_buffer("class_weight", weights, persistent=False)
         self.regularizers = build_regularizers(regularizers, feature_dim=self.feature_dim)
+        self._idle: list[Module] = []
 
     @property
     def train_inputs(self) -> frozenset[str]:
@@ -125,22 +132,32 @@ class PartiallySupervisedModule(ScribbleSegModule):
         for name, regularizer in self.regularizers.items():
             factor = cast("Regularizer", regularizer).factor(progress)
             # before its start a term costs nothing, but its parameters must still see a gradient
-            loss = regularizer(inputs) if factor > 0 else untouched(regularizer, logits)
+            loss = regularizer(inputs) if factor > 0 else self.idle(regularizer, logits)
             terms[name] = (factor, loss)
         return terms
 
+    def idle(self, part: Module, logits: Tensor) -> Tensor:
+        """A differentiable 0 for a part that takes no part in this step.
 
-def untouched(part: Module, logits: Tensor) -> Tensor:
-    """A differentiable 0 that reaches every parameter, for distributed training.
+        Distributed training needs a gradient for every parameter. The optimiser must not see it:
+        zeros would decay the weights and use up Adam's correction for its first steps.
 
-    Args:
-        part: What takes no part in this step.
-        logits: Any tensor of the step.
+        Args:
+            part: What this step does without.
+            logits: Any tensor of the step.
 
-    Returns:
-        Scalar.
-    """
-    zero = logits.sum() * 0
-    for parameter in part.parameters():
-        zero = zero + parameter.sum() * 0
-    return zero
+        Returns:
+            Scalar; add it to the loss.
+        """
+        self._idle.append(part)
+        zero = logits.sum() * 0
+        for parameter in part.parameters():
+            zero = zero + parameter.sum() * 0
+        return zero
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Take the zeros of idle parts away again."""
+        for part in self._idle:
+            for parameter in part.parameters():
+                parameter.grad = None
+        self._idle.clear()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.losses import full_precision
 from scribbleseg.nn.encoder_weights import load_encoder_weights, offline_guard
 from scribbleseg.types import SegOutput
 
@@ -127,6 +128,22 @@ class SegNetwork(nn.Module):
         return F.pad(
             labels, (0, width - labels.shape[-1], 0, height - labels.shape[-2]), value=fill
         )
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits ``(B, C, h, w)`` of features ``(B, D, h, w)``, in float32 also under autocast.
+
+        For methods that rank pixels by their logits: rounded to 16 bits, most would be ties.
+        """
+        layer = self.classifier
+        with torch.autocast(features.device.type, enabled=False):
+            bias = None if layer.bias is None else full_precision(layer.bias)
+            return F.conv2d(
+                full_precision(features),
+                full_precision(layer.weight),
+                bias,
+                padding=layer.padding,
+                dilation=layer.dilation,
+            )
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Encoder features of the padded image, from input size to the coarsest."""

@@ -12,7 +12,7 @@ from scribbleseg.functional.distributed import all_gather_rows, all_reduce_sum
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -64,6 +64,12 @@ class PrototypeBank(nn.Module):
         self.register_buffer("prototypes", torch.zeros(num_classes, k, dim))
         self.register_buffer("filled", torch.zeros(num_classes, k, dtype=torch.bool))
         self.register_buffer("updates", torch.zeros(num_classes, k, dtype=torch.int64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PrototypeBank:
+        """Move as every module, but stay in float32: averages are lost in 16 bits."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.prototypes = full_precision(self.prototypes)
+        return self
 
     @property
     def count(self) -> Tensor:

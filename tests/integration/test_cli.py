@@ -17,7 +17,9 @@ from PIL import Image
 
 from scribbleseg.checkpoint import read_checkpoint
 from scribbleseg.cli import main
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.images import decode_image, write_image
+from scribbleseg.runs import run_callbacks
 
 CONFIG = {
     "seed_everything": 1,
@@ -270,3 +272,8 @@ def test_help_and_version_of_the_installed_command() -> None:
             check=True,
         )
         assert "scribbleseg" in run.stdout
+
+
+def test_no_checkpoint_is_chosen_by_an_oracle(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="monitor='oracle/miou_global'"):
+        run_callbacks(tmp_path, save_every_n_steps=1, monitor="oracle/miou_global")

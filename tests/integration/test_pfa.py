@@ -13,17 +13,19 @@ from scribbleseg.data import ScribbleDataModule
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.methods import PFAModule
 
+SAVED = (3, 9, 25)
+
 
 class _Watch(Callback):
     """Notes the phase of every step, and saves after one of them."""
 
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path, self.phases = step, path, []
+    def __init__(self, steps: tuple[int, ...], folder: Path) -> None:
+        self.steps, self.folder, self.phases = steps, folder, []
 
     def on_train_batch_end(self, trainer, *_) -> None:
         self.phases.append(int(trainer.callback_metrics["train/phase"]))
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
+        if trainer.global_step in self.steps:
+            trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt")
 
 
 def fit(folder: Path, *callbacks: Callback, **resume) -> PFAModule:
@@ -36,11 +38,10 @@ def fit(folder: Path, *callbacks: Callback, **resume) -> PFAModule:
         encoder="tu-test_resnet.r160_in1k",
         encoder_weights=None,
         warmup=0.2,
-        num_prototypes=1,
+        num_prototypes=7,
+        confidence="centred",
         lr=1e-3,
     )
-    # the same prediction with positive logits: a class without any gives no prototype
-    torch.nn.init.constant_(module.network.classifier.bias, 3.0)
     Trainer(
         max_epochs=8,
         accelerator="cpu",
@@ -58,7 +59,7 @@ def fit(folder: Path, *callbacks: Callback, **resume) -> PFAModule:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    watch = _Watch(25, folder / "middle.ckpt")
+    watch = _Watch(SAVED, folder)
     return fit(folder, watch), watch
 
 
@@ -66,12 +67,13 @@ def test_a_run_passes_through_the_phases_in_order(whole) -> None:
     _, watch = whole
     assert watch.phases == sorted(watch.phases)
     assert watch.phases[:4] == [0] * 4, "less than a fifth of 32 steps"
-    assert watch.phases[7] > 0
-    assert watch.phases[24] == 2
+    assert set(watch.phases) == {0, 1, 2}
+    assert [watch.phases[step] for step in SAVED] == [0, 1, 2], "the next steps"
 
 
-def test_resuming_in_the_global_phase_is_bitwise(whole, tmp_path) -> None:
+@pytest.mark.parametrize("step", SAVED)
+def test_resuming_in_any_phase_is_bitwise(step: int, whole, tmp_path) -> None:
     module, watch = whole
-    resumed = fit(tmp_path, ckpt_path=watch.path)
+    resumed = fit(tmp_path, ckpt_path=watch.folder / f"{step}.ckpt")
     for name, value in module.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name

@@ -56,14 +56,22 @@ class PrototypeFeatureAugmentation(nn.Module):
         with torch.autocast(features.device.type, enabled=False):
             original = full_precision(features)
             pixels = original.flatten(2).transpose(1, 2)  # (B, N, D)
-            keys = self.prototype_fc(full_precision(prototypes)).expand(len(pixels), -1, -1)
-            queries = self.feature_fc(pixels)
+            keys = _linear(self.prototype_fc, full_precision(prototypes)).expand(
+                len(pixels), -1, -1
+            )
+            queries = _linear(self.feature_fc, pixels)
             some = mask.any(dim=1)
             # a softmax over nothing is NaN: such images attend to all, and their result is dropped
             allowed = mask | ~some[:, None]
             read = F.scaled_dot_product_attention(
                 queries, keys, keys, attn_mask=allowed[:, None, :], scale=1.0
             )
-            update = self.fc4(F.relu(self.fc3(torch.cat([read, queries], dim=2))))
+            hidden = F.relu(_linear(self.fc3, torch.cat([read, queries], dim=2)))
+            update = _linear(self.fc4, hidden)
             augmented = F.relu(pixels + update).transpose(1, 2).reshape(original.shape)
             return torch.where(some[:, None, None, None], augmented, original)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer in float32, also where the module is stored in 16 bits."""
+    return F.linear(x, full_precision(layer.weight), full_precision(layer.bias))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from scribbleseg.types import SegBatch
 
 __all__ = ["AugmentedModule", "Head", "Prediction"]
+
+logger = logging.getLogger(__name__)
 
 Head = Literal["none", "local", "global"]
 
@@ -54,12 +59,15 @@ class AugmentedModule(PartiallySupervisedModule):
         num_prototypes: Global prototypes per class, K.
         prototype_rate: Share of the old prototype that an update of the bank keeps.
         topk_ratio: Share of the pixels that form a local prototype.
+        confidence: Rank the pixels of a class by its ``logit`` as published, or by its ``centred``
+            logit, less the mean over the classes, which does not depend on a common offset.
         feature_dropout: Probability of dropping a channel of the decoder features in training.
         prototype_inference: Predict with the plain classifier (``none``), or with features
             augmented by ``local`` or ``global`` prototypes.
         class_source: Classes that those may use: ``predicted`` by the plain classifier on more than
             ``min_pixels`` pixels, or ``all``.
-        min_pixels: Pixels, at network input size, above which a class counts as predicted.
+        min_pixels: Pixels above which a class counts as predicted, of what the network sees: of the
+            image after ``resize``, of each window and of each scale.
         extra_heads: Heads scored beside it in validation, as ``val/miou_<head>``.
         oracle: Also score ``local`` and ``global`` with the classes of the dense masks, as
             ``oracle/miou_<head>``: what the published evaluation does. For analysis only.
@@ -73,6 +81,7 @@ class AugmentedModule(PartiallySupervisedModule):
         num_prototypes: int = 10,
         prototype_rate: float = 0.99,
         topk_ratio: float = 1 / 12,
+        confidence: Literal["logit", "centred"] = "logit",
         feature_dropout: float = 0.1,
         prototype_inference: Head = "none",
         class_source: Literal["predicted", "all"] = "predicted",
@@ -84,6 +93,7 @@ class AugmentedModule(PartiallySupervisedModule):
         check_whole(1, num_prototypes=num_prototypes)
         check_whole(0, min_pixels=min_pixels)
         check_choice("prototype_inference", prototype_inference, ("none", "local", "global"))
+        check_choice("confidence", confidence, ("logit", "centred"))
         check_choice("class_source", class_source, ("predicted", "all"))
         shares = {
             "prototype_rate": prototype_rate,
@@ -116,7 +126,7 @@ class AugmentedModule(PartiallySupervisedModule):
         """Scores and features without prototypes."""
         clean = self.network.decoder(self.network.encode(image))
         features = self.feature_dropout(clean)
-        return Prediction(self.network.classifier(features), features, clean)
+        return Prediction(self.network.classify(features), features, clean)
 
     def augmented_logits(
         self, features: Tensor, present: Tensor, local: ClassPrototypes | None = None
@@ -137,8 +147,7 @@ class AugmentedModule(PartiallySupervisedModule):
             bank = self.bank.prototypes.flatten(0, 1)[None].detach().clone()
             mask = (present > 0)[:, :, None] & self.bank.filled
             enriched = self.augmenter(features, bank, mask.flatten(1))
-        logits: Tensor = self.network.classifier(enriched.to(features.dtype))
-        return logits
+        return self.network.classify(enriched)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B, C, H, W)`` of images ``(B, K, H, W)``, by the head in use."""
@@ -146,15 +155,39 @@ class AugmentedModule(PartiallySupervisedModule):
         output = self.forward_features(image)
         if self.head == "none":
             return self.upsample_logits(output.logits, size)
-        present = self._classes_to_use(output.logits, size)
+        present = self._classes_to_use(self.upsample_logits(output.logits, size))
         local = None
         if self.head == "local":
             local = confident_prototypes(
-                output.features, output.logits, present, ratio=self.hparams["topk_ratio"]
+                output.features,
+                self.confidence(self._without_canvas(output.logits, size)),
+                present,
+                ratio=self.hparams["topk_ratio"],
             )
         return self.upsample_logits(self.augmented_logits(output.features, present, local), size)
 
-    def _classes_to_use(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+    def confidence(self, logits: Tensor) -> Tensor:
+        """Scores by which pixels are ranked for a local prototype; shape of the logits.
+
+        A class whose scores are nowhere positive gives none. Logits may all be negative where the
+        class wins; centred ones, less their mean over the classes, are not.
+        """
+        if self.hparams["confidence"] == "centred":
+            return logits - logits.mean(dim=1, keepdim=True)
+        return logits
+
+    def _without_canvas(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Scores with those beyond the image at their lowest: padding is no evidence."""
+        canvas = self.network.padded_size(*size)
+        rows, columns = (
+            math.ceil(side * cells / full)
+            for side, cells, full in zip(size, logits.shape[-2:], canvas, strict=True)
+        )
+        inside = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+        inside[:rows, :columns] = True
+        return logits.masked_fill(~inside, torch.finfo(logits.dtype).min)
+
+    def _classes_to_use(self, logits: Tensor) -> Tensor:
         if self._given_classes is not None:
             return self._given_classes.expand(len(logits), -1)
         if self.hparams["class_source"] == "all":
@@ -162,10 +195,9 @@ class AugmentedModule(PartiallySupervisedModule):
         background = self.data_info.background
         return predicted_class_labels(
             logits,
-            size,
+            (logits.shape[-2], logits.shape[-1]),
             min_pixels=self.hparams["min_pixels"],
             always=() if background is None else (background,),
-            align_corners=self.network.align_corners,
         )
 
     @contextmanager
@@ -183,6 +215,21 @@ class AugmentedModule(PartiallySupervisedModule):
             yield
         finally:
             self.head, self._given_classes = before
+
+    def on_test_start(self) -> None:
+        """Say if the chosen head has nothing to offer."""
+        self._warn_if_empty()
+
+    def on_predict_start(self) -> None:
+        """Say if the chosen head has nothing to offer."""
+        self._warn_if_empty()
+
+    def _warn_if_empty(self) -> None:
+        if self.head == "global" and not self.bank.filled.any():
+            logger.warning(
+                "prototype_inference='global', but the bank of this checkpoint is empty: the plain "
+                "prediction is used. Train beyond the warm-up, or predict with 'none'"
+            )
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""

@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.consistency import consistency_loss
+from scribbleseg.functional.consistency import ConsistencyForm, consistency_loss
 from scribbleseg.functional.distributed import all_reduce_sum
 from scribbleseg.functional.geometry import class_labels_from_scribble
 from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
-from scribbleseg.methods.partial import untouched
 from scribbleseg.methods.pfa.heads import AugmentedModule
 from scribbleseg.methods.pfa.weights import LossPreset, Phase, phase_weights
 from scribbleseg.options import check_choice, check_flag, check_number
@@ -49,7 +48,8 @@ class PFAModule(AugmentedModule):
         loss_preset: ``joint``, ``reference`` (released code) or ``paper``; see
             :data:`~scribbleseg.methods.pfa.weights.PRESETS`.
         loss_weights: ``{phase: {term: weight}}`` changes single weights of the preset.
-        consistency: ``prob_ce`` (released code, nearly without effect) or ``soft_ce``.
+        consistency: ``prob_ce`` (released code, nearly without effect) or ``soft_ce``; ``null`` =
+            ``soft_ce`` with the preset ``paper``, whose augmenter learns from it alone.
         detach_target: Whether the augmented prediction is a constant in the consistency.
         class_labels: Classes of an ``image`` are those drawn in all of it, or in its ``crop``.
         prototype_features: Prototypes from features after (``dropout``) or before (``clean``) the
@@ -68,7 +68,7 @@ class PFAModule(AugmentedModule):
         warmup: float = 0.15,
         loss_preset: LossPreset = "joint",
         loss_weights: dict[str, dict[str, float]] | None = None,
-        consistency: Literal["prob_ce", "soft_ce"] = "prob_ce",
+        consistency: Literal["prob_ce", "soft_ce"] | None = None,
         detach_target: bool = False,
         class_labels: Literal["image", "crop"] = "image",
         prototype_features: Literal["dropout", "clean"] = "dropout",
@@ -80,7 +80,7 @@ class PFAModule(AugmentedModule):
     ) -> None:
         check_number(warmup=warmup)
         check_flag(detach_target=detach_target, freeze_encoder_norm=freeze_encoder_norm)
-        check_choice("consistency", consistency, ("prob_ce", "soft_ce"))
+        check_choice("consistency", consistency, ("prob_ce", "soft_ce", None))
         check_choice("class_labels", class_labels, ("image", "crop"))
         check_choice("prototype_features", prototype_features, ("dropout", "clean"))
         if not 0 <= warmup < 1:
@@ -101,11 +101,19 @@ class PFAModule(AugmentedModule):
         )
         self.save_hyperparameters(ignore=["inference"])
         self.weights = phase_weights(loss_preset, loss_weights)
+        _check_augmenter_learns(self.weights, detach_target)
+        default: ConsistencyForm = "soft_ce" if loss_preset == "paper" else "prob_ce"
+        self.consistency: ConsistencyForm = default if consistency is None else consistency
         self.register_buffer("seen_classes", torch.zeros(num_classes, dtype=torch.bool))
         self.register_buffer("bank_ready", torch.tensor(False))
         self.seen_classes: Tensor
         self.bank_ready: Tensor
+        self.register_buffer("waived_classes", torch.zeros(num_classes, dtype=torch.bool))
+        self.register_buffer("prototype_steps", torch.tensor(0))
+        self.waived_classes: Tensor
+        self.prototype_steps: Tensor
         self._ready: bool | None = None  # what the host knows of `bank_ready`
+        self.register_load_state_dict_post_hook(_forget_ready)  # type: ignore[no-untyped-call]
         self._warned = False
         if freeze_encoder_norm:
             _freeze_norm(self.network.encoder)
@@ -115,15 +123,16 @@ class PFAModule(AugmentedModule):
         found, scribble = self.plain_prediction(batch["image"]), batch["scribble"]
         present = self._present_classes(batch)
         prototypes = None
-        if self.training_progress() >= self.hparams["warmup"]:
+        if self._uses_prototypes():
             dropped = self.hparams["prototype_features"] == "dropout"
             prototypes = confident_prototypes(
                 found.features if dropped else found.clean,
-                found.logits,
+                self.confidence(found.logits),
                 present,
                 ratio=self.hparams["topk_ratio"],
             )
             self.bank.update(prototypes.prototypes, prototypes.valid)
+            self.prototype_steps += 1
         phase = self._phase(prototypes)
         output = SegOutput(found.logits, found.features)
         terms = self.phase_terms(output, scribble, present, prototypes, phase)
@@ -131,12 +140,18 @@ class PFAModule(AugmentedModule):
             size = (scribble.shape[1], scribble.shape[2])
             full = self.upsample_logits(output.logits, size)
             terms |= self.unsupervised_terms(batch, output, full)
-        if not any(name.endswith(("_local", "_global")) for name in terms):
-            terms["augmenter"] = (0.0, untouched(self.augmenter, output.logits))
+        used = any(name.endswith(("_local", "_global")) for name in terms)
+        rest = 0.0 if used else self.idle(self.augmenter, output.logits)
         self.log("train/phase", float(("warmup", "local", "global").index(phase)))
         self.log("train/bank_filled", self.bank.filled.float().mean())
         self.log_labelled_fraction(batch)
-        return self.log_losses(terms, batch_size=len(scribble))
+        return self.log_losses(terms, batch_size=len(scribble)) + rest
+
+    def _uses_prototypes(self) -> bool:
+        """From the end of the warm-up on; a longer run that goes on does not fall back."""
+        if self._ready is None:  # of a checkpoint, or the beginning
+            self._ready = bool(self.bank_ready)
+        return self._ready or self.training_progress() >= self.hparams["warmup"]
 
     def _present_classes(self, batch: SegBatch) -> Tensor:
         present = batch["class_labels"]
@@ -153,13 +168,13 @@ class PFAModule(AugmentedModule):
         return present
 
     def _phase(self, prototypes: ClassPrototypes | None) -> Phase:
-        """Warm-up, or whether the bank of every class seen so far is full; once full, for ever."""
+        """Warm-up, or whether the bank of every class of the data is full; once full, for ever."""
         if prototypes is None:
             return "warmup"
-        if self._ready is None:  # of a checkpoint
-            self._ready = bool(self.bank_ready)
-        if not self._ready:
-            self._ready = self.bank.is_ready(self.seen_classes.nonzero().flatten().tolist())
+        # after an epoch every class that occurs has been seen
+        if not self._ready and (self._trainer is None or self.current_epoch > 0):
+            awaited = self.seen_classes & ~self.waived_classes
+            self._ready = bool((self.bank.filled.all(dim=1) | ~awaited).all())
             self.bank_ready.fill_(self._ready)
         return "global" if self._ready else "local"
 
@@ -200,7 +215,7 @@ class PFAModule(AugmentedModule):
                 consistency = consistency_loss(
                     output.logits,
                     augmented,
-                    form=self.hparams["consistency"],
+                    form=self.consistency,
                     detach_target=self.hparams["detach_target"],
                     across_ranks=True,
                 )
@@ -208,38 +223,54 @@ class PFAModule(AugmentedModule):
         return terms
 
     def on_train_epoch_end(self) -> None:
-        """Warn, once, if the bank does not fill: the third phase would never begin."""
-        if self._warned or self._ready or self.training_progress() < self.hparams["warmup"]:
+        """After an epoch with prototypes: do not wait for classes that gave none; say so once."""
+        steps = self._trainer.num_training_batches if self._trainer is not None else 1
+        if self._ready or int(self.prototype_steps) < steps:
             return
-        missing = self.seen_classes & ~self.bank.filled.all(dim=1)
-        if self._ready is None or not missing.any():
+        self.waived_classes |= self.seen_classes & (self.bank.count == 0)
+        missing = ~self.bank.filled.all(dim=1)
+        if self._warned or self.global_rank != 0 or not missing.any():
             return
         self._warned = True
         names, counts = self.data_info.class_names, self.bank.count.tolist()
         listed = ", ".join(
-            f"{names[c]} ({counts[c]} of {self.hparams['num_prototypes']})"
+            f"{names[c]} ({counts[c]} of {self.hparams['num_prototypes']}"
+            f"{'' if self.seen_classes[c] else ', not drawn in any training image'})"
             for c in missing.nonzero().flatten().tolist()
         )
         logger.warning(
-            "the prototype bank is not full after an epoch with prototypes: %s. Global prototypes "
-            "are used only when it is; these classes are rare or never predicted. Train longer, or "
-            "lower num_prototypes",
+            "the prototype bank is not full after an epoch with prototypes: %s. Classes without "
+            "any are not waited for; they are never predicted with a positive logit: try "
+            "`confidence: centred`. For the others train longer, or lower num_prototypes",
             listed,
         )
 
     def on_fit_start(self) -> None:
         """Say what a data set without background means."""
-        if self.data_info.background is None:
+        if self.data_info.background is None and self.global_rank == 0:
             logger.warning(
                 "%s has no background class: an image may attend only to classes that are drawn "
                 "in it",
                 self.data_info.source or "the data set",
             )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Ask the buffer again whether the bank is full."""
-        super().on_load_checkpoint(checkpoint)
-        self._ready = None
+
+def _forget_ready(module: PFAModule, _: object) -> None:
+    """After loading weights, ask the buffer again whether the bank is full."""
+    module._ready = None
+
+
+def _check_augmenter_learns(weights: dict[Phase, dict[str, float]], detach_target: bool) -> None:
+    phases: tuple[Phase, ...] = ("local", "global")
+    for phase in phases:
+        own = weights[phase]
+        consistent = own["con_local"] or own["con_global"]
+        if detach_target and consistent and not (own["pce_local"] or own["pce_global"]):
+            raise ConfigError(
+                f"detach_target=True, but in the phase {phase!r} only the consistency reaches the "
+                "feature augmenter: it would never learn; set detach_target: false, or give "
+                "pce_local or pce_global a weight"
+            )
 
 
 def _freeze_norm(encoder: nn.Module) -> None:

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 from scribbleseg.functional.images import compose_panel
-from scribbleseg.functional.preprocess import preprocess
+from scribbleseg.functional.intensity import rgb_view
+from scribbleseg.functional.preprocess import preprocess, resized_shape
 from scribbleseg.functional.prototypes import confidence_weights
 
 if TYPE_CHECKING:
@@ -36,12 +38,14 @@ def prototype_map(module: AugmentedModule, *, size: int = 480) -> NDArray[np.uin
         size: Side of the map in pixels; a legend is added at the right.
 
     Returns:
-        RGB picture, uint8, shape ``(size, size + 150, 3)``; an empty map for an empty bank.
+        RGB picture, uint8, ``size + 150`` wide and at least ``size`` high, as the legend needs; an
+        empty map for an empty bank.
     """
     filled = module.bank.filled.cpu()
     vectors = module.bank.prototypes.cpu()[filled].float()
     owner = filled.nonzero()[:, 0].tolist()
-    picture = Image.new("RGB", (_SCALE * (size + _LEGEND), _SCALE * size), "white")
+    rows = max(size, 16 * module.num_classes + 16)
+    picture = Image.new("RGB", (_SCALE * (size + _LEGEND), _SCALE * rows), "white")
     draw = ImageDraw.Draw(picture)
     info = module.data_info
     for (x, y), label in zip(_on_axes(vectors, size), owner, strict=True):
@@ -56,7 +60,7 @@ def prototype_map(module: AugmentedModule, *, size: int = 480) -> NDArray[np.uin
             outline="black",
         )
         draw.text((_SCALE * (size + 22), top), f"{name[:16]} ({count})", fill="black", font_size=24)
-    shrunk = picture.resize((size + _LEGEND, size), Image.Resampling.LANCZOS)
+    shrunk = picture.resize((size + _LEGEND, rows), Image.Resampling.LANCZOS)
     return np.asarray(shrunk, dtype=np.uint8)
 
 
@@ -99,10 +103,13 @@ def confident_pixels(
         output = module.forward_features(preprocess(image, info)[None].to(module.device))
     finally:
         module.train(training)
-    found = confidence_weights(output.logits, ratio=module.hparams["topk_ratio"])
+    scores = module.confidence(output.logits)
+    found = confidence_weights(scores, ratio=module.hparams["topk_ratio"])
+    seen = resized_shape(image.shape[0], image.shape[1], info.resize)
+    shares = module.upsample_logits(found.weights * found.alive[..., None, None], seen)
     size = (image.shape[0], image.shape[1])
-    shares = module.upsample_logits(found.weights * found.alive[..., None, None], size)[0]
-    rgb = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+    shares = F.interpolate(shares, size, mode="bilinear", align_corners=False)[0]
+    rgb = rgb_view(image, info.rgb_channels)
     shown = range(module.num_classes) if classes is None else classes
     tiles, titles = [rgb], ["image"]
     for label in shown:

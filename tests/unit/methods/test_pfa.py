@@ -74,17 +74,123 @@ class TestPFA(MethodContract):
         copy.seen_classes.fill_(True)
         copy.bank.filled[3] = False
         _Progress(copy, 0.5)
+        assert copy._uses_prototypes()
         assert copy._phase(ClassPrototypes(torch.zeros(0), torch.zeros(0))) == "global"
 
     def test_warns_once_if_the_bank_does_not_fill(self, caplog) -> None:
-        module, batch = self.build(num_prototypes=50), make_batch()
+        module, batch = self.build(num_prototypes=50), self._with(make_batch(), [0, 1, 3])
         module.data_info = DataInfo(("ground", "cat", "dog", "owl"))
-        self.step(module, batch)
         with caplog.at_level(logging.WARNING):
+            module.on_train_epoch_end()
+            assert not caplog.records, "no epoch with prototypes yet"
+            self.step(module, batch)
             module.on_train_epoch_end()
             module.on_train_epoch_end()
         assert len(caplog.records) == 1
         assert "owl (2 of 50)" in caplog.text
+        assert "dog (0 of 50, not drawn in any training image)" in caplog.text
+
+    def test_a_class_that_gives_no_prototype_is_not_waited_for(self) -> None:
+        module = self.build()
+        module.confidence = lambda logits: logits.index_fill(1, torch.tensor([2]), -1.0)
+        self.step(module)
+        self.step(module)
+        assert module.logged["train/phase"] == 1
+        module.on_train_epoch_end()
+        self.step(module)
+        assert module.logged["train/phase"] == 2
+        assert module.waived_classes.tolist() == [False, False, True, False]
+
+    def test_centred_scores_do_not_depend_on_a_common_offset(self) -> None:
+        batch, banks = make_batch(), {}
+        for confidence in ("logit", "centred"):
+            for offset in (0.0, -40.0):
+                module = self.build(confidence=confidence).eval()
+                module.network.classifier.bias.data += offset
+                self.step(module, batch)
+                banks[confidence, offset] = module.bank
+        assert banks["centred", 0.0].filled.all()
+        torch.testing.assert_close(
+            banks["centred", 0.0].prototypes, banks["centred", -40.0].prototypes
+        )
+        assert not banks["logit", -40.0].filled.any(), "as published"
+
+    def test_the_warm_up_leaves_the_augmenter_alone(self) -> None:
+        module = self.build(weight_decay=0.5)
+        before = [p.clone() for p in module.augmenter.parameters()]
+        _Progress(module, 0.0)
+        optimizer = torch.optim.AdamW(module.parameters(), lr=0.1, weight_decay=0.5)
+        for _ in range(2):
+            optimizer.zero_grad()
+            self.step(module).backward()
+            assert all(p.grad is not None for p in module.augmenter.parameters())
+            module.on_before_optimizer_step(optimizer)
+            optimizer.step()
+        for old, new in zip(before, module.augmenter.parameters(), strict=True):
+            assert torch.equal(old, new)
+
+    def test_a_longer_run_does_not_fall_back_into_the_warm_up(self) -> None:
+        module = self.build()
+        self.step(module)
+        assert module.logged["train/phase"] == 2
+        _Progress(module, 0.05)
+        self.step(module)
+        assert module.logged["train/phase"] == 2
+        copy = self.build(seed=1)
+        copy.load_state_dict(module.state_dict())
+        _Progress(copy, 0.05)
+        self.step(copy)
+        assert copy.logged["train/phase"] == 2
+
+    def test_padding_shows_no_class(self) -> None:
+        module = self.build(prototype_inference="global", min_pixels=0).eval()
+        module.bank.filled.fill_(True)
+        scores = torch.full((1, 4, 64, 64), -9.0)
+        scores[:, 1, :40, :48], scores[:, 3, 40:] = 9.0, 9.0
+        seen = {}
+        features = torch.rand(1, module.feature_dim, 64, 64)
+        module.forward_features = lambda _: SegOutput(scores, features)
+        module.augmented_logits = lambda f, present, local: seen.update(p=present) or scores
+        with torch.no_grad():
+            module(torch.zeros(1, 3, 40, 48))
+        assert seen["p"].tolist() == [[1, 1, 0, 0]]
+
+    def test_options_change_the_loss(self) -> None:
+        batch = make_batch()
+        plain = self.build().eval()
+        self.step(plain, batch)
+        for options in (
+            {"consistency": "soft_ce"},
+            {"loss_preset": "paper"},
+            {"loss_preset": "reference"},
+            {"topk_ratio": 0.5},
+        ):
+            changed = self.build(**options).eval()
+            assert not torch.equal(self.step(changed, batch), plain.logged["train/loss"]), options
+        both = self.build(consistency="soft_ce", loss_preset="reference").eval()
+        detached = self.build(
+            consistency="soft_ce", loss_preset="reference", detach_target=True
+        ).eval()
+        gradients = []
+        for module in (both, detached):
+            self.step(module, batch).backward()
+            gradients.append(module.augmenter.fc4.weight.grad)
+        assert not torch.allclose(*gradients)
+
+    def test_weights_of_sixteen_bits(self) -> None:
+        module = self.build().to(torch.bfloat16)
+        assert module.bank.prototypes.dtype == torch.float32
+        batch = make_batch()
+        batch["image"] = batch["image"].bfloat16()
+        assert torch.isfinite(self.step(module, batch))
+
+    def test_mit_norms(self) -> None:
+        module = self.build(
+            arch="segformer", encoder="mit_b0", freeze_encoder_norm=True, num_classes=4
+        )
+        frozen = [n for n, p in module.named_parameters() if not p.requires_grad]
+        assert len(frozen) == 60
+        assert all("norm" in name for name in frozen)
 
     def test_warns_without_background(self, caplog) -> None:
         module = self.build()
@@ -203,6 +309,8 @@ class TestPFA(MethodContract):
             ({"loss_weights": {"warmup": {"pce_local": 1}}}, "no prototypes before"),
             ({"extra_heads": ["oracle"]}, "extra_heads='oracle'"),
             ({"class_source": "oracle"}, "class_source='oracle'"),
+            ({"confidence": "margin"}, "confidence='margin'"),
+            ({"loss_preset": "paper", "detach_target": True}, "would never learn"),
         ],
     )
     def test_bad_options_are_named(self, options: dict, message: str) -> None:
@@ -215,6 +323,11 @@ def test_weight_tables_name_every_term() -> None:
         table = phase_weights(preset)
         assert set(table) == {"warmup", "local", "global"}
         assert all(set(weights) == set(TERMS) for weights in table.values())
+    joint, paper = phase_weights("joint"), phase_weights("paper")
+    listed = [[weights[term] for term in TERMS] for weights in joint.values()]
+    assert listed == [[1, 0, 0, 0, 0], [1, 1, 0, 0.02, 0], [1, 0, 1, 0.01, 0.01]]
+    listed = [[weights[term] for term in TERMS] for weights in paper.values()]
+    assert listed == [[1, 0, 0, 0, 0], [1, 0, 0, 0.02, 0], [1, 0, 0, 0.02, 0.05]]
     changed = phase_weights("joint", {"global": {"con_global": 0.5}})
     assert changed["global"]["con_global"] == 0.5
     assert PRESETS["joint"]["global"]["con_global"] == 0.01, "the preset itself stays"
