@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.types import Record
 
-__all__ = ["ImageConverter", "ImageResult"]
+__all__ = ["ImageConverter", "ImageResult", "is_plain_image"]
 
 
 class ImageResult(NamedTuple):
@@ -76,7 +76,7 @@ class ImageConverter:
     def _image(self, record: Record, target: Path) -> tuple[bool, tuple[int, int]]:
         """Whether the image was written, and its height and width."""
         path = record.image
-        if path is not None and _is_plain_image(self.source, record):
+        if path is not None and is_plain_image(self.source, record):
             copied = target.with_name(target.name + path.suffix)
             return self._copy(path, copied), self._size(path)
         for suffix in (".png", ".npy"):
@@ -125,7 +125,7 @@ class ImageConverter:
         return True
 
 
-def _is_plain_image(source: ScribbleSource, record: Record) -> bool:
+def is_plain_image(source: ScribbleSource, record: Record) -> bool:
     """Whether a plain folder would read the same pixels from a copy of the file."""
     path = record.image
     if path is None or path.suffix.lower() not in IMAGE_SUFFIXES or not path.is_file():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from scribbleseg.data import io
+from scribbleseg.data.converter import is_plain_image
 from scribbleseg.data.prepared import safe_id
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
@@ -84,6 +85,8 @@ def write_folder_files(
     write_text(output / "classes.yaml", _dump(_class_file(source)))
     options = _dataset_options(source)
     everything = [record for records in listed.values() for record in records]
+    if everything and not is_plain_image(source, everything[0]):
+        options.pop("intensity", None)  # pixels were written after the window
     pattern = group_pattern(everything, getattr(source, "_group_pattern", None))
     if pattern is not None:
         options["group_regex"] = pattern

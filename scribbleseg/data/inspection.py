@@ -117,7 +117,7 @@ def _look_at_image(source: ScribbleSource, sample: Sample) -> None:
         # a file that the source can read need not say how deep it is
         with suppress(ScribbleSegError):
             header = io.read_header(record.image, channels=source.in_channels)
-            sample.high_depth = header.mode.startswith("I") or header.mode == "F"
+            sample.high_depth = header.mode[0] in "IF" or ";16" in header.mode
             sample.raw_size = header.raw_size
     mean, std = _moments(image)
     sample.mean = mean / 255
@@ -159,7 +159,7 @@ def _read_label(
         return None
     if sample.raw_size not in (None, sample.size) and path is not None and path.is_file():
         with suppress(ScribbleSegError):
-            if io.read_header(path).size == sample.raw_size:
+            if io.read_header(path, channels=1).size == sample.raw_size:
                 sample.findings.append(_rotated(sample, role, file))
     return label
 

@@ -19,7 +19,7 @@ from scribbleseg.data.lists import (
 )
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.array_files import ARRAY_SUFFIXES, TIFF_SUFFIXES, read_layout
-from scribbleseg.functional.decode import ORIENTATION_TAG, decode_image, open_image
+from scribbleseg.functional.decode import ORIENTATION_TAG, decode_image, is_deep_colour, open_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,9 +108,11 @@ def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
         # a size is no reason to refuse a file: decoding its pixels is
         with open_image(path, max_pixels=_ANY_SIZE) as image:
             raw_size = (image.height, image.width)
+            # before EXIF is asked for: that may read the pixels
+            mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
             orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
             size = raw_size[::-1] if orientation in (5, 6, 7, 8) else raw_size
-            return ImageHeader(size, raw_size, image.mode, orientation)
+            return ImageHeader(size, raw_size, mode, orientation)
     except FileNotFoundError as error:
         raise ScribbleNotFoundError(f"image {path} does not exist") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:

@@ -178,6 +178,12 @@ def find_images(
         position = rank.get(suffix)
         if position is None:
             continue
+        if not relative.isprintable():  # or not Unicode: neither lists nor fonts can hold it
+            shown = relative.encode(errors="surrogateescape")
+            raise LabelFormatError(
+                f"D501 {folder}: the file name {shown!r} is not UTF-8 or holds control "
+                "characters; rename it (convmv turns old codings into UTF-8)"
+            )
         if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(home):
             raise LabelFormatError(
                 f"D501 {entry.path}: link leaves the folder {folder}; copy the file, or pass the "

@@ -45,7 +45,9 @@ def apply_orientation(label: NDArray[np.uint8], orientation: int) -> NDArray[np.
     return np.ascontiguousarray(turned.get(orientation, label))
 
 
-def orient_label(label: NDArray[np.uint8], image: Path | None, name: str) -> NDArray[np.uint8]:
+def orient_label(
+    label: NDArray[np.uint8], image: Path | None, name: str, *, channels: int = 3
+) -> NDArray[np.uint8]:
     """The label in the orientation of its image, with a warning once per folder if it was turned.
 
     Labels carry no EXIF and should fit the rotated image; some tools export them in the stored
@@ -56,13 +58,14 @@ def orient_label(label: NDArray[np.uint8], image: Path | None, name: str) -> NDA
         label: Ids, uint8, shape ``(H, W)``.
         image: Image file; reads its header only.
         name: File or stem of the label, for the warning.
+        channels: Channels of the image.
 
     Returns:
         The label, turned if it fits only the stored frame; labels of other sizes as they are.
     """
     if image is None or image.suffix.lower() not in _SUFFIXES or not image.is_file():
         return label
-    header = io.read_header(image)
+    header = io.read_header(image, channels=channels)
     if label.shape == header.size or label.shape != header.raw_size:
         return label
     if image.parent not in _TOLD:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -30,6 +31,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "ORIENTATION_TAG",
     "decode_image",
+    "is_deep_colour",
     "open_image",
 ]
 
@@ -146,11 +148,31 @@ def _read_values(path: Path, channels: int, max_pixels: int | None) -> NDArray[A
             if not (suffix in TIFF_SUFFIXES and frames == channels > 1):
                 if frames > 1:
                     _warn_once(f"has {frames} frames or pages, only the first is used", path.parent)
-                return _pixels(file, channels, path)
+                if not is_deep_colour(file):
+                    return _pixels(file, channels, path)
+                if suffix not in TIFF_SUFFIXES:
+                    return _deep_colours(path, channels)
     except UnidentifiedImageError:
         if suffix not in TIFF_SUFFIXES or not path.stat().st_size:
             raise
     return _read_array(path, channels, max_pixels)  # a TIFF that Pillow cannot read
+
+
+def is_deep_colour(file: Image.Image) -> bool:
+    """Whether a colour file has 16 bits per channel, of which Pillow would drop the lower 8."""
+    return file.mode in ("RGB", "RGBA") and ";16" in str(getattr(file, "tile", ""))
+
+
+def _deep_colours(path: Path, channels: int) -> NDArray[Any]:
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise OSError("damaged file")
+    if channels != 3:
+        raise LabelFormatError(
+            f"D203 {path}: has {values.shape[2]} channels of 16 bits, expected {channels}; set "
+            "`channels: 3`, or export one channel"
+        )
+    return np.ascontiguousarray(values[..., 2::-1])
 
 
 def _read_array(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:

@@ -42,11 +42,13 @@ class StackHeader(NamedTuple):
         shape: Number of slices, rows and columns.
         spacing: Distance of neighbouring slices, rows and columns in mm.
         axis: Axis of the slices in RAS orientation: 0 = left-right, 1 = back-front, 2 = feet-head.
+        orientation: Where the stored axes point to, such as ``"LPS"``.
     """
 
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
     axis: int
+    orientation: str = "RAS"
 
 
 def _open(path: Path) -> Any:
@@ -75,6 +77,8 @@ def _to_ras(image: Any) -> NDArray[np.float64]:
 
 
 def _header(image: Any, path: Path, slice_axis: int | None) -> StackHeader:
+    import nibabel
+
     shape = [int(length) for length in image.shape]
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
@@ -106,6 +110,7 @@ def _header(image: Any, path: Path, slice_axis: int | None) -> StackHeader:
         (lengths[wanted[0]], lengths[wanted[1]], lengths[wanted[2]]),
         (spacing[wanted[0]], spacing[wanted[1]], spacing[wanted[2]]),
         axis,
+        "".join(nibabel.orientations.aff2axcodes(image.affine)),
     )
 
 
@@ -186,6 +191,12 @@ def integer_ids(values: NDArray[Any], path: str | Path) -> NDArray[np.int32]:
         LabelFormatError: D203, if a value is not a whole number.
     """
     if np.issubdtype(values.dtype, np.integer) or values.dtype == np.bool_:
+        small = np.iinfo(np.int32)
+        if values.size and not small.min <= int(values.min()) <= int(values.max()) <= small.max:
+            raise LabelFormatError(
+                f"D101 {path}: holds values from {values.min()} to {values.max()}, expected class "
+                "ids and 255; this is no label file"
+            )
         return values.astype(np.int32)
     ids: NDArray[np.int32] = np.nan_to_num(values, nan=0.5).round().astype(np.int32)
     wrong = values != ids

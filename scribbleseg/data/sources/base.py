@@ -23,6 +23,7 @@ from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_la
 from scribbleseg.data.sources.weak import weak_reader
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import StrokeDrawing
+from scribbleseg.functional.manifest import check_manifest, read_manifest
 from scribbleseg.functional.strokes import Renderer
 from scribbleseg.options import check_choice
 from scribbleseg.types import Record, Split
@@ -156,6 +157,7 @@ class FileSource(ScribbleSource):
         )
         self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self._strokes = strokes
+        self._own_folders: dict[Path, bool] = {}
         self._tags = class_ids(classes.names, classes.aliases)
         options = weak_labels or WeakLabels()
         self._boxes = BoxFiles(self, options)
@@ -299,11 +301,33 @@ class FileSource(ScribbleSource):
             return self._fit(self._weak.draw(record), record)
         folder = self.pseudo_label_dir
         if folder is not None and path.parent / path.stem == folder / record.image_id:
-            # written by this library: ids, whatever coding the data set's own labels have
+            return self._fit(io.read_label(path, self.num_classes), record)
+        if self.is_own_label(path, record):
             return self._fit(io.read_label(path, self.num_classes), record)
         dense = self.label_type == "mask" and self.files.masks.get(record.image_id) == path
         role: LabelRole = "mask" if dense else "scribble"
         return self._fit(self._decode(path, role, record), record)
+
+    def is_own_label(self, path: Path, record: Record) -> bool:
+        """Whether a command of this library wrote a label file, such as ``synthesize``.
+
+        Then it holds ids, whatever coding the data set's own files have. The ``manifest.json`` of
+        its folder tells.
+
+        Raises:
+            LabelFormatError: If it was made for other classes (D401).
+        """
+        folder = path.parents[record.image_id.count("/")] if path.suffix == ".png" else None
+        if folder is None or folder / f"{record.image_id}.png" != path:
+            return False
+        if folder not in self._own_folders:
+            manifest = read_manifest(folder)
+            command = "" if manifest is None else str(manifest.get("command", ""))
+            own = command.startswith("scribbleseg")
+            if own:
+                check_manifest(folder, self.class_names)
+            self._own_folders[folder] = own
+        return self._own_folders[folder]
 
     def read_strokes(self, record: Record) -> StrokeDrawing | None:
         """Polylines of a stroke file that trains, ``None`` for scribbles that are pixels.
@@ -350,7 +374,8 @@ class FileSource(ScribbleSource):
         return io.read_header(path, channels=self.in_channels).size
 
     def _fit(self, label: NDArray[np.uint8], record: Record) -> NDArray[np.uint8]:
-        label = orient_label(label, record.image, str(record.scribble or record.mask))
+        name = str(record.scribble or record.mask)
+        label = orient_label(label, record.image, name, channels=self.in_channels)
         if not self.resize_labels:
             return label
         height, width = self._image_size(record)

@@ -133,10 +133,17 @@ class CamVidSource(FileSource):
                 masks.update(
                     io.find_images(self.root / f"{split}annot", suffixes=io.LABEL_SUFFIXES)
                 )
-        scribbles = {}
+        scribbles: dict[str, Path] = {}
         if self.scribble_dir.is_dir():
             drawn = io.find_images(self.scribble_dir, suffixes=(*io.LABEL_SUFFIXES, ".xml"))
-            scribbles = {PurePosixPath(stem).name: path for stem, path in drawn.items()}
+            for stem, path in drawn.items():
+                name = PurePosixPath(stem).name
+                if name in scribbles:
+                    raise LabelFormatError(
+                        f"D303 {path}: {scribbles[name]} has the same name, expected one scribble "
+                        "an image; remove or move one of them"
+                    )
+                scribbles[name] = path
         return FileIndex(
             images=images,
             scribbles=scribbles,

@@ -9,7 +9,7 @@ from scribbleseg.data import io
 from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.base import FileIndex, FileSource, LabelType, OnMissing
 from scribbleseg.data.sources.coco_files import SPLITS, image_folder
-from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
     from scribbleseg.types import Split
@@ -121,8 +121,16 @@ class DensePoseSource(FileSource):
         images: dict[str, Path] = {}
         for split in SPLITS:
             folder = image_folder(self.root, split, _YEAR)
-            if folder is not None:
-                images.update(io.find_images(folder))
+            if folder is None:
+                continue
+            found = io.find_images(folder)
+            both = sorted(found.keys() & images.keys())
+            if both:
+                raise LabelFormatError(
+                    f"D303 {folder}: {len(both)} images are also in another folder (e.g. "
+                    f"{', '.join(both[:5])}), expected each once; remove one of each"
+                )
+            images.update(found)
         labels = {
             role: io.find_images(folder, suffixes=io.LABEL_SUFFIXES, unique=False)
             if folder.is_dir()

@@ -243,7 +243,12 @@ def _stored_fold(path: Path, fold: int, split: str) -> list[str]:
             f'fold={fold}: {path} has no such fold; expected a list of {{"train": [...], "val": '
             "[...]}"
         ) from error
-    return [str(name) for name in names]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise LabelFormatError(
+            f"D202 {path}: {split!r} of fold {fold} is {str(names)[:60]!r}, expected a list "
+            "of case names"
+        )
+    return names
 
 
 def _read_facts(root: Path) -> dict[str, Any]:

@@ -103,6 +103,8 @@ class PointLabels(WeakReader):
         if self._where.is_dir() and path.suffix.lower() in _CLICK_SUFFIXES:
             clicks = [*clicks, *read_click_file(path, source._tags, source.num_classes)]
         elif self._where.is_dir() and path.is_file():
+            if source.is_own_label(path, record):
+                return io.read_label(path, source.num_classes)
             return source._decode(path, "scribble", record)
         _, renderer, offset = source._strokes
         size = source._image_size(record)

@@ -199,7 +199,9 @@ class CaseSource(FileSource):
 
         stack = self._cache.get(path, f"image {axis} {self.intensity}", load)
         self._check_stack(stack.shape, path, case)
-        return np.ascontiguousarray(stack[number])[..., None]
+        # a copy: later reads share the stack
+        pixels: NDArray[np.uint8] = stack[number][..., None].copy()
+        return pixels
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         case, number = self._samples[record.image_id]
@@ -208,6 +210,7 @@ class CaseSource(FileSource):
         file, axis = path.parent, case.header.axis
 
         def load() -> NDArray[Any]:
+            self._check_orientation(file, case)
             ids = integer_ids(read_stack(file, slice_axis=axis), file)
             small = ids.size and 0 <= int(ids.min()) <= int(ids.max()) <= 255
             return ids.astype(np.uint8) if small else ids
@@ -222,6 +225,16 @@ class CaseSource(FileSource):
             ignore=self.classes.ignore,
             remap=self.classes.remap,
         )
+
+    def _check_orientation(self, path: Path, case: Case) -> None:
+        """Each file is turned by its own header: a wrong one would turn labels silently."""
+        own, expected = read_stack_header(path).orientation, read_stack_header(case.images[0])
+        if own != expected.orientation:
+            raise LabelFormatError(
+                f"D201 {path}: its axes point to {own}, those of {case.images[0]} to "
+                f"{expected.orientation} (R/L, A/P, S/I); the tool that wrote the label has lost "
+                "or changed the orientation: save it with the affine of the image"
+            )
 
     def _check_stack(self, shape: Sequence[int], path: Path, case: Case) -> None:
         if case.header is not None and tuple(shape) != case.header.shape:

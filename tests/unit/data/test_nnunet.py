@@ -192,3 +192,11 @@ def test_faults(tmp_path):
     save(tmp_path / "labelsTr" / f"{record.image_id}.png", bad)
     with pytest.raises(LabelFormatError, match=r"D101 .*value 7 on 1 px"):
         source.read_scribble(record)
+
+
+def test_stored_folds_that_are_no_lists(tmp_path):
+    root = nnunet_volumes(tmp_path)
+    for wrong in (None, "case_00", [1, 2]):
+        (root / "splits_final.json").write_text(json.dumps([{"train": wrong, "val": wrong}]))
+        with pytest.raises(LabelFormatError, match=r"D202 .*splits_final.*expected a list of case"):
+            NnUNetSource(root).records("train")

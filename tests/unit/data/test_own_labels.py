@@ -1,0 +1,135 @@
+"""Files that cross tools: labels of our own commands, volumes, deep images, odd names."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from helpers.tiny_folders import plain_folder
+from helpers.trees_labels import block_tree
+from helpers.trees_medical import raw_acdc
+
+from scribbleseg.data.check import check_source
+from scribbleseg.data.convert import convert_source
+from scribbleseg.data.sources import BlockSource, FolderSource, NiftiSource
+from scribbleseg.data.synthesize import synthesize_folder
+from scribbleseg.errors import LabelFormatError
+from scribbleseg.functional.decode import decode_image
+from scribbleseg.functional.intensity import Intensity
+from scribbleseg.functional.synthesis import PointStyle
+
+
+def drawn_on(source, labels) -> int:
+    """Labelled pixels; all must have the class of the mask."""
+    total = 0
+    for record in labels.records("train"):
+        scribble = labels.read_scribble(record)
+        mask = source.read_mask(source.with_mask(record))
+        assert (scribble == mask)[scribble != 255].all()
+        total += int((scribble != 255).sum())
+    return total
+
+
+def test_drawn_points_are_read_as_ids_whatever_the_coding(tmp_path) -> None:
+    root = block_tree(tmp_path / "city")
+    source = BlockSource(root, dataset="cityscapes")
+    synthesize_folder(source, root / "points", PointStyle(min_area=1), progress=False)
+    points = BlockSource(root, dataset="cityscapes", label_type="point")
+    assert drawn_on(source, points) > 0
+
+
+def test_drawn_scribbles_keep_the_background_where_zero_means_not_drawn(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    source = FolderSource(root, unlabelled_value=0)
+    synthesize_folder(source, root / "drawn", progress=False)
+    again = FolderSource(root, unlabelled_value=0, scribble_dir="drawn")
+    assert drawn_on(source, again) > 0
+    ids = {int(i) for r in again.records("train") for i in np.unique(again.read_scribble(r))}
+    assert 0 in ids
+
+
+def test_labels_with_another_orientation_than_their_image_are_refused(tmp_path) -> None:
+    root = raw_acdc(tmp_path)
+    path = root / "patient001" / "patient001_frame01_scribble.nii.gz"
+    image = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.eye(4)), path)
+    source = NiftiSource(root, unlabelled_value=4)
+    record = next(
+        r for split in ("train", "val") for r in source.records(split) if "patient001" in r.image_id
+    )
+    with pytest.raises(LabelFormatError, match=r"D201 .*_scribble.*point to RAS.*LPS"):
+        source.read_scribble(record)
+
+
+def test_converted_volumes_have_the_pixels_of_the_window(tmp_path) -> None:
+    source = NiftiSource(
+        raw_acdc(tmp_path / "raw"), unlabelled_value=4, intensity=Intensity("range", -100, 600)
+    )
+    convert_source(source, tmp_path / "plain", progress=False)
+    plain = FolderSource(tmp_path / "plain")
+    for split in ("train", "val"):
+        for ours, theirs in zip(plain.records(split), source.records(split), strict=True):
+            assert ours.image_id == theirs.image_id
+            expected = source.read_image(theirs)
+            assert (plain.read_image(ours)[..., :1] == expected[..., :1]).all()
+
+
+def test_slices_are_no_views_of_the_cache(tmp_path) -> None:
+    source = NiftiSource(raw_acdc(tmp_path), unlabelled_value=4)
+    record = source.records("train")[0]
+    before = source.read_image(record).copy()
+    source.read_image(record)[:] = 0
+    assert (source.read_image(record) == before).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bit_colours_keep_their_low_bytes(tmp_path, suffix) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 4096, (12, 16, 3), dtype=np.uint16)  # 12 bits, as cameras give
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".png":
+        cv2.imwrite(str(path), values[..., ::-1])
+    else:
+        tifffile.imwrite(path, values, photometric="rgb")
+    window = Intensity("range", 0, 4095)
+    expected = window.apply(values)
+    assert (decode_image(path, intensity=window) == expected).all()
+    assert decode_image(path).max() > 200, "and without a window they are not black"
+
+
+def test_deep_colours_are_noticed_by_the_check(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    for path in (root / "images").iterdir():
+        pixels = cv2.imread(str(path)).astype(np.uint16)
+        cv2.imwrite(str(path), pixels * 16)
+    assert "D203" in {finding.code for finding in check_source(FolderSource(root)).findings}
+
+
+def test_interleaved_bands_train(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    for path in list((root / "images").iterdir()):
+        grey = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16)
+        bands = np.stack([grey, grey + 1, grey + 2, grey + 3], axis=-1)
+        tifffile.imwrite(
+            path.with_suffix(".tif"), bands, photometric="minisblack", planarconfig="contig"
+        )
+        path.unlink()
+    source = FolderSource(root, channels=4)
+    record = source.records("train")[0]
+    assert source.read_image(record).shape[2] == 4
+    assert source.read_scribble(record).shape == source.read_image(record).shape[:2]
+
+
+def test_names_that_are_not_unicode_are_refused(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    image = min((root / "images").iterdir())
+    try:
+        image.rename(image.with_name(os.fsdecode(b"caf\xe9.png")))
+    except OSError:
+        pytest.skip("this file system holds Unicode names only")
+    with pytest.raises(LabelFormatError, match=r"D501 .*caf.*not UTF-8.*convmv"):
+        FolderSource(root).records("predict")
