@@ -57,7 +57,7 @@ def test_slice_axis_is_the_one_with_the_largest_spacing(tmp_path):
     path = tmp_path / "a.nii"
     nibabel.save(nibabel.Nifti1Image(ras, np.diag([1.0, 5.0, 2.0, 1])), path)
     header = read_stack_header(path)
-    assert header == ((3, 4, 2), (5.0, 2.0, 1.0), 1)
+    assert header == ((3, 4, 2), (5.0, 2.0, 1.0), 1, "RAS")
     # columns run from left to right, rows from head to feet
     np.testing.assert_array_equal(read_stack(path)[1], ras[:, 1, ::-1].T)
     assert read_stack_header(path, slice_axis=0).shape == (2, 4, 3)
