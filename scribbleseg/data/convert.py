@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from scribbleseg.data.prepared import (
     with_progress,
 )
 from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.settings import source_settings
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import write_manifest
 from scribbleseg.options import check_choice, check_flag, check_whole
@@ -130,13 +130,14 @@ def convert_source(
     names = list(source.class_names)
     settings = {
         "command": _COMMAND,
-        "source": type(source).__name__,
-        "options": _options(source),
+        **source_settings(source),
         "class_names": names,
     }
     earlier = check_settings(output, settings) or {}
     report.splits = {**earlier.get("splits", {}), **{s: len(r) for s, r in listed.items()}}
-    facts: dict[str, Any] = {key: settings[key] for key in ("command", "source", "options")}
+    facts: dict[str, Any] = {
+        key: settings[key] for key in ("command", "source", "options", "coding")
+    }
     facts["splits"] = report.splits
     # before the first image: a folder that is not complete must say so, and keep its own split
     if earlier.get("complete") is not True:
@@ -204,28 +205,3 @@ def _merge(source: ScribbleSource, listed: Mapping[str, Sequence[Record]]) -> di
                 )
             merged[record.image_id] = full
     return merged
-
-
-def _options(source: ScribbleSource) -> dict[str, Any]:
-    """Arguments of the source that are still known, as plain JSON values."""
-    names = inspect.signature(type(source).__init__).parameters
-    found = {name: getattr(source, name) for name in names if hasattr(source, name)}
-    return {name: _plain(value) for name, value in found.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(_is_plain(item) for item in value)
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    return value is None or isinstance(value, (bool, int, float, str, Path))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value.resolve())
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value

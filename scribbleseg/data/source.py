@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scribbleseg.constants import voc_palette
 from scribbleseg.data import io
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from scribbleseg.data.readers.boxes import Box
     from scribbleseg.functional.degrade import StrokeDrawing
@@ -42,6 +43,7 @@ class ScribbleSource(ABC):
         max_image_pixels: Larger images are refused, ``None`` = Pillow's limit.
     """
 
+    _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     class_names: tuple[str, ...]
     palette: NDArray[np.uint8] = voc_palette()
     background: int | None = 0
@@ -50,6 +52,12 @@ class ScribbleSource(ABC):
     intensity: Intensity = Intensity()
     rgb_channels: tuple[int, int, int] | None = None
     max_image_pixels: int | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the arguments: folders that are made from a source say from which."""
+        source = super().__new__(cls)
+        source._given = (args, kwargs)
+        return source
 
     @property
     def num_classes(self) -> int:

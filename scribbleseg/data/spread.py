@@ -13,6 +13,7 @@ from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
 from scribbleseg.data.prepared import check_settings, last_change, with_progress
 from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.settings import source_settings
 from scribbleseg.data.spread_report import SpreadReport, write_overview
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.images import write_label
@@ -134,11 +135,10 @@ def spread_scribbles(
     _require_scribbles(source, records, split)
     facts: dict[str, Any] = {
         "command": _COMMAND,
-        "source": type(source).__name__,
+        "data": source_settings(source),
         "split": split,
         "beta": float(beta),
         "min_confidence": None if min_confidence is None else float(min_confidence),
-        "unlabelled_value": getattr(source, "unlabelled_value", None),
     }
     names = list(source.class_names)
     check_settings(output, {**facts, "class_names": names})

@@ -18,6 +18,7 @@ from scribbleseg.data.readers.superpixels import (
     read_distance_map,
     read_superpixels,
 )
+from scribbleseg.data.settings import image_settings
 from scribbleseg.errors import ConfigError, LabelFormatError
 from scribbleseg.functional.image_files import write_atomic
 from scribbleseg.functional.images import compose_panel, write_image
@@ -217,7 +218,7 @@ def write_superpixels(
     records = list({r.image_id: r for split in splits for r in source.records(split)}.values())
     facts: dict[str, Any] = {
         "command": _COMMAND,
-        "source": type(source).__name__,
+        "data": image_settings(source),
         "method": method,
         "options": options,
     }

@@ -15,6 +15,7 @@ from scribbleseg.data import io
 from scribbleseg.data.degraded import read_degraded
 from scribbleseg.data.prepared import check_settings, is_fresh, safe_id, with_progress
 from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.settings import source_settings
 from scribbleseg.data.synthesis_report import SynthesisReport, write_overview
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import Degradation
@@ -207,7 +208,7 @@ def _facts(source: ScribbleSource, recipe: Recipe, split: Split, seed: int) -> d
         "command": _COMMAND,
         "synthetic": True,
         "mode": _MODES[type(recipe)],
-        "source": type(source).__name__,
+        "data": source_settings(source),
         "split": split,
         "seed": seed,
         **options,

@@ -15,6 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.readers.tags import TagFile, read_class_labels, write_class_labels
+from scribbleseg.data.settings import coding_digest
 from scribbleseg.data.sources.weak_reader import WeakReader
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.types import Record
@@ -106,7 +107,8 @@ class TagLabels(WeakReader):
                 f"D301 {self._path}: no such file of tags, and none of the training images has a "
                 f"{origin} to compute them from; write {{stem: [classes]}}, or set `tags_from`"
             )
-        digest = _digest(stems, files)
+        coding = f"{coding_digest(self.source)} {self.options}"
+        digest = _digest(stems, files, coding)
         if earlier is not None and earlier.digest == digest:
             return earlier.labels
 
@@ -160,16 +162,16 @@ def _present(label: NDArray[np.uint8]) -> set[int]:
     return {int(value) for value in np.flatnonzero(counts[:IGNORE_INDEX])}
 
 
-def _digest(stems: Sequence[str], files: Mapping[str, Path]) -> str:
-    """Fingerprint of files by name, size and time: tags are made again when a label changes."""
-    # an entry of an archive or of a larger file has no state of its own
+def _digest(stems: Sequence[str], files: Mapping[str, Path], coding: str) -> str:
+    """Fingerprint of files by name, size and time, and of how their values become ids."""
     states = [(stem, _state(files[stem])) for stem in stems]
-    return hashlib.sha256(repr(states).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((coding, states)).encode()).hexdigest()[:32]
 
 
 def _state(path: Path) -> tuple[int, int]:
-    try:
-        state = path.stat()
-    except OSError:
-        return 0, 0
-    return state.st_size, state.st_mtime_ns
+    """Size and time of a file, or of the archive or list that a path leads into."""
+    for file in (path, *path.parents):
+        if file.is_file():
+            state = file.stat()
+            return state.st_size, state.st_mtime_ns
+    return 0, 0

@@ -10,6 +10,7 @@ from PIL import Image
 import scribbleseg.data.spread as spread_module
 from scribbleseg.data.__main__ import main
 from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.settings import source_settings
 from scribbleseg.data.sources import ACDCSource, FolderSource
 from scribbleseg.data.spread import spread_scribbles
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
@@ -54,11 +55,10 @@ def test_labels_manifest_and_picture(root, tmp_path):
     assert manifest.pop("version")
     assert manifest == {
         "command": "scribbleseg.data spread",
-        "source": "FolderSource",
+        "data": source_settings(FolderSource(root)),
         "split": "train",
         "beta": 100.0,
         "min_confidence": None,
-        "unlabelled_value": None,
         "class_names": ["background", "cell", "vessel"],
         "files": 6,
         "complete": True,

@@ -20,6 +20,7 @@ from PIL import Image
 import scribbleseg.data.__main__ as command_line
 import scribbleseg.data.synthesize as module
 from scribbleseg.data.commands import synthesize as command
+from scribbleseg.data.settings import source_settings
 from scribbleseg.data.sources import ACDCSource, FolderSource, SyntheticSource, VOCSource
 from scribbleseg.data.synthesize import synthesize_folder
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
@@ -81,7 +82,7 @@ def test_labels_manifest_and_picture(root, tmp_path):
         "command": "scribbleseg.data synthesize",
         "synthetic": True,
         "mode": "scribbles",
-        "source": "FolderSource",
+        "data": source_settings(FolderSource(root)),
         "split": "train",
         "seed": 7,
         "width": 2,

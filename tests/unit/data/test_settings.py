@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from helpers.tiny_folders import plain_folder, voc_tree
+
+from scribbleseg.data.convert import convert_source
+from scribbleseg.data.settings import coding_digest, image_settings, source_settings
+from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
+from scribbleseg.data.superpixel_cache import write_superpixels
+from scribbleseg.data.synthesize import synthesize_folder
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.intensity import Intensity
+
+
+def test_arguments_with_their_defaults_as_plain_values(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    source = FolderSource(root, scribble_dir="drawn")
+    settings = source_settings(source)
+    assert settings["source"] == "FolderSource"
+    assert settings["options"]["root"] == str(root.resolve())
+    assert settings["options"]["scribble_dir"] == "drawn"
+    assert settings["options"]["val_list"] == "val.txt"
+    assert json.loads(json.dumps(settings)) == settings
+    assert source_settings(FolderSource(str(root), scribble_dir="drawn")) == settings
+    assert source_settings(FolderSource(root)) != settings
+    assert image_settings(FolderSource(root)) == image_settings(source), "no matter for images"
+    deep = FolderSource(root, intensity=Intensity("range", 0, 9))
+    assert image_settings(deep) != image_settings(source)
+    assert source_settings(SyntheticSource(size=32))["options"]["size"] == 32
+
+
+def test_coding_changes_with_the_class_file(tmp_path) -> None:
+    root = plain_folder(tmp_path)
+    before = coding_digest(FolderSource(root))
+    assert coding_digest(FolderSource(root)) == before
+    assert coding_digest(FolderSource(root, unlabelled_value=9)) != before
+    names = (root / "classes.txt").read_text().split()
+    (root / "classes.txt").unlink()
+    classes = [{"id": i, "name": name} for i, name in enumerate(names)]
+    (root / "classes.json").write_text(json.dumps({"classes": classes, "ignore": [7]}))
+    assert coding_digest(FolderSource(root)) != before
+
+
+def test_two_data_sets_do_not_share_a_folder(tmp_path) -> None:
+    first, second = (FolderSource(plain_folder(tmp_path / name)) for name in "ab")
+    write_superpixels(first, tmp_path / "sp", method="grid", segments=6, progress=False)
+    again = write_superpixels(first, tmp_path / "sp", method="grid", segments=6, progress=False)
+    assert again.written == 0
+    with pytest.raises(ConfigError, match="other settings"):
+        write_superpixels(second, tmp_path / "sp", method="grid", segments=6, progress=False)
+    synthesize_folder(first, tmp_path / "drawn", progress=False)
+    with pytest.raises(ConfigError, match="other settings"):
+        synthesize_folder(second, tmp_path / "drawn", progress=False)
+
+
+def test_another_width_of_strokes_is_another_conversion(tmp_path) -> None:
+    root = voc_tree(tmp_path / "voc", scribbles="xml")
+    thin, thick = (VOCSource(root, scribble_width=width) for width in (1, 9))
+    convert_source(thin, tmp_path / "plain", progress=False)
+    with pytest.raises(ConfigError, match="scribble_width"):
+        convert_source(thick, tmp_path / "plain", progress=False)
+
+
+def test_arguments_survive_being_sent_to_workers(tmp_path) -> None:
+    import pickle
+
+    source = FolderSource(plain_folder(tmp_path), unlabelled_value=9)
+    copy = pickle.loads(pickle.dumps(source))
+    assert source_settings(copy) == source_settings(source)
+    record = source.records("train")[0]
+    np.testing.assert_array_equal(copy.read_scribble(record), source.read_scribble(record))
