@@ -71,7 +71,7 @@ def _check(options: argparse.Namespace) -> int:
                 source, report, options.report, splits=options.split, title=str(options.root)
             )
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: nothing was changed\n")
+        sys.stderr.write("\ninterrupted: no label or image was changed\n")
         return 130
     if options.json:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)

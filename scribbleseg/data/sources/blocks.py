@@ -142,14 +142,12 @@ class BlockSource(FileSource):
 
     @cached_property
     def _tables(self) -> dict[LabelRole, NDArray[np.int32] | None]:
-        """Value tables of block labels and dense labels, which may be coded differently."""
+        """Value tables of block labels and dense labels."""
         if self.dataset == "ade20k":
             return {"scribble": ade20k_table(), "mask": ade20k_table()}
         files = self.files
-        return {
-            "scribble": cityscapes_table(detect_label_ids(files.scribbles, self.label_ids)),
-            "mask": cityscapes_table(detect_label_ids(files.masks, self.label_ids)),
-        }
+        drawn, masks = detect_label_ids(files.scribbles, files.masks, self.label_ids)
+        return {"scribble": cityscapes_table(drawn), "mask": cityscapes_table(masks)}
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         return io.encode_label(

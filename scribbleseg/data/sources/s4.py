@@ -220,9 +220,9 @@ class S4Source(FileSource):
             return {"scribble": ade20k_table(), "mask": ade20k_table()}
         last = _KITTI_LAST_ID if self.dataset == "kitti360" else 33
         pictures = {s: p for s, p in self.files.scribbles.items() if p.suffix.lower() != ".h5"}
-        masks = detect_label_ids(self.files.masks, self.label_ids)
         # scribbles are cut from the label files and named like them
-        drawn = detect_label_ids(pictures, self.label_ids) if pictures else masks
+        own, masks = detect_label_ids(pictures, self.files.masks, self.label_ids)
+        drawn = own if pictures else masks
         return {"scribble": cityscapes_table(drawn, last), "mask": cityscapes_table(masks, last)}
 
     @cached_property

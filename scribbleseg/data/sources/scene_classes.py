@@ -61,6 +61,7 @@ CITYSCAPES_CLASSES = {
 
 _LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 _LAST_TRAIN_ID = 18
+_COMPARED = 4
 _SAMPLE = 32
 
 ADE20K_CLASSES = (
@@ -310,15 +311,22 @@ def find_labels(folder: Path) -> dict[str, Path]:
     return files
 
 
-def detect_label_ids(files: Mapping[str, Path], wanted: LabelIds = "auto") -> str:
-    """Coding of a folder of Cityscapes files: by their names, else by their largest value.
+def detect_label_ids(
+    scribbles: Mapping[str, Path], masks: Mapping[str, Path], wanted: LabelIds = "auto"
+) -> tuple[str, str]:
+    """Coding of the Cityscapes files of a data set: by their names, else by their largest value.
+
+    A value beyond 18 settles it for a folder. Scribbles or blocks alone may miss such classes: if
+    only one of the two folders has one, the other is read both ways, and the way that agrees with
+    the first on the images of both counts.
 
     Args:
-        files: Label files of one folder; up to 32 of them are read.
+        scribbles: Files that train; up to 32 of them are read.
+        masks: Dense files; up to 32 of them are read.
         wanted: Answer, or ``"auto"``.
 
     Returns:
-        ``"label"`` if values beyond 18 occur, else ``"train"``.
+        Coding of scribbles and of masks: ``"label"`` or ``"train"``.
 
     Raises:
         ConfigError: If ``wanted`` is unknown.
@@ -326,13 +334,42 @@ def detect_label_ids(files: Mapping[str, Path], wanted: LabelIds = "auto") -> st
     """
     check_choice("label_ids", wanted, get_args(LabelIds))
     if wanted != "auto":
-        return wanted
+        return wanted, wanted
+    folders = (scribbles, masks)
+    found = [_named(f) or ("label" if _beyond_train_ids(f) else None) for f in folders]
+    if found[0] is None and found[1] == "label":
+        found[0] = _agreeing(scribbles, masks, found[1])
+    if found[1] is None and found[0] == "label":
+        found[1] = _agreeing(masks, scribbles, found[0])
+    return found[0] or "train", found[1] or "train"
+
+
+def _agreeing(files: Mapping[str, Path], known: Mapping[str, Path], coding: str) -> str:
+    """Coding under which files say most often what others of a known coding say."""
+    score = {"label": 0, "train": 0}
+    table = _full(cityscapes_table(coding))
+    for stem in sorted(files.keys() & known.keys())[:_COMPARED]:
+        own, other = read_grey_label(files[stem]), table[read_grey_label(known[stem])]
+        if own.shape == other.shape:
+            for way in score:
+                ids = _full(cityscapes_table(way))[own]
+                score[way] += int(((ids == other) & (ids != IGNORE_INDEX)).sum())
+    return "label" if score["label"] >= score["train"] else "train"
+
+
+def _full(table: NDArray[np.int32] | None) -> NDArray[np.int32]:
+    return np.arange(65536, dtype=np.int32) if table is None else table
+
+
+def _named(files: Mapping[str, Path]) -> str | None:
+    ends = {path.stem.rsplit("_", 1)[-1] for path in list(files.values())[:1]}
+    return "label" if "labelIds" in ends else "train" if "labelTrainIds" in ends else None
+
+
+def _beyond_train_ids(files: Mapping[str, Path]) -> bool:
     paths = list(files.values())
-    names = {path.stem.rsplit("_", 1)[-1] for path in paths[:1]}
-    if names & {"labelIds", "labelTrainIds"}:
-        return "label" if "labelIds" in names else "train"
     for path in paths[:: max(1, len(paths) // _SAMPLE)][:_SAMPLE]:
         values = read_grey_label(path)
         if (values[values != IGNORE_INDEX] > _LAST_TRAIN_ID).any():
-            return "label"
-    return "train"
+            return True
+    return False

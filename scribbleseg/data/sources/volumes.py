@@ -86,6 +86,12 @@ class CaseSource(FileSource):
         check_whole(0, cache_mib=cache_mib)
         self.slice_axis = slice_axis
         self._cache = StackCache(cache_mib << 20)
+        kind = options.get("label_type", "scribble")
+        if kind in ("point", "box"):
+            raise ConfigError(
+                f"label_type={kind!r}: clicks and boxes of volumes are not read; draw them into "
+                "label volumes, or convert the slices to a plain folder first"
+            )
         super().__init__(classes, **options)
 
     @abstractmethod

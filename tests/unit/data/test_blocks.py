@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import save, write_list
 from helpers.trees_labels import CITIES, LABEL_IDS, TRAIN_IDS, as_ids, block_tree, grey, stripes
+from PIL import Image
 
 from scribbleseg.data.check import check_source
 from scribbleseg.data.sources.blocks import BlockSource
@@ -158,3 +159,17 @@ def test_half_labelled_is_no_finding(tmp_path):
     assert {finding.code for finding in report.findings} == {"D105"}
     assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
     assert report.statistics["splits"]["train"]["labelled_percent"] == 50 * 3 / 4
+
+
+def test_blocks_without_late_classes_are_coded_like_their_masks(tmp_path):
+    root = block_tree(tmp_path)
+    for path in (root / "train" / "sparse_label" / "block10").iterdir():
+        values = np.array(Image.open(path))
+        values[(values > 18) & (values != 255)] = 255
+        save(path, values)
+    source = BlockSource(root, dataset="cityscapes")
+    for record in source.records("train"):
+        scribble = source.read_scribble(record)
+        mask = source.read_mask(source.with_mask(record))
+        assert (scribble != 255).any()
+        assert (scribble == mask)[scribble != 255].all()
