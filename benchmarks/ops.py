@@ -148,6 +148,8 @@ def main() -> None:
         path = default_path("ops" if on_cpu else "ops_cuda")
     if path is not None:
         settings = {k: v for k, v in vars(options).items() if k not in {"output", "list"}}
+        if settings["peer_python"] is not None:  # where it is, is this machine's affair
+            settings["peer_python"] = Path(settings["peer_python"]).name
         header = environment("ops", seed=0, settings=settings)
         header["versions"] |= versions(setup)
         write(path, header, results)
