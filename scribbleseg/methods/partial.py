@@ -155,6 +155,10 @@ class PartiallySupervisedModule(ScribbleSegModule):
             zero = zero + parameter.sum() * 0
         return zero
 
+    def on_train_batch_start(self, batch: SegBatch, batch_idx: int) -> None:
+        """Forget the idle parts of a step that was skipped: they may take part in this one."""
+        self._idle.clear()
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Take the zeros of idle parts away again."""
         for part in self._idle:

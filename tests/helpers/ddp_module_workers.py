@@ -49,12 +49,12 @@ def step(name: str, part: slice, *, distributed: bool = False) -> dict[str, torc
     loss.backward()
     found = {"loss": loss.detach()}
     found |= {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
-    found |= {n: b.float() for n, b in module.named_buffers() if n.startswith("bank.")}
     if distributed:
         for value in found.values():
             dist.all_reduce(value)
             value /= dist.get_world_size()
-    return found
+    # of this rank alone: an average could hide that the banks differ
+    return found | {n: b.float() for n, b in module.named_buffers() if n.startswith("bank.")}
 
 
 def every_module(rank: int) -> dict[str, dict[str, torch.Tensor]]:

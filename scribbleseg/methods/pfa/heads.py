@@ -160,7 +160,7 @@ class AugmentedModule(PartiallySupervisedModule):
         if self.head == "local":
             local = confident_prototypes(
                 output.features,
-                self.confidence(self._without_canvas(output.logits, size)),
+                self._without_canvas(self.confidence(output.logits), size),
                 present,
                 ratio=self.hparams["topk_ratio"],
             )
@@ -176,16 +176,16 @@ class AugmentedModule(PartiallySupervisedModule):
             return logits - logits.mean(dim=1, keepdim=True)
         return logits
 
-    def _without_canvas(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Scores with those beyond the image at their lowest: padding is no evidence."""
+    def _without_canvas(self, scores: Tensor, size: tuple[int, int]) -> Tensor:
+        """Ranking scores with those beyond the image at their lowest: padding is no evidence."""
         canvas = self.network.padded_size(*size)
         rows, columns = (
             math.ceil(side * cells / full)
-            for side, cells, full in zip(size, logits.shape[-2:], canvas, strict=True)
+            for side, cells, full in zip(size, scores.shape[-2:], canvas, strict=True)
         )
-        inside = torch.zeros(logits.shape[-2:], dtype=torch.bool, device=logits.device)
+        inside = torch.zeros(scores.shape[-2:], dtype=torch.bool, device=scores.device)
         inside[:rows, :columns] = True
-        return logits.masked_fill(~inside, torch.finfo(logits.dtype).min)
+        return scores.masked_fill(~inside, torch.finfo(scores.dtype).min)
 
     def _classes_to_use(self, logits: Tensor) -> Tensor:
         if self._given_classes is not None:

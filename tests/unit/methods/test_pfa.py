@@ -155,6 +155,37 @@ class TestPFA(MethodContract):
             module(torch.zeros(1, 3, 40, 48))
         assert seen["p"].tolist() == [[1, 1, 0, 0]]
 
+    @pytest.mark.parametrize("confidence", ["logit", "centred"])
+    def test_padding_gives_no_prototype(self, confidence: str) -> None:
+        module = self.build(
+            prototype_inference="local", class_source="all", confidence=confidence
+        ).eval()
+        logits = torch.randn(1, 4, 64, 64)
+        features = torch.rand(1, module.feature_dim, 64, 64)
+        found = []
+        for padding in (0.0, 50.0):
+            shown = features.clone()
+            shown[:, :, 40:], shown[..., 48:] = padding, padding
+            scores = logits.clone()
+            scores[:, :, 40:], scores[..., 48:] = padding, padding
+            module.forward_features = lambda _, s=scores, f=shown: SegOutput(s, f)
+            module.augmented_logits = lambda f, present, local: found.append(local) or f[:, :4]
+            with torch.no_grad():
+                module(torch.zeros(1, 3, 40, 48))
+        assert found[0].valid.all()
+        assert torch.isfinite(found[0].prototypes).all()
+        torch.testing.assert_close(found[0].prototypes, found[1].prototypes)
+
+    def test_a_skipped_step_leaves_no_part_idle(self) -> None:
+        module, batch = self.build(), make_batch()
+        progress = _Progress(module, 0.0)
+        self.step(module, batch)  # skipped: no optimiser step follows
+        progress.value = 0.5
+        module.on_train_batch_start(batch, 1)
+        self.step(module, batch).backward()
+        module.on_before_optimizer_step(None)
+        assert all(p.grad is not None for p in module.augmenter.parameters())
+
     def test_options_change_the_loss(self) -> None:
         batch = make_batch()
         plain = self.build().eval()
