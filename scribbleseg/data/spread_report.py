@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
-from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
+from scribbleseg.data import io, overview
+from scribbleseg.data.overview import overview_path, stroke_thickening, visible_palette
+from scribbleseg.functional.images import overlay_labels
+from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SpreadReport", "write_overview"]
 
-_OVERVIEW_IMAGES = 8
-_TILE_HEIGHT = 240
-_BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
 _CLASS_ROWS = 25
 _NAMES = 3
 
@@ -87,7 +86,7 @@ class SpreadReport:
 def write_overview(
     source: ScribbleSource, output: Path, records: Sequence[Record], *, taken: Collection[str]
 ) -> Path:
-    """Contact sheet: eight images spread evenly over the records, their scribbles and labels.
+    """Contact sheet of eight images, their scribbles and labels.
 
     Args:
         source: Reads images and scribbles.
@@ -98,23 +97,19 @@ def write_overview(
     Returns:
         Path of the picture: ``overview.png``, with underscores in front if that is taken.
     """
-    palette = np.array(source.palette, dtype=np.uint8)
-    if source.background is not None:
-        palette[source.background] = _BACKGROUND
-    chosen = np.unique(np.linspace(0, len(records) - 1, _OVERVIEW_IMAGES).round().astype(int))
-    rows, names = [], []
-    for record in (records[index] for index in chosen):
-        image, scribble = source.read_image(record), source.read_scribble(record)
+    palette = visible_palette(source)
+
+    def tiles(record: Record) -> list[NDArray[np.uint8]]:
+        image = rgb_view(source.read_image(record), source.rgb_channels)
         labels = io.read_label(output / f"{record.image_id}.png", source.num_classes)
-        # thin strokes must survive the reduction to the height of a tile
-        thicken = round(image.shape[0] / _TILE_HEIGHT)
-        drawn = overlay_labels(image, scribble, palette, alpha=1.0, thicken=thicken)
-        rows.append([image, drawn, overlay_labels(image, labels, palette)])
-        names.append(record.image_id)
-    name = "overview"
-    while name in taken:
-        name = f"_{name}"
+        drawn = overlay_labels(
+            image,
+            source.read_scribble(record),
+            palette,
+            alpha=1.0,
+            thicken=stroke_thickening(image),
+        )
+        return [image, drawn, overlay_labels(image, labels, palette)]
+
     titles = ("image", "scribbles", "spread labels")
-    path = output / f"{name}.png"
-    write_image(path, compose_panel(rows, titles, tile_height=_TILE_HEIGHT, captions=names))
-    return path
+    return overview.write_overview(overview_path(output, taken), records, tiles, titles)

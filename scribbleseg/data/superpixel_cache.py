@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
+from scribbleseg.data.overview import overview_path, write_overview
 from scribbleseg.data.prepared import check_settings, is_fresh, safe_id, with_progress
 from scribbleseg.data.processes import map_in_processes
 from scribbleseg.data.readers.superpixels import (
@@ -21,7 +22,7 @@ from scribbleseg.data.readers.superpixels import (
 from scribbleseg.data.settings import image_settings
 from scribbleseg.errors import ConfigError, LabelFormatError
 from scribbleseg.functional.image_files import write_atomic
-from scribbleseg.functional.images import compose_panel, write_image
+from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import write_manifest
 from scribbleseg.functional.superpixels import (
     felzenszwalb_regions,
@@ -54,7 +55,7 @@ SuperpixelMethod = Literal["slic", "felzenszwalb", "grid"]
 
 _COMMAND = "scribbleseg.data superpixels"
 _MOST = 65535  # ids 0..65534 of a 16-bit file; 65535 = none
-_OVERVIEW_IMAGES, _TILE_HEIGHT, _LINE = 8, 240, (255, 221, 0)
+_LINE = (255, 221, 0)
 
 
 @dataclass
@@ -140,19 +141,10 @@ class _Segmenter:
     def _regions(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
         if self.method == "grid":
             return grid_regions(*image.shape[:2], **self.options)
-        rgb = _as_rgb(image)
+        rgb = rgb_view(image, self.source.rgb_channels)
         if self.method == "slic":
             return slic_regions(rgb, **self.options)
         return felzenszwalb_regions(rgb, **self.options)
-
-
-def _as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Three channels: grey repeated, the first three of many."""
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.shape[2] < 3:
-        image = np.repeat(image[..., :1], 3, axis=2)
-    return np.ascontiguousarray(image[..., :3])
 
 
 def _write(path: Path, regions: NDArray[np.int32]) -> None:
@@ -284,24 +276,19 @@ def _options(
 def _write_overview(
     source: ScribbleSource, output: Path, records: Sequence[Record], *, again: bool
 ) -> Path:
-    """Eight images spread evenly over the records, with the boundaries of their superpixels."""
-    name = "overview"
-    while any(record.image_id == name for record in records):
-        name = f"_{name}"
-    path = output / f"{name}.png"
+    """Images with the boundaries of their superpixels."""
+    path = overview_path(output, {record.image_id for record in records})
     if path.is_file() and not again:
         return path
-    chosen = np.unique(np.linspace(0, len(records) - 1, _OVERVIEW_IMAGES).round().astype(int))
-    rows, names = [], []
-    for record in (records[index] for index in chosen):
-        image = _as_rgb(source.read_image(record))
-        regions = read_superpixels(output / f"{record.image_id}.png")
+
+    def tiles(record: Record) -> list[NDArray[np.uint8]]:
+        image = rgb_view(source.read_image(record), source.rgb_channels)
         lined = image.copy()
-        lined[region_boundaries(regions)] = _LINE
-        rows.append([image, lined])
-        names.append(f"{record.image_id}: {int(regions.max()) + 1:,}")
-    write_image(
-        path,
-        compose_panel(rows, ("image", "superpixels"), tile_height=_TILE_HEIGHT, captions=names),
-    )
-    return path
+        lined[region_boundaries(read_superpixels(output / f"{record.image_id}.png"))] = _LINE
+        return [image, lined]
+
+    def caption(record: Record) -> str:
+        regions = read_superpixels(output / f"{record.image_id}.png")
+        return f"{record.image_id}: {int(regions.max()) + 1:,}"
+
+    return write_overview(path, records, tiles, ("image", "superpixels"), caption=caption)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
-from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
+from scribbleseg.data import io, overview
+from scribbleseg.data.overview import overview_path, stroke_thickening, visible_palette
+from scribbleseg.functional.images import overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SynthesisReport", "write_overview"]
 
-_OVERVIEW_IMAGES, _TILE_HEIGHT = 8, 240
-_BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
 _NAMES, _CLASS_ROWS = 3, 25
 
 
@@ -92,7 +91,7 @@ class SynthesisReport:
 def write_overview(
     source: ScribbleSource, output: Path, records: Sequence[Record], *, mode: str
 ) -> Path:
-    """Contact sheet of eight images spread evenly: image, what was read, what was drawn.
+    """Contact sheet of eight images: image, what was read, what was drawn.
 
     Args:
         source: Reads images, masks and scribbles.
@@ -103,33 +102,20 @@ def write_overview(
     Returns:
         Path of the picture: ``overview.png``, with underscores in front if an image is called so.
     """
-    degraded = mode == "degrade"
-    palette = np.array(source.palette, dtype=np.uint8)
-    if source.background is not None:
-        palette[source.background] = _BACKGROUND
-    chosen = np.unique(np.linspace(0, len(records) - 1, _OVERVIEW_IMAGES).round().astype(int))
-    rows, names = [], []
-    for record in (records[index] for index in chosen):
+    degraded, palette = mode == "degrade", visible_palette(source)
+
+    def tiles(record: Record) -> list[NDArray[np.uint8]]:
         image = rgb_view(source.read_image(record), source.rgb_channels)
         labels = io.read_label(output / f"{record.image_id}.png", source.num_classes)
-        # thin strokes must survive the reduction to the height of a tile
-        thicken = round(image.shape[0] / _TILE_HEIGHT)
+        thicken = stroke_thickening(image)
         if degraded:
             before = source.read_scribble(record)
             made_of = overlay_labels(image, before, palette, alpha=1.0, thicken=thicken)
         else:
             made_of = overlay_labels(image, source.read_mask(record), palette)
         drawn = overlay_labels(image, labels, palette, alpha=1.0, thicken=thicken)
-        rows.append([image, made_of, drawn])
-        names.append(record.image_id)
+        return [image, made_of, drawn]
+
     titles = ("image", "scribble" if degraded else "mask", mode)
-    path = output / f"{_free_name({record.image_id for record in records})}.png"
-    write_image(path, compose_panel(rows, titles, tile_height=_TILE_HEIGHT, captions=names))
-    return path
-
-
-def _free_name(taken: Collection[str]) -> str:
-    name = "overview"
-    while name in taken:
-        name = f"_{name}"
-    return name
+    path = overview_path(output, {record.image_id for record in records})
+    return overview.write_overview(path, records, tiles, titles)

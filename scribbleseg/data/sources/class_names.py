@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["COCO_CATEGORIES", "CONTEXT_CLASSES"]
+__all__ = ["COCO_CATEGORIES", "CONTEXT_CLASSES", "VOC_CLASSES"]
 
-CONTEXT_CLASSES = (
+VOC_CLASSES = (
     "background",
     "aeroplane",
     "bicycle",
@@ -16,7 +16,7 @@ CONTEXT_CLASSES = (
     "cat",
     "chair",
     "cow",
-    "table",
+    "diningtable",
     "dog",
     "horse",
     "motorbike",
@@ -26,6 +26,10 @@ CONTEXT_CLASSES = (
     "sofa",
     "train",
     "tvmonitor",
+)
+
+CONTEXT_CLASSES = (
+    *("table" if name == "diningtable" else name for name in VOC_CLASSES),
     "bag",
     "bed",
     "bench",

@@ -17,6 +17,7 @@ from scribbleseg.data.sources.base import (
     OnMissing,
     stroke_options,
 )
+from scribbleseg.data.sources.class_names import VOC_CLASSES
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
     find_list,
@@ -34,30 +35,6 @@ if TYPE_CHECKING:
     from scribbleseg.types import Record, Split
 
 __all__ = ["VOC_CLASSES", "VOCSource"]
-
-VOC_CLASSES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 
 _LISTS: dict[str, tuple[str, ...]] = {
     "train": TRAIN_AUG_LISTS,
