@@ -14,7 +14,7 @@ from scribbleseg.methods.pfa import PFAModule, PrototypeFeatureAugmentation
 from scribbleseg.methods.pfa.weights import TERMS
 from scribbleseg.nn.network import SegNetwork
 from scribbleseg.nn.prototype_bank import PrototypeBank
-from scribbleseg.types import SegOutput
+from scribbleseg.types import SegBatch, SegOutput
 
 LAYERS = ("prototype_fc", "feature_fc", "fc3", "fc4")
 
@@ -117,7 +117,7 @@ def check_train_step(v: Vectors) -> None:
             encoder="tu-test_resnet.r160_in1k",
             encoder_weights=None,
             loss_preset="reference",
-            warmup=0.0,
+            warmup=0.5,
             num_prototypes=slots,
         )
         outputs = levels(v)
@@ -132,39 +132,55 @@ def check_train_step(v: Vectors) -> None:
             module.bank.prototypes.copy_(full)
             module.bank.filled.fill_(True)
         module.eval()
-        scribble, present = v.labels("target"), v.tensor("class_labels")
-        found = module.plain_prediction(torch.zeros(len(scribble), 3, *scribble.shape[1:]))
-        output = SegOutput(found.logits, found.features)
-        prototypes = None
+        module.log = module.log_dict = lambda *_, **__: None
+        module.training_progress = lambda phase=phase: float(phase != "warmup")
         module.seen_classes.fill_(True)  # the published code waits for all classes
-        if phase != "warmup":
-            prototypes = confident_prototypes(output.features, output.logits, present)
-            module.bank.update(prototypes.prototypes, prototypes.valid)
-        assert module._phase(prototypes) == phase
-        terms = module.phase_terms(output, scribble, present, prototypes, phase)
-        loss = sum(weight * value for weight, value in terms.values())
-        compare_terms(v, module, phase, terms, (output, scribble, present, prototypes))
+        before = module.bank.state_dict()
+        before = {name: value.clone() for name, value in before.items()}
+        batch = batch_of(v)
+        loss = module.training_step(batch, 0)
         v.compare(f"{phase}_loss", loss)
         loss.backward()
+        module.on_before_optimizer_step(None)
         compare_gradients(v, module, phase, outputs[2:], names)
         v.compare(f"{phase}_bank", module.bank.prototypes, atol=1e-5)
         v.compare(f"{phase}_count", module.bank.count, rtol=0, atol=0)
+        module.bank.load_state_dict(before)
+        compare_terms(v, module, phase, batch)
 
 
-def compare_terms(v: Vectors, module: PFAModule, phase: str, terms: dict, inputs: tuple) -> None:
+def batch_of(v: Vectors) -> SegBatch:
+    scribble = v.labels("target")
+    size = tuple(scribble.shape[1:])
+    return {
+        "image": torch.zeros(len(scribble), 3, *size),
+        "scribble": scribble,
+        "valid": torch.ones(scribble.shape, dtype=torch.bool),
+        "class_labels": v.tensor("class_labels"),
+    }
+
+
+def compare_terms(v: Vectors, module: PFAModule, phase: str, batch: SegBatch) -> None:
     """The terms of the loss, and those that the published code computes without using them."""
     heads = {"warmup": [], "local": ["local"], "global": ["local", "global"]}[phase]
+    found = module.plain_prediction(batch["image"])
+    output, present = SegOutput(found.logits, found.features), batch["class_labels"]
+    prototypes = None
+    if phase != "warmup":
+        prototypes = confident_prototypes(output.features, output.logits, present)
+        module.bank.update(prototypes.prototypes, prototypes.valid)
+    inputs = (output, batch["scribble"], present, prototypes, phase)
+    with torch.no_grad():
+        terms = module.phase_terms(*inputs)
+        table, module.weights = module.weights, {phase: dict.fromkeys(TERMS, 1.0)}
+        complete = module.phase_terms(*inputs)
+        module.weights = table
     if phase == "warmup":
         weights = {"pce": v.scalar("w_plain")}
     else:
         used = [f"pce_{phase}", *(f"con_{head}" for head in heads)]
         weights = {name: v.scalar(f"{phase}_w_{name}") for name in used}
     assert {name: weight for name, (weight, _) in terms.items()} == pytest.approx(weights)
-    table = module.weights
-    module.weights = {phase: dict.fromkeys(TERMS, 1.0)}
-    with torch.no_grad():
-        complete = module.phase_terms(*inputs, phase)
-    module.weights = table
     v.compare(f"{phase}_pce_plain", complete["pce"][1])
     for head in heads:
         v.compare(f"{phase}_pce_{head}", complete[f"pce_{head}"][1])
