@@ -34,7 +34,11 @@ class GuardedBatch(dict):
 def make_batch(
     *, size: int = 2, height: int = 64, width: int = 64, classes: int = 4, seed: int = 0
 ) -> GuardedBatch:
-    """A training batch whose image shows the class, with 10 % of the pixels drawn."""
+    """A training batch whose image shows the class, with 10 % of the pixels drawn.
+
+    It also holds what only some methods ask for: superpixels (blocks of 8×8), pseudo-labels (a
+    tenth of them wrong, a tenth left out) and distance maps. See :func:`superpixel_graph`.
+    """
     generator = torch.Generator().manual_seed(seed)
     blocks = torch.randint(0, classes, (size, 1, 4, 4), generator=generator).float()
     truth = torch.nn.functional.interpolate(blocks, (height, width))[:, 0].long()
@@ -45,7 +49,17 @@ def make_batch(
     scribble = truth.masked_fill(~drawn, 255)
     tags = torch.stack([(scribble == c).flatten(1).any(1).float() for c in range(classes)], dim=1)
     raw = ((image - image.min()) / (image.max() - image.min()) * 255).to(torch.uint8)
+    noise = torch.rand(truth.shape, generator=generator)
+    wrong = (truth + 1) % classes
+    pseudo = torch.where(noise < 0.1, wrong, truth).masked_fill(noise > 0.9, 255)
+    rows, columns = torch.arange(height) // 8, torch.arange(width) // 8
+    regions = rows[:, None] * (int(columns[-1]) + 1) + columns
+    distances = torch.randint(0, 256, (2, *truth.shape), generator=generator, dtype=torch.uint8)
     return GuardedBatch(
+        superpixel=regions.int().expand(truth.shape).clone(),
+        pseudo_label=pseudo,
+        scribble_distance=distances[0],
+        pseudo_distance=distances[1],
         image=image,
         image_raw=raw,
         image_id=[f"image_{index}" for index in range(size)],
@@ -54,6 +68,28 @@ def make_batch(
         valid=torch.ones(size, height, width, dtype=torch.bool),
         class_labels=tags,
     )
+
+
+def superpixel_graph(batch: GuardedBatch) -> GuardedBatch:
+    """The batch with the edges between its superpixels, weighted at random."""
+    edges, weights, images = [], [], []
+    for image, regions in enumerate(batch["superpixel"].long()):
+        pairs = [
+            torch.stack([regions[:, :-1].flatten(), regions[:, 1:].flatten()], 1),
+            torch.stack([regions[:-1].flatten(), regions[1:].flatten()], 1),
+        ]
+        own = torch.cat(pairs).sort(1).values.unique(dim=0)
+        own = own[own[:, 0] != own[:, 1]]
+        seed = int(batch["index"][image])
+        edges.append(own)
+        weights.append(torch.rand(len(own), generator=torch.Generator().manual_seed(seed)))
+        images.append(torch.full((len(own),), image))
+    graph = {
+        "superpixel_edges": torch.cat(edges),
+        "superpixel_weights": torch.cat(weights),
+        "superpixel_image": torch.cat(images),
+    }
+    return GuardedBatch({**batch, **graph})
 
 
 class _Trainerless:
