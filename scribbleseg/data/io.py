@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from scribbleseg.data.classes import ClassTable, normalise_name, read_classes
 from scribbleseg.data.labels import encode_label, read_label, read_raw_label
@@ -110,7 +111,7 @@ def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
             raw_size = (image.height, image.width)
             # before EXIF is asked for: that may read the pixels
             mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
-            orientation = int(image.getexif().get(ORIENTATION_TAG, 1))
+            orientation = _orientation(image, path)
             size = raw_size[::-1] if orientation in (5, 6, 7, 8) else raw_size
             return ImageHeader(size, raw_size, mode, orientation)
     except FileNotFoundError as error:
@@ -122,6 +123,32 @@ def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
             f"D202 {path}: is not an image that can be read ({error}); copy it again from its "
             "source"
         ) from error
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """EXIF orientation; Pillow would decode all pixels of a PNG to look behind them."""
+    if image.format == "PNG" and not _has_late_chunks(path):
+        exif = Image.Image.getexif(image)
+    else:
+        exif = image.getexif()
+    return int(exif.get(ORIENTATION_TAG, 1))
+
+
+def _has_late_chunks(path: Path) -> bool:
+    """Whether a PNG file goes on after its pixels, or breaks off."""
+    pixels = False
+    with path.open("rb") as stream:
+        stream.seek(8)
+        while len(head := stream.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", head)
+            if kind == b"IEND":
+                return False
+            if kind == b"IDAT":
+                pixels = True
+            elif pixels:
+                return True
+            stream.seek(size + 4, 1)  # content and checksum
+    return True
 
 
 def _array_header(path: Path, channels: int) -> ImageHeader:

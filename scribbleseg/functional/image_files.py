@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.errors import ScribbleNotFoundError
-from scribbleseg.functional.images import IMAGE_SUFFIXES
+from scribbleseg.functional.decode import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from PIL import Image
 
 from scribbleseg.constants import IGNORE_INDEX, voc_palette
 from scribbleseg.functional.decode import IMAGE_SUFFIXES, decode_image
+from scribbleseg.functional.image_files import write_atomic
 from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
@@ -31,18 +30,9 @@ __all__ = [
 ]
 
 
-def _atomic_save(image: Image.Image, path: Path, **options: object) -> None:
-    """Write beside the target, then rename: a killed run never leaves half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            image.save(stream, format=Image.registered_extensions()[path.suffix.lower()], **options)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def _save(image: Image.Image, path: Path, **options: object) -> None:
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    write_atomic(path, lambda stream: image.save(stream, format=kind, **options))
 
 
 def write_label(
@@ -61,14 +51,14 @@ def write_label(
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     image = image.convert("L")
     image.putpalette(colours.tobytes())
-    _atomic_save(image, Path(path), optimize=False)
+    _save(image, Path(path), optimize=False)
 
 
 def write_image(path: str | Path, pixels: NDArray[np.uint8]) -> None:
     """Write RGB pixels of shape ``(H, W, 3)``; the format follows the suffix; atomic."""
     path = Path(path)
     options = {"quality": 92} if path.suffix.lower() in {".jpg", ".jpeg"} else {}
-    _atomic_save(Image.fromarray(np.ascontiguousarray(pixels)), path, **options)
+    _save(Image.fromarray(np.ascontiguousarray(pixels)), path, **options)
 
 
 def colorize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from helpers.tiny_folders import save, write_list
-from PIL import Image
+from PIL import Image, ImageFile
 
 from scribbleseg.constants import voc_palette
 from scribbleseg.data import io
@@ -282,3 +282,30 @@ def test_grey_tones_of_many_classes_prove_nothing(tmp_path) -> None:
     Image.fromarray(np.full((4, 4), 200, np.uint8)).save(path)
     with pytest.raises(LabelFormatError, match="D101"):
         io.read_label(path, 150)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_orientation_of_a_png_is_found_before_and_after_its_pixels(tmp_path, late):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30).astype(np.uint8)).save(
+        path, exif=exif
+    )
+    if late:
+        data = path.read_bytes()
+        start = data.index(b"eXIf") - 4
+        size = int.from_bytes(data[start : start + 4], "big") + 12
+        chunk, end = data[start : start + size], data.index(b"IEND") - 4
+        assert start < data.index(b"IDAT")
+        path.write_bytes(data[:start] + data[start + size : end] + chunk + data[end:])
+    header = io.read_header(path)
+    assert (header.size, header.raw_size, header.orientation) == ((30, 20), (20, 30), 6)
+    assert io.read_image(path).shape[:2] == header.size
+
+
+def test_the_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert io.read_header(path).size == (20, 30)
