@@ -55,6 +55,15 @@ class SegBatch(TypedDict, total=False):
     image_raw: Tensor  # (B, 3, H, W) uint8, same geometry, no colour change, three channels of
     # whatever the image has; at (H0, W0) for val
     source_index: Tensor  # (B, 2, H, W) int32, row and column in the resized image, -1 = none
+    # the next seven for training, each only if the method asks for it; ids are those of the whole
+    # image at network size, E = edges between adjacent superpixels of all images
+    superpixel: Tensor  # (B, H, W) int32, from 0, -1 = padding or none
+    superpixel_edges: Tensor  # (E, 2) int64, pairs of ids
+    superpixel_weights: Tensor  # (E,) float32, affinity
+    superpixel_image: Tensor  # (E,) int64, position in the batch
+    pseudo_label: Tensor  # (B, H, W) int64, 255 = undecided or padding
+    scribble_distance: Tensor  # (B, H, W) uint8, 255 = on a scribble, 0 = far; 255 in padding
+    pseudo_distance: Tensor  # (B, H, W) uint8, 0 = on a boundary, 255 = far; 255 in padding
     mask: Tensor  # (B, H0, W0) int64, 255 = void (val and test only)
     orig_size: Tensor  # (B, 2) int64, (H0, W0) (val, test, predict)
     input_size: Tensor  # (B, 2) int64, size of the image inside the padded batch canvas

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, Any, cast
 
-import cv2
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
-from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD
-from scribbleseg.data.dataset import EvalDataset, TrainDataset, collate
+from scribbleseg.data.batch_picture import draw_samples
+from scribbleseg.data.dataset import EvalDataset, TrainDataset
 from scribbleseg.data.degraded import DegradedScribbles, check_degradation
+from scribbleseg.data.loader_options import (
+    channel_moments,
+    check_least,
+    default_workers,
+    make_loader,
+)
+from scribbleseg.data.position import check_step_size, training_position
 from scribbleseg.data.sampler import EpochSampler
+from scribbleseg.data.segmenters import SuperpixelOptions  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.training_extras import ExtraOptions, TrainingExtras
 from scribbleseg.data.transforms import Augmentation, TrainTransform
-from scribbleseg.errors import CheckpointError, ConfigError
+from scribbleseg.functional.images import write_image
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch.utils.data import Dataset
+    from torch.utils.data import DataLoader, Dataset
 
     from scribbleseg.types import Record, Split
 
@@ -62,6 +67,16 @@ class ScribbleDataModule(LightningDataModule):
             How many images have no label left is logged once all have been read.
         scribble_drop: Probability in [0, 1] that a training stroke is left out.
         degrade_seed: Seed of both, apart from ``seed``: smaller ratios contain larger ones.
+        superpixels: Over-segmentation for methods that use one: ``slic``, ``felzenszwalb`` or
+            ``grid``, computed at network size when an image is first needed and remembered in up
+            to 256 MiB, or a folder that ``python -m scribbleseg.data superpixels`` made.
+        superpixel_options: Options of the method; none for a folder.
+        pseudo_label_dir: Folder of pseudo-labels for methods that train on them beside the
+            scribbles: PNG ids of image size, 255 = undecided, one per training image. A
+            ``manifest.json`` there must name the same classes.
+        paste_scribbles: Write the scribbles over the pseudo-labels before anything else.
+        distance_lambdas: Sharpness λ of the distance maps to the scribbles and to the boundaries of
+            the pseudo-labels, above 0; they saturate 255/√λ pixels away, at original size.
     """
 
     def __init__(
@@ -83,26 +98,28 @@ class ScribbleDataModule(LightningDataModule):
         scribble_shrink: float = 0.0,
         scribble_drop: float = 0.0,
         degrade_seed: int = 0,
+        superpixels: str | None = None,
+        superpixel_options: SuperpixelOptions | None = None,
+        pseudo_label_dir: str | None = None,
+        paste_scribbles: bool = False,
+        distance_lambdas: tuple[float, float] = (math.e, math.e**6),
     ) -> None:
         super().__init__()
-        _check_options(
+        check_least(
             batch_size=(batch_size, 1),
             val_batch_size=(val_batch_size, 1),
             num_workers=(num_workers, 0),
             crop_size=(crop_size, 1),
             resize=(resize, 1),
         )
-        own_mean, own_std = _moments(source.in_channels, mean, std)
         self.source = source
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size or (batch_size if isinstance(resize, tuple) else 1)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        self.num_workers = min(4, cores or 1) if num_workers is None else num_workers
+        self.num_workers = default_workers() if num_workers is None else num_workers
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
         self.resize = resize
         self.augmentation = augmentation if augmentation is not None else Augmentation()
-        # plain numbers: NumPy scalars would make the checkpoint unreadable
-        self.mean, self.std = tuple(map(float, own_mean)), tuple(map(float, own_std))
+        self.mean, self.std = channel_moments(source.in_channels, mean, std)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.image_raw, self.drop_last, self.check = image_raw, drop_last, check
         self._records: dict[str, list[Record]] = {}
@@ -113,6 +130,10 @@ class ScribbleDataModule(LightningDataModule):
             source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
         )
         self._degraded: DegradedScribbles | None = None
+        self.extra_options = ExtraOptions(
+            superpixels, superpixel_options, pseudo_label_dir, paste_scribbles, distance_lambdas
+        )
+        self._extras: TrainingExtras | None = None
 
     # ------------------------------------------------------------------ facts
 
@@ -155,8 +176,13 @@ class ScribbleDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """List the samples that the stage needs, check some files, tell the module the classes.
 
+        Training batches get the optional keys that the module asks for in ``train_inputs``; without
+        a module, those that the options allow.
+
         Raises:
+            ConfigError: If the module asks for a key whose option is not set.
             DataCheckError: If the check finds errors.
+            LabelFormatError: If pseudo-labels or superpixels do not fit the data set.
             ScribbleNotFoundError: If folders, lists or files are missing.
         """
         needed: dict[str, tuple[Split, ...]] = {
@@ -183,6 +209,15 @@ class ScribbleDataModule(LightningDataModule):
         self._source_index = "source_index" in wanted
         if module is not None and "unaugmented_images" in wanted:
             module.unaugmented_images = self.unaugmented_dataloader
+        if "train" in splits:
+            self._extras = self.extra_options.set_up(
+                self.source,
+                self.records("train"),
+                module,
+                resize=self.resize,
+                processes=self.num_workers,
+                check=self.check,
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented samples in the order of (seed, epoch)."""
@@ -201,10 +236,11 @@ class ScribbleDataModule(LightningDataModule):
             image_raw=self.image_raw,
             source_index=self._source_index,
             degraded=self._degraded,
+            extras=self._extras,
         )
         self._sampler = EpochSampler(dataset, seed=self.seed)
         if self._resume is not None:
-            self._check_step_size(self.batch_size * self._sampler.num_replicas)
+            check_step_size(self._resume, self.batch_size * self._sampler.num_replicas)
             self._sampler.set_resume(self._resume["epoch"], self._resume["samples_done"])
         drop_last = self.drop_last and len(self._sampler) >= self.batch_size
         return self._loader(dataset, self._sampler, self.batch_size, drop_last=drop_last)
@@ -228,23 +264,18 @@ class ScribbleDataModule(LightningDataModule):
     def _eval_loader(self, split: Split, *, labels: bool = True) -> DataLoader[Any]:
         dataset = EvalDataset(self.source, self.records(split), self.data_info, labels=labels)
         sampler = EpochSampler(dataset, seed=self.seed, shuffle=False)
-        return self._loader(dataset, sampler, self.val_batch_size, drop_last=False)
+        return self._loader(dataset, sampler, self.val_batch_size)
 
     def _loader(
-        self, dataset: Dataset[Any], sampler: EpochSampler, batch_size: int, *, drop_last: bool
+        self, dataset: Dataset[Any], sampler: EpochSampler, batch_size: int, **options: bool
     ) -> DataLoader[Any]:
-        return DataLoader(
-            dataset=dataset,
+        return make_loader(
+            dataset,
+            sampler,
             batch_size=batch_size,
-            sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate,
-            drop_last=drop_last,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_one_thread,
-            # iterators draw a base seed: from here, not from the training RNG
-            generator=torch.Generator().manual_seed(self.seed),
+            seed=self.seed,
+            **options,
         )
 
     # ----------------------------------------------------------------- resume
@@ -255,17 +286,8 @@ class ScribbleDataModule(LightningDataModule):
             self._log_degraded()
         if self.trainer is None or self._sampler is None:
             return {}
-        loop: Any = self.trainer.fit_loop
-        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress
-        inside = epochs.ready > epochs.processed  # else the epoch is over: its end, or after fit
-        middle = inside and not batches.is_last_batch
         step_size = self.batch_size * self._sampler.num_replicas
-        return {
-            "epoch": epochs.processed + (1 if inside and batches.is_last_batch else 0),
-            "samples_done": batches.current.ready * step_size if middle else 0,
-            "step_size": step_size,
-            "seed": self.seed,
-        }
+        return {**training_position(self.trainer, step_size), "seed": self.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the checkpoint's order; Lightning calls this before the first loader is made."""
@@ -273,15 +295,6 @@ class ScribbleDataModule(LightningDataModule):
             keys = ("epoch", "samples_done", "step_size")
             self._resume = {key: int(state_dict[key]) for key in keys}
             self.seed = int(state_dict["seed"])
-
-    def _check_step_size(self, step_size: int) -> None:
-        if self._resume and self._resume["samples_done"] and self._resume["step_size"] != step_size:
-            raise CheckpointError(
-                f"the checkpoint was written in the middle of an epoch with "
-                f"{self._resume['step_size']} images per step over all processes, now {step_size}: "
-                "the rest of that epoch cannot be continued. Resume with the same batch_size and "
-                "devices, or from a checkpoint at the end of an epoch"
-            )
 
     def teardown(self, stage: str) -> None:
         """A later fit with this object starts at its first sample."""
@@ -296,54 +309,14 @@ class ScribbleDataModule(LightningDataModule):
     # ------------------------------------------------------------------- look
 
     def show_batch(self, path: str | os.PathLike[str], count: int = 8) -> None:
-        """Write a picture of augmented training images and their scribbles.
+        """Write a picture of augmented training images, their scribbles and optional maps.
 
         Args:
             path: Image file to write.
             count: Number of images.
         """
-        from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
-
         loader = self.train_dataloader()
-        dataset, keys = cast("TrainDataset", loader.dataset), list(loader.sampler)[:count]
+        dataset = cast("TrainDataset", loader.dataset)
         dataset.image_raw = True
-        rows: list[Sequence[Any]] = []
-        names = []
-        for key in keys:
-            item = dataset[key]
-            raw = item["image_raw"].permute(1, 2, 0).numpy()
-            drawn = overlay_labels(raw, item["scribble"].numpy(), self.source.palette, alpha=1.0)
-            rows.append([raw, drawn])
-            names.append(item["image_id"])
-        write_image(os.fspath(path), compose_panel(rows, ["image", "scribble"], captions=names))
-
-
-def _check_options(**options: tuple[int | tuple[int, int] | None, int]) -> None:
-    for name, (value, smallest) in options.items():
-        parts = value if isinstance(value, tuple) else (value,)
-        if any(part is not None and part < smallest for part in parts):
-            raise ConfigError(f"{name}={value}: expected at least {smallest}")
-
-
-def _moments(
-    channels: int, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Sequence[float], Sequence[float]]:
-    """Given or default mean and standard deviation, one number per channel."""
-    if channels == 3:
-        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-    else:
-        grey_mean, grey_std = (round(sum(v) / 3, 3) for v in (IMAGENET_MEAN, IMAGENET_STD))
-        mean, std = mean or (grey_mean,) * channels, std or (grey_std,) * channels
-    if len(mean) != channels or len(std) != channels:
-        raise ConfigError(
-            f"mean={list(mean)}, std={list(std)}: the images have {channels} channels, expected "
-            f"{channels} numbers each"
-        )
-    if min(std) <= 0:
-        raise ConfigError(f"std={tuple(std)}: expected positive numbers")
-    return mean, std
-
-
-def _one_thread(worker: int) -> None:
-    """Loader processes share the cores: OpenCV threads inside each only get in the way."""
-    cv2.setNumThreads(0)
+        items = [dataset[key] for key in list(loader.sampler)[:count]]
+        write_image(os.fspath(path), draw_samples(items, self.source.palette))

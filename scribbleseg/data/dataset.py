@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scribbleseg.data.degraded import DegradedScribbles
+    from scribbleseg.data.label_maps import LabelMap
     from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.data.training_extras import TrainingExtras
     from scribbleseg.data.transforms import TrainTransform
     from scribbleseg.types import DataInfo, Record, SegBatch
 
 __all__ = ["EvalDataset", "TrainDataset", "collate"]
 
 _FILL = {"image": 0, "image_raw": 0, "scribble": IGNORE_INDEX, "mask": IGNORE_INDEX, "valid": 0}
-_FILL |= {"source_index": -1}
+_FILL |= {"source_index": -1, "superpixel": -1, "pseudo_label": IGNORE_INDEX}
+_FILL |= {"scribble_distance": 255, "pseudo_distance": 255}
+_GRAPH = ("superpixel_edges", "superpixel_weights")  # as many rows as an image has edges
 
 
 def _check_size(
@@ -58,6 +62,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         image_raw: Add ``image_raw``: same geometry, no colour change.
         source_index: Add ``source_index``: where each pixel comes from.
         degraded: Reads shortened scribbles in place of the whole ones.
+        extras: Reads superpixels, pseudo-labels and distance maps.
     """
 
     def __init__(
@@ -71,10 +76,11 @@ class TrainDataset(Dataset[dict[str, Any]]):
         image_raw: bool = False,
         source_index: bool = False,
         degraded: DegradedScribbles | None = None,
+        extras: TrainingExtras | None = None,
     ) -> None:
         self.source, self.records, self.transform, self.info = source, records, transform, info
         self.seed, self.image_raw, self.source_index = seed, image_raw, source_index
-        self.degraded = degraded
+        self.degraded, self.extras = degraded, extras
         pairs = source.flip_pairs
         self._mirrored_ids = np.array(mirrored_ids(pairs, 256), np.uint8) if pairs else None
 
@@ -96,11 +102,17 @@ class TrainDataset(Dataset[dict[str, Any]]):
         # before any crop: the tags say what the whole image shows
         tags = self._class_labels(scribble) if known is None else self._multi_hot(known)
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
-        sample = self.transform(image, [scribble], seed=seed, track=self.source_index)
-        label = sample.labels[0]
+        given: dict[str, LabelMap] = {}
+        tensors: dict[str, Tensor] = {}
+        if self.extras is not None:
+            given, tensors = self.extras.read(record, index, image, scribble)
+        sample = self.transform(image, [scribble], seed=seed, track=self.source_index, maps=given)
+        label, maps = sample.labels[0], sample.maps
         if sample.mirrored and self._mirrored_ids is not None:
             # the mirror image of a right hand is a left hand, in the map and in the tags
             label = self._mirrored_ids[label]
+            if "pseudo_label" in maps:
+                maps["pseudo_label"] = self._mirrored_ids[maps["pseudo_label"]]
             tags = tags[self._mirrored_ids[: len(tags)].tolist()]
         item: dict[str, Any] = {
             "image": torch.from_numpy(normalize(sample.image, self.info.mean, self.info.std)),
@@ -114,7 +126,9 @@ class TrainDataset(Dataset[dict[str, Any]]):
             item["image_raw"] = _to_chw(rgb_view(sample.raw, self.info.rgb_channels))
         if sample.source_index is not None:
             item["source_index"] = torch.from_numpy(sample.source_index)
-        return item
+        if "pseudo_label" in maps:
+            maps["pseudo_label"] = maps["pseudo_label"].astype(np.int64)
+        return item | {name: torch.from_numpy(values) for name, values in maps.items()} | tensors
 
     def _multi_hot(self, labels: Sequence[int]) -> Tensor:
         """Tags as a vector; a background class counts as present in every image."""
@@ -205,7 +219,9 @@ def _to_chw(image: NDArray[np.uint8]) -> Tensor:
 def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
     """Batch items; images of different sizes are padded at the right and bottom.
 
-    Padding is 0 in images (the mean colour), 255 in labels, False in ``valid``.
+    Padding is 0 in images (the mean colour), 255 in labels and distance maps, -1 in superpixels,
+    False in ``valid``. Edges of superpixels come one image after the other; ``superpixel_image``
+    says which.
     """
     batch: dict[str, Any] = {}
     # a label that only some items have cannot be stacked, and is only for display
@@ -214,6 +230,8 @@ def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
         values = [item[key] for item in items]
         if not isinstance(values[0], torch.Tensor):
             batch[key] = values
+        elif key in _GRAPH:
+            batch[key] = torch.cat(values)
         elif key not in _FILL or all(value.shape == values[0].shape for value in values):
             batch[key] = default_collate(values)  # straight into shared memory in a worker
         else:
@@ -225,4 +243,7 @@ def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
                     for v in values
                 ]
             )
+    if "superpixel_edges" in keys:
+        counts = torch.tensor([len(item["superpixel_edges"]) for item in items])
+        batch["superpixel_image"] = torch.arange(len(items)).repeat_interleave(counts)
     return batch  # type: ignore[return-value]

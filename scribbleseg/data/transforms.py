@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, IMAGENET_MEAN
+from scribbleseg.data.label_maps import resize_map
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.preprocess import resize_image, resized_shape
 
@@ -17,9 +18,11 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the netwo
 import albumentations as A
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from scribbleseg.data.label_maps import LabelMap
 
 __all__ = ["Augmentation", "TrainSample", "TrainTransform"]
 
@@ -78,6 +81,7 @@ class TrainSample:
             padding, shape ``(2, H, W)``; only if asked for.
         mirrored: Whether left and right are exchanged: an odd number of flips, horizontal or
             vertical. Rotations keep them, and so do two flips, which are half a turn.
+        maps: The further maps by name, each of its own type.
     """
 
     image: NDArray[np.uint8]
@@ -86,6 +90,7 @@ class TrainSample:
     valid: NDArray[np.bool_]
     source_index: NDArray[np.int32] | None = None
     mirrored: bool = False
+    maps: dict[str, NDArray[Any]] = field(default_factory=dict)
 
 
 class TrainTransform:
@@ -160,6 +165,7 @@ class TrainTransform:
         *,
         seed: int,
         track: bool = False,
+        maps: Mapping[str, LabelMap] | None = None,
     ) -> TrainSample:
         """Transform one sample.
 
@@ -168,19 +174,19 @@ class TrainTransform:
             labels: Label maps of the same size, ids and 255; the first decides about empty crops.
             seed: Everything random in this call follows from it.
             track: Also say where each pixel comes from (``source_index``).
+            maps: Further maps by name, at the size of the image or at that of ``resize``. They are
+                looked up where each pixel comes from, so any integer type will do.
         """
         names = ("geometry", "crop", "colour", "jitter")
         streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
             image = resize_image(image, self.resize)
-            size, nearest = (width, height), cv2.INTER_NEAREST_EXACT
-            labels = [
-                np.asarray(cv2.resize(m, size, interpolation=nearest), np.uint8) for m in labels
-            ]
+            labels = [resize_map(label, (height, width)) for label in labels]
+        size = image.shape[:2]
         masks: list[NDArray[Any]] = list(labels)
-        if track:  # replays any geometry, whatever it is made of
-            masks.extend(np.indices(image.shape[:2], dtype=np.uint16))
+        if track or maps:  # replays any geometry, whatever it is made of
+            masks.extend(np.indices(size, dtype=np.uint16))
         if self._rotates:  # the one geometric step that makes canvas
             masks.append(np.ones(image.shape[:2], np.uint8))
         mirrored = False
@@ -204,12 +210,15 @@ class TrainTransform:
             image = _jitter(image, self._jitter, streams["jitter"])
         valid, count = masks[-1] == 1, len(labels)
         places = None
-        if track:
+        if track or maps:
             places = np.stack(masks[count:-1]).astype(np.int32)
             places[:, ~valid] = -1
         # albumentations gives all masks one type
         label_maps = [np.asarray(mask, np.uint8) for mask in masks[:count]]
-        return TrainSample(image, raw, label_maps, valid, places, mirrored)
+        moved = {} if places is None or not maps else _look_up(maps, places, size)
+        return TrainSample(
+            image, raw, label_maps, valid, places if track else None, mirrored, moved
+        )
 
     def _pad(
         self, image: NDArray[np.uint8], border: tuple[int, int, int, int, int]
@@ -249,6 +258,22 @@ class TrainTransform:
             if int(masks[0][window].min()) < IGNORE_INDEX:
                 break
         return image[window].copy(), [mask[window].copy() for mask in masks]
+
+
+def _look_up(
+    maps: Mapping[str, LabelMap], places: NDArray[np.int32], size: tuple[int, int]
+) -> dict[str, NDArray[Any]]:
+    """Values of whole maps at places (rows and columns, -1 = padding)."""
+    rows, columns = places
+    position = rows.astype(np.intp) * size[1] + columns
+    padding = rows < 0
+    # one more entry, which holds the fill
+    position[padding] = size[0] * size[1]
+    moved = {}
+    for name, (values, fill) in maps.items():
+        entries = np.append(resize_map(values, size), values.dtype.type(fill))
+        moved[name] = entries.take(position)
+    return moved
 
 
 def _reseed(steps: A.Compose, stream: np.random.SeedSequence) -> None:

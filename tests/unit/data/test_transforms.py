@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from scribbleseg.data.label_maps import LabelMap, resize_map
 from scribbleseg.data.transforms import Augmentation, TrainTransform
 from scribbleseg.errors import ConfigError
 
@@ -137,3 +138,89 @@ def test_steps_are_independent_of_each_other() -> None:
         seen[bool(down), bool(right), bool(sample.valid.all())] += 1
     assert len(seen) == 8, seen
     assert min(seen.values()) > 25, "each of 8 combinations is expected 50 times"
+
+
+@pytest.mark.parametrize(
+    ("seed", "corners"),
+    [
+        (0, (26, 33, 7, 10)),
+        (1, (19, 15, 38, 38)),
+        (2, (21, 25, 2, 2)),
+        (3, (38, 26, 15, 45)),
+        (4, (20, 23, 1, 0)),
+        (5, (4, 19, 27, 38)),
+    ],
+)
+def test_a_seed_means_the_same_sample_for_good(seed, corners) -> None:
+    # a run that is resumed with a later version must go on with the samples of the earlier one
+    image, scribble = np.zeros((40, 56, 3), np.uint8), np.zeros((40, 56), np.uint8)
+    transform = TrainTransform(Augmentation(rot90=True, hflip=True, vflip=True), crop_size=(20, 24))
+    rows, columns = transform(image, [scribble], seed=seed, track=True).source_index
+    assert (rows[0, 0], columns[0, 0], rows[-1, -1], columns[-1, -1]) == corners
+
+
+def coordinate_maps(height: int, width: int) -> dict[str, LabelMap]:
+    """Maps of several types that say where a pixel is, each with a fill of its own."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    return {
+        "large": LabelMap((1000 * rows + columns + 70_000).astype(np.int32), -1),
+        "medium": LabelMap((width * rows + columns).astype(np.uint16), 65535),
+        "negative": LabelMap((-(width * rows + columns)).astype(np.int16), 7),
+        "small": LabelMap((3 * rows + columns).astype(np.uint8), 255),
+    }
+
+
+@pytest.mark.parametrize("crop", [None, (24, 30), (130, 140)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(hflip=False),
+        Augmentation(rot90=True, hflip=True, vflip=True),
+        Augmentation(scale=(0.5, 2.0), rotate=20),
+        EVERYTHING,
+    ],
+)
+def test_maps_share_the_geometry_and_change_nothing(augmentation, crop) -> None:
+    image, scribble = sample()
+    maps = coordinate_maps(*scribble.shape)
+    transform = TrainTransform(augmentation, crop_size=crop)
+    for seed in range(4):
+        plain = transform(image, [scribble], seed=seed, track=True)
+        out = transform(image, [scribble], seed=seed, maps=maps)
+        for name in ("image", "raw", "valid"):
+            np.testing.assert_array_equal(getattr(out, name), getattr(plain, name))
+        np.testing.assert_array_equal(out.labels[0], plain.labels[0])
+        assert out.source_index is None
+        assert list(out.maps) == list(maps)
+        rows, columns = plain.source_index
+        for name, (values, fill) in maps.items():
+            assert out.maps[name].dtype == values.dtype
+            expected = np.where(plain.valid, values[rows, columns], values.dtype.type(fill))
+            np.testing.assert_array_equal(out.maps[name], expected)
+
+
+def test_maps_of_either_size_are_resized_without_mixing() -> None:
+    image, scribble = sample()
+    whole = coordinate_maps(*scribble.shape)
+    transform = TrainTransform(Augmentation(), resize=(20, 28), crop_size=(16, 16))
+    small = {name: LabelMap(values[1::2, 1::2], fill) for name, (values, fill) in whole.items()}
+    for name, (values, fill) in whole.items():
+        resized = resize_map(values, (20, 28))
+        assert set(np.unique(resized)) <= set(np.unique(values))
+        for given in (LabelMap(values, fill), LabelMap(resized, fill)):
+            out = transform(image, [scribble], seed=0, track=True, maps={name: given})
+            rows, columns = out.source_index
+            np.testing.assert_array_equal(out.maps[name], resized[rows, columns])
+        # network size: not resized again
+        out = transform(image, [scribble], seed=1, track=True, maps=small)
+        rows, columns = out.source_index
+        np.testing.assert_array_equal(out.maps[name], small[name].values[rows, columns])
+
+
+def test_resized_maps_agree_with_the_scribble() -> None:
+    image, scribble = sample(41, 57)
+    transform = TrainTransform(EVERYTHING, resize=33, crop_size=(40, 40))
+    for seed in range(4):
+        maps = {"copy": LabelMap(scribble.astype(np.int32), 255)}
+        out = transform(image, [scribble], seed=seed, maps=maps)
+        np.testing.assert_array_equal(out.maps["copy"], out.labels[0])

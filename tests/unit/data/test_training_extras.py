@@ -1,0 +1,637 @@
+"""Optional keys of training batches: superpixels, their graph, pseudo-labels, distance maps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_folders import STEMS, plain_folder
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from scribbleseg.data.datamodule import ScribbleDataModule
+from scribbleseg.data.dataset import collate
+from scribbleseg.data.label_maps import resize_map
+from scribbleseg.data.segmenters import SuperpixelOptions, over_segment
+from scribbleseg.data.sources import FolderSource, SyntheticSource
+from scribbleseg.data.superpixel_cache import write_superpixels
+from scribbleseg.data.superpixel_reader import SuperpixelReader
+from scribbleseg.data.transforms import Augmentation
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
+from scribbleseg.functional.images import write_label
+from scribbleseg.functional.manifest import write_manifest
+from scribbleseg.functional.preprocess import resize_image, resized_shape
+from scribbleseg.functional.superpixel_affinity import superpixel_affinity
+from scribbleseg.functional.superpixels import grid_regions, slic_regions
+from scribbleseg.methods import RegularizedModule
+
+ALL = frozenset({"superpixel", "superpixel_graph", "pseudo_label", "distance_maps"})
+MAPS = ("superpixel", "pseudo_label", "scribble_distance", "pseudo_distance")
+GRAPH = ("superpixel_edges", "superpixel_weights", "superpixel_image")
+GEOMETRY = Augmentation(scale=(0.5, 1.5), rotate=20, rot90=True, hflip=True, vflip=True)
+
+
+class _Fit:
+    """What a data module looks at: the module that is trained."""
+
+    def __init__(self, inputs) -> None:
+        self.lightning_module = type("Method", (), {"train_inputs": frozenset(inputs)})()
+
+
+def labels_of(source, folder, *, change=lambda mask: mask):
+    records = source.records("train")
+    for record in records:
+        mask = source.read_mask(record)
+        write_label(folder / f"{record.image_id}.png", change(mask))
+    write_manifest(folder, class_names=source.class_names, files=len(records))
+    return str(folder)
+
+
+@pytest.fixture
+def source():
+    return SyntheticSource(num_train=6, num_val=2, size=48)
+
+
+@pytest.fixture
+def pseudo(tmp_path, source):
+    def undecided(mask):
+        out = mask.copy()
+        out[:7] = 255
+        return out
+
+    return labels_of(source, tmp_path / "pseudo", change=undecided)
+
+
+def data_of(source, inputs=ALL, **options) -> ScribbleDataModule:
+    settings = {
+        "batch_size": 2,
+        "num_workers": 0,
+        "crop_size": 40,
+        "seed": 0,
+        "check": False,
+        "augmentation": GEOMETRY,
+        "superpixels": "grid",
+        "superpixel_options": SuperpixelOptions(segments=20),
+    }
+    if "superpixels" in options:
+        settings.pop("superpixel_options")
+    data = ScribbleDataModule(source, **{**settings, **options})
+    data.trainer = _Fit(inputs)
+    data.setup("fit")
+    return data
+
+
+def batches(data, epoch=0):
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def whole(values, source_index, fill):
+    """A whole map as a sample shows it."""
+    rows, columns = source_index.numpy()
+    return np.where(rows >= 0, values[rows, columns], fill)
+
+
+def test_keys_types_and_shapes(source, pseudo) -> None:
+    batch = batches(data_of(source, pseudo_label_dir=pseudo))[0]
+    types = {"superpixel": torch.int32, "pseudo_label": torch.int64}
+    for name in MAPS:
+        assert batch[name].shape == (2, 40, 40)
+        assert batch[name].dtype == types.get(name, torch.uint8)
+    edges = len(batch["superpixel_edges"])
+    assert [tuple(batch[name].shape) for name in GRAPH] == [(edges, 2), (edges,), (edges,)]
+    assert [batch[n].dtype for n in GRAPH] == [torch.int64, torch.float32, torch.int64]
+    assert batch["superpixel_image"].unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "keys"),
+    [
+        ((), ()),
+        (("superpixel",), ("superpixel",)),
+        (("superpixel_graph",), ("superpixel", *GRAPH)),
+        (("pseudo_label",), ("pseudo_label",)),
+        (("distance_maps",), MAPS[1:]),
+    ],
+)
+def test_a_method_gets_what_it_asks_for(source, pseudo, inputs, keys) -> None:
+    batch = batches(data_of(source, inputs, pseudo_label_dir=pseudo))[0]
+    assert set(batch) & {*MAPS, *GRAPH} == set(keys)
+    for loader in ("val_dataloader", "unaugmented_dataloader"):
+        other = next(iter(getattr(data_of(source, inputs, pseudo_label_dir=pseudo), loader)()))
+        assert not set(other) & {*MAPS, *GRAPH}
+
+
+def test_other_keys_stay_as_they_are(source, pseudo) -> None:
+    plain = batches(data_of(source, ()))
+    rich = batches(data_of(source, ALL, pseudo_label_dir=pseudo))
+    for ours, theirs in zip(plain, rich, strict=True):
+        for name in ("image", "scribble", "valid", "class_labels", "index"):
+            assert torch.equal(ours[name], theirs[name])
+
+
+@pytest.mark.parametrize("resize", [None, 36, (30, 50)])
+@pytest.mark.parametrize("background", [0, None])
+def test_maps_are_those_of_the_whole_image(source, pseudo, resize, background) -> None:
+    source.background = background
+    inputs = ALL | {"source_index"}
+    data = data_of(source, inputs, pseudo_label_dir=pseudo, resize=resize)
+    padded = 0
+    for batch in batches(data):
+        for i, image_id in enumerate(batch["image_id"]):
+            record = next(r for r in data.records("train") if r.image_id == image_id)
+            scribble = source.read_scribble(record)
+            label = source.read_mask(record)
+            label[:7] = 255
+            # at original size, before anything is resized
+            near = scribble_distance_map(scribble, background=background)
+            far = boundary_distance_map(label, background=background)
+
+            size = resized_shape(*scribble.shape, resize)
+            expected = {
+                "superpixel": (grid_regions(*size, num_segments=20), -1),
+                "pseudo_label": (label, 255),
+                "scribble_distance": (np.rint(255 * near).astype(np.uint8), 255),
+                "pseudo_distance": (np.rint(255 * far).astype(np.uint8), 255),
+            }
+            padded += int((~batch["valid"][i]).sum())
+            for name, (values, fill) in expected.items():
+                shown = whole(resize_map(values, size), batch["source_index"][i], fill)
+                np.testing.assert_array_equal(batch[name][i].numpy(), shown, err_msg=name)
+    assert padded > 0
+
+
+def test_lambdas_are_passed_on(source, pseudo) -> None:
+    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
+    lambdas = (math.e**5, math.e**3)
+    data = data_of(source, pseudo_label_dir=pseudo, distance_lambdas=lambdas, **options)
+    for batch in batches(data):
+        record = data.records("train")[int(batch["index"])]
+        label = source.read_mask(record)
+        label[:7] = 255
+        near = scribble_distance_map(source.read_scribble(record), sharpness=lambdas[0])
+        far = boundary_distance_map(label, sharpness=lambdas[1])
+        for name, expected in (("scribble_distance", near), ("pseudo_distance", far)):
+            ours = batch[name][0].numpy() / np.float32(255)
+            np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_graph_is_that_of_the_uncropped_image(source) -> None:
+    data = data_of(source, ("superpixel_graph",), resize=40, crop_size=16, superpixels="slic")
+
+    for batch in batches(data):
+        for i, index in enumerate(batch["index"].tolist()):
+            image = resize_image(source.read_image(data.records("train")[index]), 40)
+            graph = superpixel_affinity(image, slic_regions(image))
+            own = batch["superpixel_image"] == i
+            np.testing.assert_array_equal(batch["superpixel_edges"][own].numpy(), graph.edges)
+            np.testing.assert_array_equal(batch["superpixel_weights"][own].numpy(), graph.weights)
+
+
+def test_images_without_edges_are_counted() -> None:
+    def item(edges: int) -> dict:
+        return {
+            "superpixel": torch.zeros(2, 2 + edges, dtype=torch.int32),
+            "superpixel_edges": torch.arange(2 * edges).view(edges, 2),
+            "superpixel_weights": torch.ones(edges),
+        }
+
+    batch = collate([item(0), item(2), item(0), item(1)])
+    assert batch["superpixel_image"].tolist() == [1, 1, 3]
+    assert batch["superpixel_edges"].tolist() == [[0, 1], [2, 3], [0, 1]]
+    assert batch["superpixel"].shape == (4, 2, 4)
+    assert (batch["superpixel"][0, :, 2:] == -1).all()
+    none = collate([item(0), item(0)])
+    assert none["superpixel_edges"].shape == (0, 2)
+    assert none["superpixel_image"].shape == (0,)
+    assert none["superpixel_image"].dtype == torch.int64
+
+
+def test_one_superpixel_has_no_edges(source) -> None:
+    options = SuperpixelOptions(segments=1)
+    data = data_of(source, ("superpixel_graph",), superpixels="grid", superpixel_options=options)
+    batch = batches(data)[0]
+    assert batch["superpixel_edges"].shape == (0, 2)
+    assert set(batch["superpixel"].unique().tolist()) <= {-1, 0}
+
+
+def test_collate_pads_each_map_with_its_own_value() -> None:
+    items = [
+        {name: torch.zeros(h, w, dtype=torch.int32) for name in MAPS} for h, w in ((3, 5), (4, 2))
+    ]
+    batch = collate(items)
+    for name in MAPS:
+        fill = -1 if name == "superpixel" else 255
+        assert (batch[name][0, 3:] == fill).all()
+        assert (batch[name][1, :, 2:] == fill).all()
+        assert (batch[name][0, :3] == 0).all()
+
+
+def test_workers_epochs_and_memory_do_not_change_a_sample(source, pseudo) -> None:
+    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
+    alone, shared = data_of(source, **options), data_of(source, num_workers=2, **options)
+    forgetful = data_of(source, **options)
+    forgetful._extras.superpixels.memory.limit = 0
+    loader = shared.train_dataloader()
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        expected = batches(alone, epoch)
+        for others in (list(loader), batches(forgetful, epoch)):
+            for ours, theirs in zip(expected, others, strict=True):
+                for name in (*MAPS, *GRAPH):
+                    assert torch.equal(ours[name], theirs[name]), name
+    assert len(alone._extras.superpixels.memory._kept) == 6
+    assert not forgetful._extras.superpixels.memory._kept
+    assert not all(
+        torch.equal(a["superpixel"], b["superpixel"])
+        for a, b in zip(batches(alone, 0), batches(alone, 1), strict=True)
+    )
+
+
+def test_memory_is_bounded_and_forgets_the_oldest(source) -> None:
+    records = source.records("train")
+    reader = SuperpixelReader(source, records, "slic", SuperpixelOptions(segments=30), graph=True)
+    first = [reader.read(r, i, source.read_image(r)) for i, r in enumerate(records)]
+    sizes = [packed.size for packed in reader.memory._kept.values()]
+    assert reader.memory.used == sum(sizes)
+    again = reader.read(records[0], 0, source.read_image(records[0]))
+    np.testing.assert_array_equal(again.regions, first[0].regions)
+    np.testing.assert_array_equal(again.graph.edges, first[0].graph.edges)
+    np.testing.assert_array_equal(again.graph.weights, first[0].graph.weights)
+    assert [a.dtype for a in (again.regions, again.graph.edges)] == [np.int32, np.int64]
+    again.regions[:] = 0  # what is handed out is nobody else's
+    other = reader.read(records[0], 0, source.read_image(records[0]))
+    np.testing.assert_array_equal(other.regions, first[0].regions)
+    reader.memory.limit = reader.memory.used
+    reader.read(records[1], 99, source.read_image(records[1]))
+    assert reader.memory.used <= reader.memory.limit
+    assert 1 not in reader.memory._kept
+    assert 0 in reader.memory._kept
+    copy = pickle.loads(pickle.dumps(reader))
+    assert (copy.memory.used, len(copy.memory._kept)) == (0, 0)
+    np.testing.assert_array_equal(
+        copy.read(records[2], 2, source.read_image(records[2])).regions, first[2].regions
+    )
+
+
+def test_many_superpixels_keep_their_ids(source) -> None:
+    record = source.records("train")[0]
+    blank = np.zeros((220, 220, 3), np.uint8)
+    options = SuperpixelOptions(segments=48_400)
+    reader = SuperpixelReader(source, [record], "grid", options)
+    for _ in range(2):
+        regions = reader.read(record, 0, blank).regions
+        assert regions.dtype == np.int32
+        assert regions[-1, -1] == 220 * 220 - 1
+
+
+@pytest.mark.parametrize("resize", [None, 30])
+def test_folder_gives_what_the_method_gives(tmp_path, resize) -> None:
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    write_superpixels(source, tmp_path / "regions", method="grid", segments=30, progress=False)
+    data = data_of(
+        source,
+        {"superpixel", "superpixel_graph", "source_index"},
+        superpixels=str(tmp_path / "regions"),
+        resize=resize,
+        crop_size=24,
+        check=True,
+    )
+
+    size = (40, 48) if resize is None else (25, 30)
+    regions = resize_map(grid_regions(40, 48, num_segments=30), size)
+    for batch in batches(data):
+        for i in range(len(batch["index"])):
+            expected = whole(regions, batch["source_index"][i], -1)
+            np.testing.assert_array_equal(batch["superpixel"][i].numpy(), expected)
+            edges = batch["superpixel_edges"][batch["superpixel_image"] == i].numpy()
+            assert set(edges.ravel().tolist()) <= set(np.unique(regions).tolist())
+            assert len(edges)
+
+
+def test_faulty_folders_of_superpixels(tmp_path, caplog) -> None:
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    regions = tmp_path / "regions"
+    with pytest.raises(ConfigError, match=r"nowhere.*neither a method \(slic, felz.*superpixels"):
+        data_of(source, {"superpixel"}, superpixels=str(tmp_path / "nowhere"))
+    write_superpixels(source, regions, method="grid", segments=9, progress=False)
+    image = source.records("train")[0].image
+    os.utime(image, (2**31, 2**31))
+    with caplog.at_level(logging.WARNING, logger="scribbleseg"):
+        data_of(source, {"superpixel"}, superpixels=str(regions))
+    assert f"1 of 6 superpixel files are older than their image ({STEMS[0]})" in caplog.text
+    (regions / f"{STEMS[1]}.png").unlink()
+    (regions / f"{STEMS[3]}.png").unlink()
+    with pytest.raises(
+        ScribbleNotFoundError, match=rf"D301.*2 of 6 .*{STEMS[1]}, {STEMS[3]}.*data superpixels"
+    ):
+        data_of(source, {"superpixel"}, superpixels=str(regions))
+
+
+def test_size_of_superpixels_and_pseudo_labels_is_checked_at_the_start(tmp_path) -> None:
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    small = {record.image_id: np.zeros((20, 24), np.uint8) for record in source.records("train")}
+    for stem, ids in small.items():
+        write_label(tmp_path / "small" / f"{stem}.png", ids)
+    folder = str(tmp_path / "small")
+    for inputs, option in (("superpixel", "superpixels"), ("pseudo_label", "pseudo_label_dir")):
+        data = data_of(source, {inputs}, **{option: folder})
+        with pytest.raises(LabelFormatError, match="D201"):
+            batches(data)
+        with pytest.raises(LabelFormatError, match="D201"):
+            data_of(source, {inputs}, check=True, **{option: folder})
+
+
+def test_faulty_folders_of_pseudo_labels(tmp_path, source, pseudo) -> None:
+
+    inputs = {"pseudo_label"}
+    with pytest.raises(ScribbleNotFoundError, match=r"D301.*pseudo_label_dir"):
+        data_of(source, inputs, pseudo_label_dir=str(tmp_path / "nowhere"))
+    for name in ("train_00002", "train_00004"):
+        (Path(pseudo) / f"{name}.png").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"2 of 6 .*\(train_00002, train_00004\)"):
+        data_of(source, inputs, pseudo_label_dir=pseudo)
+    others = labels_of(SyntheticSource(num_train=6, num_classes=4, size=48), tmp_path / "others")
+    with pytest.raises(LabelFormatError, match=r"D401.*other classes"):
+        data_of(source, inputs, pseudo_label_dir=others)
+    bad = labels_of(source, tmp_path / "bad", change=lambda mask: mask + 17)
+    with pytest.raises(LabelFormatError, match="D101"):
+        data_of(source, inputs, pseudo_label_dir=bad, check=True)
+
+
+def test_pasted_scribbles_win(tmp_path, source) -> None:
+    wrong = labels_of(source, tmp_path / "zero", change=np.zeros_like)
+    options = {"augmentation": Augmentation(), "crop_size": None, "batch_size": 1}
+    for paste in (False, True):
+        data = data_of(source, pseudo_label_dir=wrong, paste_scribbles=paste, **options)
+        for batch in batches(data):
+            drawn = batch["scribble"] != 255
+            expected = torch.where(drawn, batch["scribble"], 0) if paste else 0
+            assert (batch["pseudo_label"] == expected).all()
+            assert batch["scribble"][drawn].any()
+            # boundaries are those of the pasted label
+            assert bool((batch["pseudo_distance"] == 0).any()) == paste
+
+
+def test_degraded_scribbles_reach_distance_maps_and_pasting(tmp_path, source) -> None:
+    zero = labels_of(source, tmp_path / "zero", change=np.zeros_like)
+    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
+    data = data_of(
+        source, pseudo_label_dir=zero, paste_scribbles=True, scribble_shrink=0.7, **options
+    )
+    for batch in batches(data):
+        scribble = batch["scribble"][0].numpy().astype(np.uint8)
+        near = np.rint(255 * scribble_distance_map(scribble)).astype(np.uint8)
+        np.testing.assert_array_equal(batch["scribble_distance"][0].numpy(), near)
+        shown = np.where(scribble == 255, 0, scribble)
+        np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), shown)
+        whole_scribble = source.read_scribble(data.records("train")[int(batch["index"])])
+        assert (scribble != 255).sum() < (whole_scribble != 255).sum()
+
+
+def test_mirror_images_exchange_ids_of_pseudo_labels(tmp_path) -> None:
+    source = SyntheticSource(num_train=8, size=48)
+    source.flip_pairs = ((1, 2),)
+    folder = labels_of(source, tmp_path / "pseudo")
+    options = {"augmentation": Augmentation(hflip=True), "crop_size": None, "batch_size": 1}
+    data = data_of(source, ALL | {"source_index"}, pseudo_label_dir=folder, **options)
+    exchanged = np.arange(256)
+    exchanged[[1, 2]] = 2, 1
+    mirrored = 0
+    for epoch in (0, 1):
+        for batch in batches(data, epoch):
+            label = source.read_mask(data.records("train")[int(batch["index"])])
+            columns = batch["source_index"][0, 1]
+            flipped = bool(columns[0, 0] > columns[0, -1])
+            mirrored += flipped
+            expected = exchanged[label[:, ::-1]] if flipped else label
+            np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), expected)
+            drawn = batch["scribble"][0] != 255
+            assert torch.equal(batch["pseudo_label"][0][drawn], batch["scribble"][0][drawn])
+    assert 0 < mirrored < 16
+
+
+def test_a_resumed_run_sees_the_same_maps(source, pseudo) -> None:
+    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
+    expected = batches(data_of(source, **options), 1)
+    data = data_of(source, **options)
+    data.load_state_dict({"epoch": 1, "samples_done": 2, "step_size": 2, "seed": 0})
+    resumed = batches(data, 1)
+    assert len(resumed) == 2
+    for ours, theirs in zip(resumed, expected[1:], strict=True):
+        for name in (*MAPS, *GRAPH):
+            assert torch.equal(ours[name], theirs[name])
+
+
+def test_images_of_any_channels() -> None:
+    class Bands(SyntheticSource):
+        in_channels = 5
+        rgb_channels = (4, 0, 2)
+
+        def read_image(self, record):
+            image = super().read_image(record)
+            return np.concatenate([image, image[..., :2]], axis=-1)
+
+    source = Bands(num_train=2, size=40)
+    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
+    data = data_of(source, {"superpixel_graph"}, superpixels="felzenszwalb", **options)
+    for batch in batches(data):
+        image = source.read_image(data.records("train")[int(batch["index"])])
+        rgb = image[..., [4, 0, 2]]
+        regions = over_segment(rgb, "felzenszwalb", {"scale": 300.0})
+        np.testing.assert_array_equal(batch["superpixel"][0].numpy(), regions)
+        np.testing.assert_array_equal(
+            batch["superpixel_weights"].numpy(), superpixel_affinity(rgb, regions).weights
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"superpixels": "slik"}, "superpixels='slik': neither a method"),
+        ({"distance_lambdas": (0.0, 1.0)}, r"distance_lambdas\[0\]=0.0: expected a number above"),
+        ({"distance_lambdas": (1.0, -2)}, r"distance_lambdas\[1\]=-2"),
+        ({"distance_lambdas": (1.0, math.inf)}, r"distance_lambdas\[1\]=inf"),
+        ({"distance_lambdas": (1.0,)}, "expected two numbers"),
+        ({"paste_scribbles": True}, "paste_scribbles=True without `pseudo_label_dir`"),
+        ({"paste_scribbles": "no"}, "paste_scribbles='no': expected true or false"),
+        ({"superpixel_options": SuperpixelOptions(), "superpixels": None}, "options belong to"),
+        ({"superpixel_options": SuperpixelOptions(), "superpixels": "folder"}, "options belong to"),
+    ],
+)
+def test_options_are_checked(source, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        data_of(source, {"superpixel"}, **options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("slic", {"segments": 0}, "segments=0"),
+        ("slic", {"segments": 70_000}, "at most 65535"),
+        ("slic", {"compactness": 0.0}, "compactness=0.0"),
+        ("slic", {"scale": 3.0}, "scale=3.0 is not an option of method 'slic'"),
+        ("grid", {"compactness": 3.0}, "which has segments; remove it"),
+        ("felzenszwalb", {"segments": 3}, "which has min_size and scale"),
+        ("felzenszwalb", {"scale": -1.0}, "scale=-1.0"),
+        ("felzenszwalb", {"min_size": 0}, "min_size=0"),
+        ("turbo", {}, "method='turbo'"),
+    ],
+)
+def test_options_of_methods_are_checked(method, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SuperpixelOptions(**options).arguments(method)
+
+
+def test_options_of_methods_have_effect(source) -> None:
+    image = source.read_image(source.records("train")[0])
+
+    def regions(method: str, **options: float) -> int:
+        arguments = SuperpixelOptions(**options).arguments(method)
+        return int(over_segment(image, method, arguments).max()) + 1
+
+    assert regions("slic", segments=10) < regions("slic", segments=60)
+    assert regions("grid", segments=10) < regions("grid", segments=60)
+    assert regions("felzenszwalb", scale=500) < regions("felzenszwalb", scale=1, min_size=5)
+    assert regions("felzenszwalb", min_size=900) < regions("felzenszwalb", min_size=2)
+    loose, tight = (
+        over_segment(image, "slic", SuperpixelOptions(30, compactness=c).arguments("slic"))
+        for c in (0.1, 100.0)
+    )
+    assert not np.array_equal(loose, tight)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ("superpixel", r"Method trains with superpixels.*slic.*data superpixels ROOT"),
+        ("superpixel_graph", r"`superpixels` of the data is not set"),
+        ("pseudo_label", r"Method trains on pseudo-labels.*`pseudo_label_dir`.*data spread ROOT"),
+        ("distance_maps", r"`pseudo_label_dir` of the data is not set"),
+    ],
+)
+def test_missing_options_name_the_cure(source, inputs, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        data_of(source, {inputs}, superpixels=None)
+
+
+def test_options_without_effect_are_said_once(source, pseudo, caplog) -> None:
+    options = {"pseudo_label_dir": pseudo, "distance_lambdas": (1.0, 2.0)}
+    with caplog.at_level(logging.WARNING, logger="scribbleseg"):
+        data = data_of(source, {"superpixel"}, **options)
+        batches(data)
+    assert len(caplog.records) == 1
+    assert "pseudo_label_dir, distance_lambdas: Method with these options" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="scribbleseg"):
+        data_of(source, ALL, **options)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, logger="scribbleseg"):
+        data_of(source, ())
+    assert "superpixels: Method" in caplog.text
+
+
+def test_evaluation_needs_no_files(source) -> None:
+    options = {"num_workers": 0, "check": False}
+    data = ScribbleDataModule(source, superpixels="nowhere", pseudo_label_dir="nowhere", **options)
+    data.trainer = _Fit(ALL)
+    for stage in ("validate", "test", "predict"):
+        data.setup(stage)
+    with pytest.raises(ConfigError, match="nowhere"):
+        data.setup("fit")
+
+
+def test_without_a_method_the_options_decide(source, pseudo, tmp_path) -> None:
+    def keys(**options) -> set[str]:
+        data = ScribbleDataModule(source, num_workers=0, batch_size=1, check=False, **options)
+        data.setup("fit")
+        data.show_batch(tmp_path / "batch.png", count=2)
+        return set(batches(data)[0]) & {*MAPS, *GRAPH}
+
+    assert keys() == set()
+    assert keys(superpixels="grid") == {"superpixel"}
+    assert keys(superpixels="grid", pseudo_label_dir=pseudo) == set(MAPS)
+
+
+def test_show_batch_draws_every_map(source, pseudo, tmp_path) -> None:
+
+    sizes = []
+    for inputs in ((), {"superpixel"}, {"superpixel", "pseudo_label"}, ALL):
+        data = data_of(source, inputs, pseudo_label_dir=pseudo)
+        data.show_batch(tmp_path / "batch.png", count=2)
+        with Image.open(tmp_path / "batch.png") as picture:
+            sizes.append(picture.width)
+    assert [size / (sizes[0] / 2) for size in sizes] == [2, 3, 4, 6]
+
+
+def test_command_line_understands_the_options() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(ScribbleDataModule, "data")
+    settings = parser.parse_object(
+        {
+            "data": {
+                "class_path": "scribbleseg.data.datamodule.ScribbleDataModule",
+                "init_args": {
+                    "source": {"class_path": "scribbleseg.data.sources.SyntheticSource"},
+                    "superpixels": "slic",
+                    "superpixel_options": {"segments": 50, "compactness": 5},
+                    "pseudo_label_dir": "runs/labels",
+                    "paste_scribbles": True,
+                    "distance_lambdas": [1, 20.5],
+                },
+            }
+        }
+    )
+    options = parser.instantiate(settings).data.extra_options
+    assert options.superpixel_options == SuperpixelOptions(segments=50, compactness=5)
+    assert tuple(options.distance_lambdas) == (1, 20.5)
+    assert options.paste_scribbles
+
+
+class _Looking(RegularizedModule):
+    """Notes the keys of the batches it is trained on."""
+
+    seen: tuple[frozenset[str], ...] = ()
+
+    @property
+    def train_inputs(self):
+        return super().train_inputs | ALL
+
+    def training_step(self, batch, batch_idx):
+        self.seen += (frozenset(batch),)
+        assert int(batch["superpixel_image"].max()) < len(batch["image"])
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_trainer_hands_the_keys_to_the_method(source, pseudo) -> None:
+    data = ScribbleDataModule(
+        source,
+        batch_size=2,
+        num_workers=0,
+        crop_size=32,
+        superpixels="grid",
+        superpixel_options=SuperpixelOptions(segments=9),
+        pseudo_label_dir=pseudo,
+    )
+    model = _Looking(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None)
+    trainer = Trainer(
+        max_steps=2,
+        limit_val_batches=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, data)
+    assert len(model.seen) == 2
+    assert all({*MAPS, *GRAPH} <= keys for keys in model.seen)
