@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import LabelRole
     from scribbleseg.types import Record
 
 __all__ = ["ImageConverter", "ImageResult", "is_plain_image"]
+
+_LABELS: tuple[LabelRole, ...] = ("scribble", "mask")
 
 
 class ImageResult(NamedTuple):
@@ -67,10 +70,10 @@ class ImageConverter:
     def _convert(self, record: Record) -> bool:
         target = self.output / "images" / safe_id(record.image_id)
         written, size = self._image(record, target)
-        for role, path in (("scribble", record.scribble), ("mask", record.mask)):
+        for role in _LABELS:
             # a source that makes its images has no files to name
-            if path is not None or record.image is None:
-                written |= self._label(record, role, path, size)
+            if getattr(record, role) is not None or record.image is None:
+                written |= self._label(record, role, size)
         return written
 
     def _image(self, record: Record, target: Path) -> tuple[bool, tuple[int, int]]:
@@ -81,7 +84,7 @@ class ImageConverter:
             return self._copy(path, copied), self._size(path)
         for suffix in (".png", ".npy"):
             made = target.with_name(target.name + suffix)
-            if is_fresh(made, path):
+            if is_fresh(made, *self.source.inputs(record, "image")):
                 return False, self._size(made)
         pixels = self.source.read_image(record)
         _write_pixels(target, pixels)
@@ -109,17 +112,18 @@ class ImageConverter:
             write_atomic(target, lambda out: shutil.copyfileobj(stream, out, 1 << 20))
         return True
 
-    def _label(self, record: Record, role: str, path: Path | None, size: tuple[int, int]) -> bool:
+    def _label(self, record: Record, role: LabelRole, size: tuple[int, int]) -> bool:
         target = self.output / f"{role}s" / f"{record.image_id}.png"
-        if is_fresh(target, path, record.image if path is None else None):
+        if is_fresh(target, *self.source.inputs(record, role)):
             return False
         read = self.source.read_scribble if role == "scribble" else self.source.read_mask
         labels = read(record)
         if labels.shape != size:
+            named = getattr(record, role) or record.image_id
             raise LabelFormatError(
-                f"D201 {path or record.image_id}: {role} is {labels.shape[1]}x{labels.shape[0]} "
-                f"(width x height), its image is {size[1]}x{size[0]}; export it again at the "
-                "image's size, or set `resize_labels: true` where the source has that option"
+                f"D201 {named}: {role} is {labels.shape[1]}x{labels.shape[0]} (width x height), "
+                f"its image is {size[1]}x{size[0]}; export it again at the image's size, or set "
+                "`resize_labels: true` where the source has that option"
             )
         write_label(target, labels, self.source.palette)
         return True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
@@ -61,14 +63,21 @@ def check_settings(output: Path, settings: Mapping[str, Any]) -> dict[str, Any] 
 def last_change(path: Path | None) -> float:
     """Time of the last change of a file, or of the archive that a path leads into; 0 if neither."""
     if path is not None:
+        # most are files: the folders above are asked only if not
         for file in (path, *path.parents):
-            if file.is_file():
-                return file.stat().st_mtime
+            with suppress(OSError):
+                state = file.stat()
+                return state.st_mtime if S_ISREG(state.st_mode) else 0.0
     return 0.0
 
 
 def is_fresh(target: Path, *inputs: Path | None) -> bool:
-    """Whether a file of an earlier call is there and not older than what it was made of."""
+    """Whether a file of an earlier call is there and not older than what it was made of.
+
+    Args:
+        target: File of an earlier call.
+        inputs: What it was made of, see :meth:`~scribbleseg.data.source.ScribbleSource.inputs`.
+    """
     try:
         found = target.stat()
     except OSError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scribbleseg.constants import voc_palette
 from scribbleseg.data import io
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from scribbleseg.functional.degrade import StrokeDrawing
     from scribbleseg.types import Record, Split
 
-__all__ = ["ScribbleSource"]
+__all__ = ["FileRole", "LabelRole", "ScribbleSource"]
+
+FileRole = Literal["image", "scribble", "mask"]
+"""What is read from the files of a record."""
+
+LabelRole = Literal["scribble", "mask"]
+"""Which of the data set's own labels a file is: their values may be coded differently."""
 
 
 class ScribbleSource(ABC):
@@ -90,6 +96,22 @@ class ScribbleSource(ABC):
         Raises:
             ScribbleNotFoundError: If the folder, the list or listed files are missing.
         """
+
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """Files that decide what is read: results that are older than one of them are made anew.
+
+        The file that the record names, which may be inside an archive; a source that reads more,
+        such as a table of ids, overrides it.
+
+        Args:
+            record: Sample of this source.
+            role: Which of its ``read_*`` methods the question is about.
+
+        Returns:
+            Paths; they need not exist. Empty if there is no such file.
+        """
+        path: Path | None = getattr(record, role)
+        return [] if path is None else [path]
 
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """Image in its EXIF orientation, uint8, shape ``(H, W, K)``; RGB if K is 3."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
-from scribbleseg.data.prepared import check_settings, last_change, with_progress
+from scribbleseg.data.prepared import check_settings, is_fresh, with_progress
 from scribbleseg.data.processes import map_in_processes
 from scribbleseg.data.settings import source_settings
 from scribbleseg.data.spread_report import SpreadReport, write_overview
@@ -80,10 +80,10 @@ class _Spreader:
         self, record: Record, target: Path, shape: tuple[int, ...]
     ) -> NDArray[np.uint8] | None:
         """Labels of an earlier call, unless they are damaged or older than their inputs."""
+        made_of = (*self.source.inputs(record, "image"), *self.source.inputs(record, "scribble"))
+        if not is_fresh(target, *made_of):
+            return None
         try:
-            made = target.stat().st_mtime
-            if max(last_change(record.image), last_change(record.scribble)) > made:
-                return None
             labels = io.read_label(target, self.source.num_classes)
         except (OSError, LabelFormatError):
             return None

@@ -131,7 +131,7 @@ class _Segmenter:
 
     def _earlier(self, record: Record, target: Path) -> NDArray[np.int32] | None:
         """Superpixels of an earlier call, unless they are damaged or older than their image."""
-        if not is_fresh(target, record.image):
+        if not is_fresh(target, *self.source.inputs(record, "image")):
             return None
         try:
             return read_superpixels(target)

@@ -28,7 +28,7 @@ from scribbleseg.options import check_whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.data.source import FileRole, ScribbleSource
     from scribbleseg.types import Record, Split
 
 __all__ = ["Recipe", "SynthesisReport", "synthesize_folder"]
@@ -86,8 +86,8 @@ class _Maker:
 
     def _earlier(self, record: Record, target: Path) -> NDArray[np.uint8] | None:
         """Labels of an earlier call, unless they are damaged or older than what they show."""
-        made_of = record.scribble if isinstance(self.recipe, Degradation) else record.mask
-        if not is_fresh(target, made_of):
+        role: FileRole = "scribble" if isinstance(self.recipe, Degradation) else "mask"
+        if not is_fresh(target, *self.source.inputs(record, role)):
             return None
         try:
             return io.read_label(target, self.source.num_classes)

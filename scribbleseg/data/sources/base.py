@@ -17,7 +17,7 @@ from scribbleseg.data.image_options import ImageOptions
 from scribbleseg.data.label_types import LabelType, WeakLabels, check_weak_options
 from scribbleseg.data.orientation import orient_label
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg.data.source import LabelRole, ScribbleSource
 from scribbleseg.data.sources.box_labels import BoxFiles
 from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_labels
 from scribbleseg.data.sources.weak import weak_reader
@@ -47,9 +47,6 @@ __all__ = [
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
-
-LabelRole = Literal["scribble", "mask"]
-"""Which of the data set's own labels a file is: their values may be coded differently."""
 
 _CURES = {
     "image": "copy the files there, or remove the names from the list",

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scribbleseg.data.readers.boxes import Box
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["COCOSource", "write_coco_masks"]
@@ -331,6 +332,12 @@ class COCOSource(FileSource):
         if record.mask is None:
             return self._paint(record)
         return super().read_mask(record)
+
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """See :meth:`ScribbleSource.inputs`; masks without a file are painted from the JSON."""
+        paths = super().inputs(record, role)
+        painted = role == "mask" and not any(path.is_file() for path in paths)
+        return [annotation_file(self.root, self._find(record)[0], self.year)] if painted else paths
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if role == "mask" and not path.is_file() and self.on_missing_mask == "paint":

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["PascalContextSource"]
@@ -281,16 +282,20 @@ class PascalContextSource(FileSource):
         width, renderer, offset = self._strokes
         return rasterize(strokes, size, width=width, renderer=renderer, coordinate_offset=offset)
 
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """See :meth:`ScribbleSource.inputs`; a table says what the ids of ``.mat`` files are."""
+        paths = super().inputs(record, role)
+        return [*paths, *(n for p in paths if p.suffix == ".mat" if (n := _names_459(p)))]
+
     def _table_459(self, path: Path) -> NDArray[np.uint8]:
         """Ids of the ``.mat`` files to ids of the 59 classes, by name."""
         if self._table is None:
-            places = [folder / NAMES_459 for folder in (path.parent, path.parent.parent)]
-            names = next((file for file in places if file.is_file()), None)
+            names = _names_459(path)
             if names is None:
                 raise ScribbleNotFoundError(
-                    f"D301 {places[0]}: {path.name} holds ids of 459 classes, and {NAMES_459} "
-                    "says which; copy it there from the release (one `id: name` a line), or set "
-                    "`label_dir` to PNG labels of 60 classes"
+                    f"D301 {path.parent / NAMES_459}: {path.name} holds ids of 459 classes, and "
+                    f"{NAMES_459} says which; copy it there from the release (one `id: name` a "
+                    "line), or set `label_dir` to PNG labels of 60 classes"
                 )
             self._table = read_459_ids(names, CONTEXT_CLASSES)
         return self._table
@@ -310,6 +315,12 @@ class PascalContextSource(FileSource):
             f"unknown: {unknown}; expected names of the 60 classes or of their known short forms: "
             "name the class of each in `aliases`, such as `aliases: {TAG: wall}`"
         )
+
+
+def _names_459(path: Path) -> Path | None:
+    """The list of names for a ``.mat`` file: beside it, or beside its folder."""
+    places = (folder / NAMES_459 for folder in (path.parent, path.parent.parent))
+    return next((file for file in places if file.is_file()), None)
 
 
 class _TagCollector(dict[str, int]):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Record
 
 __all__ = ["Case", "CaseSource", "check_fold", "files_ending", "hashed_order"]
@@ -157,6 +158,12 @@ class CaseSource(FileSource):
         header = self._samples[stem][0].header
         record = super()._record(stem, scribble, mask)
         return record if header is None else replace(record, spacing=header.spacing)
+
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """See :meth:`ScribbleSource.inputs`; an image has a file per channel."""
+        if role == "image":
+            return list(self._samples[record.image_id][0].images)
+        return super().inputs(record, role)
 
     # ----------------------------------------------------------------- pixels
 
