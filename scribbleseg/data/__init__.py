@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,15 +11,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ScribbleDataModule", "ScribbleSource"]
 
+_FILES = {"ScribbleDataModule": "datamodule", "ScribbleSource": "source"}
 
-def __getattr__(name: str) -> object:
-    # lazily: albumentations costs import time that inference does not need
-    if name == "ScribbleDataModule":
-        from scribbleseg.data.datamodule import ScribbleDataModule
+if not TYPE_CHECKING:  # else a type checker would accept any name
 
-        return ScribbleDataModule
-    if name == "ScribbleSource":
-        from scribbleseg.data.source import ScribbleSource
+    def __getattr__(name: str) -> object:
+        # at the first use: torch and albumentations take seconds, data commands need neither
+        if name not in _FILES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_FILES[name]}"), name)
+        globals()[name] = value
+        return value
 
-        return ScribbleSource
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from typing import TYPE_CHECKING
-
-from scribbleseg.data.commands import check, convert, spread, superpixels, synthesize
-from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
-
-_COMMANDS = (check, convert, synthesize, spread, superpixels)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -24,21 +20,37 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command line without the program's name; ``sys.argv`` by default.
 
     Returns:
-        Exit status: 0 = fine, 1 = the check found errors or some images could not be spread, 2 =
-        the command cannot be run, 130 = interrupted.
+        Exit status: 0 = fine, 1 = the check found errors or some images failed, 2 = the command
+        cannot be run, 130 = interrupted.
     """
-    parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
-    options = parser.parse_args(args)
+    output = None
     try:
-        status: int = options.run(options)
-    except (ScribbleSegError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+        # here: Ctrl-C while packages are imported is answered by a sentence as well
+        from scribbleseg.data.commands import check, convert, spread, superpixels, synthesize
+        from scribbleseg.errors import ScribbleSegError
+
+        parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)
+        commands = parser.add_subparsers(dest="command", required=True)
+        for command in (check, convert, synthesize, spread, superpixels):
+            command.add(commands)
+        options = parser.parse_args(args)
+        output = getattr(options, "out", None)
+        try:
+            status: int = options.run(options)
+        except (ScribbleSegError, OSError) as error:
+            sys.stderr.write(f"error: {error}\n")
+            return 2
+    except KeyboardInterrupt:
+        kept = "no label or image was changed"
+        if output is not None:
+            kept = f"finished images stay in {output}; the same command goes on there"
+        sys.stderr.write(f"\ninterrupted: {kept}\n")
+        return 130
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # whoever presses Ctrl-C again while Python says goodbye gets no trace
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

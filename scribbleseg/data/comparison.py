@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from scribbleseg.data.classes import normalise_name
 from scribbleseg.data.findings import Finding
 from scribbleseg.errors import CheckpointError
@@ -96,6 +94,8 @@ def check_checkpoint(source: ScribbleSource, path: str | Path) -> list[Finding]:
 def _stored_classes(path: Path) -> list[str]:
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path} does not exist; correct --checkpoint")
+    import torch  # here: commands that read no checkpoint need no torch
+
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
-
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import Degradation, degrade_drawing, degrade_scribble
@@ -93,6 +91,8 @@ class DegradedScribbles:
 
     def __init__(self, source: ScribbleSource, degradation: Degradation, images: int) -> None:
         self.source, self.degradation = source, degradation
+        import torch  # here: the commands that degrade scribbles need no torch
+
         # one byte per image in shared memory: workers write different ones, nothing is lost
         self.logged = False
         self._seen = torch.zeros(images, dtype=torch.uint8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -58,7 +59,9 @@ def map_in_processes(
             min(workers, len(items)), mp_context=context, initializer=_start, initargs=(function,)
         )
         try:
-            yield from pool.map(_call, items)
+            with _interrupts_held():
+                results = pool.map(_call, items)
+            yield from results
         except BrokenProcessPool as error:
             raise ScribbleSegError(
                 "a worker process was killed, probably for lack of memory; what is finished stays: "
@@ -71,7 +74,8 @@ def map_in_processes(
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    # Ctrl-C reaches all processes of a terminal: workers finish their item, the parent stops
+    # Ctrl-C reaches all processes of a terminal: workers finish their item, the parent stops.
+    # They start while it is held, which a process inherits, but not on every system.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -79,6 +83,23 @@ def _call(item: Any) -> Any:
     if _function is None:
         raise RuntimeError("this process was not started by map_in_processes")
     return _function(item)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keep Ctrl-C waiting while processes start, in them too: in the middle it leaves traces."""
+    if sys.platform == "win32":
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    # it lets interrupts through when it has started, so it starts before they are held
+    resource_tracker.ensure_running()
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 @contextmanager

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.errors import ScribbleSegError
+from scribbleseg.data.__main__ import main
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,15 +12,8 @@ if TYPE_CHECKING:
 
 def run_command(command: Any, *arguments: object) -> int:
     """Exit status of one data command, as ``python -m scribbleseg.data`` would give it."""
-    parser = argparse.ArgumentParser()
-    command.add(parser.add_subparsers(required=True))
     name = command.__name__.rsplit(".", 1)[-1]
-    options = parser.parse_args([name, *map(str, arguments)])
-    try:
-        return int(options.run(options))
-    except (ScribbleSegError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    return main([name, *map(str, arguments)])
 
 
 def times(folder: Path) -> dict[str, int]:

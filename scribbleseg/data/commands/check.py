@@ -61,18 +61,14 @@ def _check(options: argparse.Namespace) -> int:
     if options.sample is not None and options.sample < 1:
         raise ConfigError(f"--sample {options.sample}: expected at least 1")
     source = open_source(options)
-    try:
-        report = _examine(source, options)
-        page = None
-        if options.report is not None:
-            from scribbleseg.data.check_report import write_check_report
+    report = _examine(source, options)
+    page = None
+    if options.report is not None:
+        from scribbleseg.data.check_report import write_check_report
 
-            page = write_check_report(
-                source, report, options.report, splits=options.split, title=str(options.root)
-            )
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: no label or image was changed\n")
-        return 130
+        page = write_check_report(
+            source, report, options.report, splits=options.split, title=str(options.root)
+        )
     if options.json:
         text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
     else:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.commands.opening import add_source, open_source
-from scribbleseg.data.commands.working import add_workers, report_failures
+from scribbleseg.data.commands.opening import open_source
+from scribbleseg.data.commands.working import add_folders, add_workers, finish
 from scribbleseg.data.convert import convert_source
 
 if TYPE_CHECKING:
@@ -26,8 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "ids, 255 = unlabelled. Finished files are kept, so the same command goes on after an "
         "interruption.",
     )
-    add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_folders(parser)
     parser.add_argument(
         "--split",
         nargs="+",
@@ -45,19 +42,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     source = open_source(options)
-    try:
-        report = convert_source(
-            source,
-            options.out,
-            splits=options.split,
-            link=options.link,
-            workers=options.workers,
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ninterrupted: finished images stay in {options.out}; the same command goes on "
-            "there\n"
-        )
-        return 130
-    sys.stdout.write(report.format() + "\n")
-    return report_failures(report.failed, "converted")
+    report = convert_source(
+        source,
+        options.out,
+        splits=options.split,
+        link=options.link,
+        workers=options.workers,
+    )
+    return finish(report, "converted")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.commands.opening import add_source, open_source
-from scribbleseg.data.commands.working import add_workers, report_failures
+from scribbleseg.data.commands.opening import open_source
+from scribbleseg.data.commands.working import add_folders, add_workers, finish
 from scribbleseg.data.spread import spread_scribbles
 
 if TYPE_CHECKING:
@@ -26,8 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "their scribble are made anew. Train on them with label_type: pseudo and "
         "pseudo_label_dir: DIR in the source.",
     )
-    add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_folders(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument(
         "--beta",
@@ -47,20 +44,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _spread(options: argparse.Namespace) -> int:
     source = open_source(options)
-    try:
-        report = spread_scribbles(
-            source,
-            options.out,
-            split=options.split,
-            beta=options.beta,
-            min_confidence=options.min_confidence,
-            workers=options.workers,
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ninterrupted: finished labels stay in {options.out}; the same command goes on "
-            "there\n"
-        )
-        return 130
-    sys.stdout.write(report.format() + "\n")
-    return report_failures(report.failed, "spread")
+    report = spread_scribbles(
+        source,
+        options.out,
+        split=options.split,
+        beta=options.beta,
+        min_confidence=options.min_confidence,
+        workers=options.workers,
+    )
+    return finish(report, "spread")

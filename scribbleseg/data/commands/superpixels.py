@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.commands.opening import add_source, open_source
-from scribbleseg.data.commands.working import add_workers, report_failures
+from scribbleseg.data.commands.opening import open_source
+from scribbleseg.data.commands.working import add_folders, add_workers, finish
 from scribbleseg.data.superpixel_cache import write_superpixels
 
 if TYPE_CHECKING:
@@ -24,8 +22,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Write one 16-bit PNG of superpixel ids per image, manifest.json and "
         "overview.png. Finished files are kept, so the same command goes on after an interruption.",
     )
-    add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_folders(parser)
     parser.add_argument(
         "--split",
         nargs="+",
@@ -57,21 +54,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def _superpixels(options: argparse.Namespace) -> int:
     source = open_source(options)
-    try:
-        report = write_superpixels(
-            source,
-            options.out,
-            splits=options.split,
-            method=options.method,
-            segments=options.segments,
-            compactness=options.compactness,
-            scale=options.scale,
-            workers=options.workers,
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ninterrupted: finished files stay in {options.out}; the same command goes on there\n"
-        )
-        return 130
-    sys.stdout.write(report.format() + "\n")
-    return report_failures(report.failed, "segmented")
+    report = write_superpixels(
+        source,
+        options.out,
+        splits=options.split,
+        method=options.method,
+        segments=options.segments,
+        compactness=options.compactness,
+        scale=options.scale,
+        workers=options.workers,
+    )
+    return finish(report, "segmented")

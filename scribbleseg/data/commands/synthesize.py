@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.commands.opening import add_source, open_source
-from scribbleseg.data.commands.working import add_workers, report_failures
+from scribbleseg.data.commands.opening import open_source
+from scribbleseg.data.commands.working import add_folders, add_workers, finish
 from scribbleseg.data.synthesize import synthesize_folder
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import Degradation
@@ -38,8 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "command goes on after an interruption. Train on them with scribble_dir: DIR in a plain "
         "folder, or scribbles: DIR in VOC.",
     )
-    add_source(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
+    add_folders(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train")
     parser.add_argument(
         "--mode",
@@ -113,20 +110,13 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def _synthesize(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
     source = open_source(options)
-    try:
-        report = synthesize_folder(
-            source,
-            options.out,
-            recipe,
-            split=options.split,
-            seed=options.seed,
-            background=not options.no_background,
-            workers=options.workers,
-        )
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            f"\ninterrupted: finished files stay in {options.out}; the same command goes on there\n"
-        )
-        return 130
-    sys.stdout.write(report.format() + "\n")
-    return report_failures(report.failed, "made")
+    report = synthesize_folder(
+        source,
+        options.out,
+        recipe,
+        split=options.split,
+        seed=options.seed,
+        background=not options.no_background,
+        workers=options.workers,
+    )
+    return finish(report, "made")

@@ -1,18 +1,35 @@
-"""What commands that work through many images share: processes, and what to say of failures."""
+"""What commands that fill a folder share: its arguments, processes, and what to say of failures."""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from scribbleseg.data.commands.opening import add_source
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping
 
-__all__ = ["add_workers", "report_failures"]
+__all__ = ["Outcome", "add_folders", "add_workers", "finish"]
 
 _LISTED = 20
+
+
+class Outcome(Protocol):
+    """What the function behind such a command returns."""
+
+    failed: dict[str, str]
+
+    def format(self) -> str:
+        """Summary for the screen."""
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add ``root`` with its options, and ``--out``."""
+    add_source(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to")
 
 
 def add_workers(parser: argparse.ArgumentParser) -> None:
@@ -26,19 +43,21 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def report_failures(failed: Mapping[str, str], done: str) -> int:
-    """List images that failed on stderr.
+def finish(outcome: Outcome, done: str) -> int:
+    """Print what was done, and list images that failed on stderr.
 
     Args:
-        failed: Image id to what went wrong.
+        outcome: Its summary and failures (image id to what went wrong).
         done: What was to be done with them, such as ``"converted"``.
 
     Returns:
         Exit status: 0 without failures, else 1.
     """
-    if not failed:
+    sys.stdout.write(outcome.format() + "\n")
+    if not outcome.failed:
         return 0
-    reasons = "".join(f"  {name}: {why}\n" for name, why in list(failed.items())[:_LISTED])
+    failed = list(outcome.failed.items())
+    reasons = "".join(f"  {name}: {why}\n" for name, why in failed[:_LISTED])
     more = f"  … and {len(failed) - _LISTED} more\n" if len(failed) > _LISTED else ""
     sys.stderr.write(
         f"error: {len(failed)} images could not be {done}:\n{reasons}{more}correct them and run "

@@ -17,9 +17,8 @@ from helpers.tiny_folders import (
 )
 from PIL import Image
 
-import scribbleseg.data.__main__ as command_line
 import scribbleseg.data.synthesize as module
-from scribbleseg.data.commands import synthesize as command
+from scribbleseg.data.__main__ import main
 from scribbleseg.data.settings import source_settings
 from scribbleseg.data.sources import ACDCSource, FolderSource, SyntheticSource, VOCSource
 from scribbleseg.data.synthesize import synthesize_folder
@@ -34,13 +33,6 @@ TRAIN = STEMS[:6]
 @pytest.fixture
 def root(tmp_path):
     return plain_folder(tmp_path / "data")
-
-
-@pytest.fixture
-def main(monkeypatch):
-    if command not in command_line._COMMANDS:
-        monkeypatch.setattr(command_line, "_COMMANDS", (*command_line._COMMANDS, command))
-    return command_line.main
 
 
 def make(root, out, recipe=None, **options):
@@ -277,7 +269,7 @@ def test_what_cannot_be_degraded(root, tmp_path):
 # ---------------------------------------------------------------------------- command
 
 
-def test_command(root, tmp_path, main, capsys):
+def test_command(root, tmp_path, capsys):
     out = tmp_path / "out"
     args = ["synthesize", str(root), "--out", str(out), "--workers", "0"]
     assert main([*args, "--width", "2", "--length-ratio", "0.5", "--seed", "4"]) == 0
@@ -306,7 +298,7 @@ def test_command(root, tmp_path, main, capsys):
         (["--mode", "degrade", "--drop", "30"], "drop=30.0: expected a share"),
     ],
 )
-def test_command_refuses(root, tmp_path, main, capsys, extra, message):
+def test_command_refuses(root, tmp_path, capsys, extra, message):
     out = tmp_path / "out"
     args = ["synthesize", str(root), "--out", str(out), "--workers", "0", *extra]
     assert main(args) == 2
@@ -314,7 +306,7 @@ def test_command_refuses(root, tmp_path, main, capsys, extra, message):
     assert not out.exists()
 
 
-def test_command_names_what_failed(root, tmp_path, main, capsys):
+def test_command_names_what_failed(root, tmp_path, capsys):
     (root / "masks" / f"{STEMS[2]}.png").write_bytes(b"broken")
     args = ["synthesize", str(root), "--out", str(tmp_path / "out"), "--workers", "0"]
     assert main(args) == 1
@@ -323,7 +315,7 @@ def test_command_names_what_failed(root, tmp_path, main, capsys):
     assert f"{STEMS[2]}.png" in error
 
 
-def test_interrupted_command(root, tmp_path, main, capsys, monkeypatch):
+def test_interrupted_command(root, tmp_path, capsys, monkeypatch):
     original, calls = module._Maker._make, []
 
     def interrupt(self, record):

@@ -1,0 +1,107 @@
+"""Data commands start without torch, and Ctrl-C at any time is one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.tiny_folders import plain_folder
+
+import scribbleseg
+import scribbleseg.data
+
+HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "scribbleseg.data.convert":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+from scribbleseg.data.__main__ import main
+sys.exit(main(["--help"]))
+"""
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_commands_start_without_torch(tmp_path):
+    root = plain_folder(tmp_path / "data")
+    code = (
+        "import sys; from scribbleseg.data.__main__ import main\n"
+        f"status = main(['synthesize', {str(root)!r}, '--out', {str(tmp_path / 'out')!r}, "
+        "'--workers', '0'])\n"
+        f"print(status, [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    finished = run(code)
+    assert finished.stdout.splitlines()[-1] == "0 []", finished.stderr
+
+
+def test_check_starts_without_torch(tmp_path):
+    root = plain_folder(tmp_path / "data")
+    heavy = HEAVY[:4]
+    code = (
+        "import sys; from scribbleseg.data.__main__ import main\n"
+        f"main(['check', {str(root)!r}])\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    finished = run(code)
+    assert finished.stdout.splitlines()[-1] == "[]", finished.stderr
+
+
+def test_the_package_imports_nothing_until_a_name_is_used():
+    code = (
+        "import sys, scribbleseg, scribbleseg.data\n"
+        f"print([name for name in ('numpy', *{HEAVY!r}) if name in sys.modules])"
+    )
+    assert run(code).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("package", [scribbleseg, scribbleseg.data])
+def test_every_public_name_is_found_and_listed(package):
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    assert not hasattr(package, "no_such_name")
+    with pytest.raises(ImportError, match="no_such_name"):
+        exec(f"from {package.__name__} import no_such_name")
+
+
+def test_subpackages_are_attributes():
+    assert scribbleseg.methods.PFAModule is scribbleseg.PFAModule
+    assert scribbleseg.data.ScribbleDataModule is scribbleseg.ScribbleDataModule
+
+
+def test_interruption_while_packages_are_imported():
+    finished = run(INTERRUPTED_IMPORT)
+    assert finished.returncode == 130
+    assert finished.stderr == "\ninterrupted: no label or image was changed\n"
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_interruption_while_files_are_written(tmp_path, workers):
+    root, out = plain_folder(tmp_path / "data"), tmp_path / "out"
+    command = [sys.executable, "-m", "scribbleseg.data", "spread", str(root)]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--workers", workers],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while process.poll() is None and not (out / "manifest.json").exists():
+        time.sleep(0.002)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert "Traceback" not in messages, messages
+    assert process.returncode in (130, 0), messages
+    if process.returncode == 130:
+        assert f"interrupted: finished images stay in {out}" in messages
+        assert len([line for line in messages.splitlines() if "interrupted" in line]) == 1
