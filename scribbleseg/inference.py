@@ -13,7 +13,11 @@ from torch.nn import functional as F
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.crf import CRF_PRESETS, CRFParams, dense_crf
-from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
+from scribbleseg.functional.tta import (
+    multi_scale_probabilities,
+    resized_window_probabilities,
+    sliding_window_logits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +53,10 @@ class InferenceConfig:
         overlap: Share of a window that its neighbour covers too, in [0, 0.9].
         window_batch: Windows per forward pass, at least 1.
         average: What scales and flips average: ``probs`` or ``logits``.
+        base_size: Longer side of the image at scale 1 in pixels, whatever its own size; ``null`` =
+            the network input size. Then windows average probabilities alike, on a canvas of at
+            least a window: with 512, ``window: 465``, ``overlap: 0.3333`` and the scales 0.5 to 2
+            in steps of 0.25 the published test of URSS, CC4S and CDSP.
         crf: Dense CRF on the original pixels of the image as last step: a preset (``irn``,
             ``cc4s``, ``spml`` or ``tel``), parameters of your own, or ``null`` for none. It can
             lower the scores of strong networks: report results with and without.
@@ -61,6 +69,7 @@ class InferenceConfig:
     window_batch: int = 4
     average: Literal["probs", "logits"] = "probs"
     crf: str | CRFParams | None = None
+    base_size: int | None = None
 
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the ranges."""
@@ -92,6 +101,14 @@ class InferenceConfig:
             )
         if self.average not in ("probs", "logits"):
             raise _range_error("average", self.average, "probs or logits", "probs is usual")
+        if self.base_size is not None and not _is_count(self.base_size):
+            raise _range_error(
+                "base_size", self.base_size, "null or a whole number of pixels", "512 is usual"
+            )
+        if self.base_size is not None and self.average == "logits":
+            raise _range_error(
+                "average", self.average, "probs together with base_size", "or leave base_size null"
+            )
         object.__setattr__(self, "crf", _crf_option(self.crf))
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,8 +187,8 @@ def predict_logits(
         flip_pairs: Pairs of classes that a mirror image exchanges, for ``config.flip``.
 
     Returns:
-        Shape ``(B, C, H, W)``. For one scale without flip: logits. Otherwise the log of the mean
-        probabilities, or with ``average="logits"`` the mean of the logits.
+        Shape ``(B, C, H, W)``. For one scale without flip or base size: logits. Otherwise the log
+        of the mean probabilities, or with ``average="logits"`` the mean of the logits.
 
     Raises:
         RuntimeError: The out-of-memory error itself, if windows of about 64 pixels do not fit.
@@ -219,6 +236,19 @@ def _predict_logits(
             batch_size=config.window_batch,
         )
 
+    if config.base_size is not None:
+        averaged = resized_window_probabilities(
+            forward,
+            image,
+            base_size=config.base_size,
+            scales=config.scales,
+            window=window,
+            overlap=config.overlap,
+            batch_size=config.window_batch,
+            flip=config.flip,
+            flip_pairs=flip_pairs,
+        )
+        return averaged.clamp_min(torch.finfo(averaged.dtype).tiny).log()
     if config.scales == (1.0,) and not config.flip:
         return scores(image)
     averaged = multi_scale_probabilities(
@@ -269,7 +299,8 @@ def _with_less_memory(config: InferenceConfig, image: Tensor) -> InferenceConfig
     """The next thing to try when memory ran out, or ``None``."""
     if config.window is not None and config.window_batch > 1:
         return replace(config, window_batch=1)
-    sides = [math.ceil(side * max(config.scales)) for side in image.shape[-2:]]
+    base = 1.0 if config.base_size is None else config.base_size / max(image.shape[-2:])
+    sides = [math.ceil(side * base * max(config.scales)) for side in image.shape[-2:]]
     if config.window is not None:
         window = (config.window,) * 2 if isinstance(config.window, int) else config.window
         sides = [min(pair) for pair in zip(sides, window, strict=True)]

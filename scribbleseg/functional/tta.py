@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["multi_scale_probabilities", "sliding_window_logits", "window_starts"]
+__all__ = [
+    "multi_scale_probabilities",
+    "resized_window_probabilities",
+    "sliding_window_logits",
+    "window_starts",
+]
 
 
 def multi_scale_probabilities(
@@ -94,6 +99,111 @@ def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
+def resized_window_probabilities(
+    forward: Callable[[Tensor], Tensor],
+    image: Tensor,
+    *,
+    base_size: int,
+    scales: Sequence[float] = (1.0,),
+    window: int | tuple[int, int] | None = None,
+    overlap: float = 1 / 3,
+    batch_size: int = 4,
+    flip: bool = False,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+) -> Tensor:
+    r"""Average predictions of windows over copies of an image whose longer side is prescribed.
+
+    .. math:: p = \frac{1}{|S|} \sum_{s \in S} R_s^{-1} \Big( \tfrac{1}{n}
+        \sum_{t} \mathrm{softmax}(f(x_{s,t})) \Big)
+
+    For a scale s the longer side becomes ``round(s · base_size)``, the other one keeps the aspect.
+    The copy is padded alike on both sides to at least a window with 0, the mean colour of a
+    normalised image; n is the number of windows on a pixel. Probabilities, not logits, are averaged
+    and scaled back (the published test of URSS, CC4S and CDSP with ``base_size=512``,
+    ``window=465`` and the scales 0.5 to 2 in steps of 0.25). One copy is in memory at a time.
+
+    Args:
+        forward: Logits at the size of its input, ``(B, 3, h, w)`` to ``(B, C, h, w)``, finite.
+        image: Network input, float, shape ``(B, 3, H, W)``.
+        base_size: Longer side at scale 1, pixels.
+        scales: Factors on it, positive.
+        window: See :func:`sliding_window_logits`; ``None`` = the whole copy at once, no padding.
+        overlap: Share of a window that its neighbour covers at least, in [0, 1); the step is
+            rounded up.
+        batch_size: Windows per call of ``forward``.
+        flip: Also average over the mirror image of every scale.
+        flip_pairs: Pairs of classes that a mirror image exchanges.
+
+    Returns:
+        Probabilities that sum to 1, shape ``(B, C, H, W)``, float32 (float64 if the logits are).
+
+    Raises:
+        ValueError: If there is no scale, or a number is not positive.
+
+    Example:
+        >>> image = torch.zeros(1, 3, 4, 6)
+        >>> resized_window_probabilities(
+        ...     lambda x: x[:, :2], image, base_size=9, window=5
+        ... )[0, :, 0, 0]
+        tensor([0.5000, 0.5000])
+    """
+    if base_size < 1 or not scales or not all(scale > 0 for scale in scales):
+        raise ValueError(
+            f"base_size={base_size!r}, scales={tuple(scales)!r}: expected a side of at least 1 and "
+            "one or more positive factors"
+        )
+    size = (int(image.shape[-2]), int(image.shape[-1]))
+
+    def probabilities(x: Tensor) -> Tensor:
+        return _at_least_float32(forward(x)).softmax(dim=1)
+
+    def windows(x: Tensor) -> Tensor:
+        if window is None:
+            return probabilities(x)
+        return sliding_window_logits(
+            probabilities,
+            x,
+            window=window,
+            overlap=overlap,
+            weights="uniform",
+            batch_size=batch_size,
+            rounding="ceil",
+        )
+
+    total = image.new_zeros(())
+    for scale in scales:
+        scaled = _bilinear(image, _longer_side(size, round(scale * base_size)), False)
+        padded, (top, left) = _centred(scaled, window)
+        found = windows(padded)
+        if flip:
+            mirrored = windows(padded.flip(-1)).flip(-1)
+            if flip_pairs:
+                mirrored = mirrored[:, mirrored_ids(flip_pairs, mirrored.shape[1])]
+            found = (found + mirrored) / 2
+        inside = found[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]]
+        total = total + _bilinear(inside, size, False)
+    return total / len(scales)
+
+
+def _longer_side(size: tuple[int, int], longer: int) -> tuple[int, int]:
+    """Height and width with this longer side and nearly the same aspect."""
+    longer = max(1, longer)
+    factor = longer / max(size)
+    if size[0] > size[1]:
+        return longer, max(1, round(size[1] * factor))
+    return max(1, round(size[0] * factor)), longer
+
+
+def _centred(image: Tensor, window: int | tuple[int, int] | None) -> tuple[Tensor, tuple[int, int]]:
+    """Image on a canvas of at least a window, and its first row and column there."""
+    height, width = (
+        (0, 0) if window is None else (window,) * 2 if isinstance(window, int) else window
+    )
+    below, right = max(height - image.shape[-2], 0), max(width - image.shape[-1], 0)
+    top, left = below // 2, right // 2
+    return F.pad(image, (left, right - left, top, below - top)), (top, left)
+
+
 def sliding_window_logits(
     forward: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -102,6 +212,7 @@ def sliding_window_logits(
     overlap: float = 0.5,
     weights: Literal["gaussian", "uniform"] = "gaussian",
     batch_size: int = 4,
+    rounding: Literal["round", "ceil"] = "round",
 ) -> Tensor:
     r"""Logits of a large image as the weighted mean of the logits of overlapping windows.
 
@@ -120,6 +231,7 @@ def sliding_window_logits(
         weights: ``"gaussian"`` trusts the centre of a window more (standard deviation 1/8 of its
             sides, at least 1e-3 per axis); ``"uniform"`` is the plain mean over windows.
         batch_size: Windows per call of ``forward``.
+        rounding: See :func:`window_starts`.
 
     Returns:
         Shape ``(B, C, H, W)``; float32 (float64 if the logits are) if the image was cut.
@@ -143,8 +255,8 @@ def sliding_window_logits(
         return forward(image)
     tiles = [
         (index, slice(top, top + height), slice(left, left + width))
-        for top in window_starts(image.shape[-2], height, overlap)
-        for left in window_starts(image.shape[-1], width, overlap)
+        for top in window_starts(image.shape[-2], height, overlap, rounding)
+        for left in window_starts(image.shape[-1], width, overlap, rounding)
         for index in range(image.shape[0])
     ]
     mean: Tensor | None = None
@@ -166,13 +278,16 @@ def sliding_window_logits(
     return mean
 
 
-def window_starts(length: int, window: int, overlap: float) -> list[int]:
+def window_starts(
+    length: int, window: int, overlap: float, rounding: Literal["round", "ceil"] = "round"
+) -> list[int]:
     """First pixel of every window along one axis; together they cover it.
 
     Args:
         length: Pixels of the axis.
         window: Pixels of a window, at most ``length``.
         overlap: Share of a window that the next one covers too, in [0, 1).
+        rounding: How ``window * (1 - overlap)`` becomes a whole number.
 
     Returns:
         Ascending starts; the last window ends at the border.
@@ -181,7 +296,9 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
         >>> window_starts(896, 465, 1 / 3)
         [0, 310, 431]
     """
-    step = max(1, round(window * (1 - overlap)))
+    step = window * (1 - overlap)
+    # 465 · (1 - 1/3) is a little more than 310 in floating point
+    step = max(1, round(step) if rounding == "round" else math.ceil(step - 1e-6))
     return [*range(0, length - window, step), length - window]
 
 

@@ -12,6 +12,15 @@ from torch import nn
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.nn.encoder_weights import load_encoder_weights, offline_guard
+from scribbleseg.nn.heads import (
+    ASPPLogitHead,
+    CornerAligned,
+    DeepLabV3PlusHead,
+    LastLevel,
+    NormalizedClassifier,
+    classifier_encoder,
+    dilated_encoder,
+)
 from scribbleseg.types import SegOutput
 
 if TYPE_CHECKING:
@@ -31,7 +40,11 @@ Arch = Literal[
     "pan",
     "upernet",
     "segformer",
+    "aspp_v2",
+    "aspp_v3plus",
+    "cam",
 ]
+_OWN_HEADS = ("aspp_v2", "aspp_v3plus", "cam")
 FreezeBatchNorm = Literal["none", "encoder", "all"]
 
 
@@ -39,14 +52,15 @@ class SegNetwork(nn.Module):
     """Encoder, decoder and 1×1-able classifier of a segmentation network.
 
     Inputs of any size are padded at the right and bottom with zeros (the mean colour) to a multiple
-    of ``divisor``; outputs are cropped back.
+    of ``divisor``, plus ``remainder``; outputs are cropped back.
 
     Args:
         encoder: Image ``(B, K, H, W)`` to a list of feature maps.
         decoder: List of feature maps to ``(B, D, h, w)``.
         classifier: ``(B, D, h, w)`` to ``(B, C, h, w)``.
         upsampling: ``(B, C, h, w)`` to the padded input size.
-        divisor: Padded sizes are multiples of it.
+        divisor: Padded sizes are multiples of it, plus ``remainder``.
+        remainder: 1 for corner-aligned grids, in which every ``divisor``-th pixel is a cell.
         freeze_batchnorm: Which BatchNorm layers keep their statistics and affine parameters.
         channels_last: Keep weights and activations in channels-last memory order, which makes
             convolutions faster on CPUs and on GPUs with half precision.
@@ -64,6 +78,7 @@ class SegNetwork(nn.Module):
         upsampling: nn.Module,
         *,
         divisor: int,
+        remainder: int = 0,
         freeze_batchnorm: FreezeBatchNorm = "none",
         channels_last: bool = True,
     ) -> None:
@@ -72,7 +87,7 @@ class SegNetwork(nn.Module):
         self.decoder = decoder
         self.classifier = classifier
         self.upsampling = upsampling
-        self.divisor = divisor
+        self.divisor, self.remainder = divisor, remainder
         self.freeze_batchnorm = freeze_batchnorm
         self.feature_dim = classifier.in_channels
         self.num_classes = classifier.out_channels
@@ -98,10 +113,11 @@ class SegNetwork(nn.Module):
         return self
 
     def padded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Smallest multiples of ``divisor`` that hold an image of this size."""
+        """Smallest multiples of ``divisor``, plus ``remainder``, that hold an image this large."""
+        step, rest = self.divisor, self.remainder
         return (
-            -(-height // self.divisor) * self.divisor,
-            -(-width // self.divisor) * self.divisor,
+            max(-(-(height - rest) // step), 1) * step + rest,
+            max(-(-(width - rest) // step), 1) * step + rest,
         )
 
     def forward_features(self, image: Tensor) -> SegOutput:
@@ -137,13 +153,14 @@ class SegNetwork(nn.Module):
         layer = self.classifier
         with torch.autocast(features.device.type, enabled=False):
             bias = None if layer.bias is None else full_precision(layer.bias)
-            return F.conv2d(
+            logits = F.conv2d(
                 full_precision(features),
                 full_precision(layer.weight),
                 bias,
                 padding=layer.padding,
                 dilation=layer.dilation,
             )
+            return layer.norm(logits) if isinstance(layer, NormalizedClassifier) else logits
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Encoder features of the padded image, from input size to the coarsest."""
@@ -158,7 +175,8 @@ class SegNetwork(nn.Module):
         logits = self.upsampling(logits)
         padded = self.padded_size(*size)
         if tuple(logits.shape[-2:]) != padded:
-            logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=False)
+            corners = isinstance(self.upsampling, CornerAligned)
+            logits = F.interpolate(logits, size=padded, mode="bilinear", align_corners=corners)
         return logits[..., : size[0], : size[1]]
 
     def forward(self, image: Tensor) -> Tensor:
@@ -181,15 +199,19 @@ def build_network(
     """Build a network of segmentation-models-pytorch on any of its (or timm's) encoders.
 
     Args:
-        arch: Decoder architecture.
+        arch: Decoder architecture of segmentation-models-pytorch; or ``aspp_v2`` or ``aspp_v3plus``
+            on any encoder that can be dilated: see :mod:`scribbleseg.nn.heads`. They enlarge their
+            logits with aligned corners and compute at sizes of 8m + 1, such as 465 or 513. ``cam``
+            is a classifier without bias on the last encoder map, for activation maps.
         encoder: Encoder name of segmentation-models-pytorch, ``tu-<name>`` for any timm model.
         num_classes: C.
         encoder_weights: ``"imagenet"`` (downloaded once), ``None`` (random), or a local
             ``.safetensors``/``.pth`` file in timm's or torchvision's naming.
         in_channels: Image channels; for others than 3 the pretrained first kernel is adapted.
-        output_stride: 8 or 16 for dilated encoders of ``deeplabv3``/``deeplabv3plus``/``pan``; 16
-            for ``segformer`` on ``mit_b*``, whose last stage then keeps its resolution; ``None`` =
-            the architecture's own.
+        output_stride: 8 or 16 for dilated encoders of ``deeplabv3``/``deeplabv3plus``/``pan`` and
+            of ``aspp_v2``/``aspp_v3plus``, which have 8 by default; 16 for ``segformer`` on
+            ``mit_b*``, whose last stage then keeps its resolution; ``None`` = the architecture's
+            own.
         freeze_batchnorm: Keep BatchNorm statistics and affine parameters of the encoder, or of all.
         channels_last: Memory order; see :class:`SegNetwork`.
 
@@ -202,14 +224,16 @@ def build_network(
 
     if arch not in Arch.__args__:  # type: ignore[attr-defined]
         raise ConfigError(f"unknown arch {arch!r}; expected one of {', '.join(Arch.__args__)}")  # type: ignore[attr-defined]
+    own_head = arch in _OWN_HEADS
     options: dict[str, Any] = {}
     # smp's own option would also dilate the convolutions of the last stage
     mit_stride_16 = arch == "segformer" and encoder.startswith("mit_b") and output_stride == 16
-    if output_stride is not None and not mit_stride_16:
+    if output_stride is not None and not mit_stride_16 and not own_head:
         if arch not in {"deeplabv3", "deeplabv3plus", "pan"}:
             raise ConfigError(
-                f"output_stride={output_stride} is not available for arch {arch!r}; "
-                "use deeplabv3, deeplabv3plus or pan (segformer on mit_b*: 16), or leave it null"
+                f"output_stride={output_stride} is not available for arch {arch!r}; use deeplabv3, "
+                "deeplabv3plus, pan, aspp_v2 or aspp_v3plus (segformer on mit_b*: 16), or leave it "
+                "null"
             )
         options["encoder_output_stride"] = output_stride
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
@@ -218,33 +242,53 @@ def build_network(
         warnings.filterwarnings("ignore", module="segmentation_models_pytorch")
         warnings.filterwarnings("ignore", message=".*timm.*encoders.*")
         try:
-            model = smp.create_model(
-                arch,
-                encoder_name=encoder,
-                encoder_weights=hub_weights,
-                in_channels=in_channels,
-                classes=num_classes,
-                **options,
-            )
+            if arch == "cam":
+                own, stride = classifier_encoder(encoder, hub_weights, in_channels, output_stride)
+            elif own_head:
+                stride = 8 if output_stride is None else output_stride
+                own = dilated_encoder(arch, encoder, hub_weights, in_channels, stride)
+            else:
+                model = smp.create_model(
+                    arch,
+                    encoder_name=encoder,
+                    encoder_weights=hub_weights,
+                    in_channels=in_channels,
+                    classes=num_classes,
+                    **options,
+                )
         except (KeyError, RuntimeError) as error:
             if isinstance(error, KeyError) or "Unknown model" in str(error):
                 raise ConfigError(_unknown_encoder(encoder)) from error
             raise
+    body = own if own_head else model.encoder
     if encoder_weights is not None and hub_weights is None:
-        load_encoder_weights(model.encoder, encoder_weights, name=encoder)
+        load_encoder_weights(body, encoder_weights, name=encoder)
+    kept: dict[str, Any] = {"freeze_batchnorm": freeze_batchnorm, "channels_last": channels_last}
+    if arch == "cam":
+        weight = nn.Conv2d(body.out_channels[-1], num_classes, 1, bias=False)
+        return SegNetwork(body, LastLevel(), weight, nn.Identity(), divisor=stride, **kept)
+    if own_head:
+        channels = list(body.out_channels)
+        head: ASPPLogitHead | DeepLabV3PlusHead = (
+            ASPPLogitHead(channels[-1], num_classes)
+            if arch == "aspp_v2"
+            else DeepLabV3PlusHead(channels[-1], channels[2], num_classes)
+        )
+        return SegNetwork(
+            body,
+            head.decoder,
+            head.classifier,
+            CornerAligned(),
+            divisor=stride,
+            remainder=1,
+            **kept,
+        )
     if mit_stride_16:
-        model.encoder.patch_embed4.proj.stride = (1, 1)
-        model.encoder._output_stride = 16
+        body.patch_embed4.proj.stride = (1, 1)
+        body._output_stride = 16
     classifier, upsampling = model.segmentation_head[0], model.segmentation_head[1]
-    return SegNetwork(
-        model.encoder,
-        model.decoder,
-        classifier,
-        upsampling,
-        divisor=max(int(model.encoder.output_stride), 16),
-        freeze_batchnorm=freeze_batchnorm,
-        channels_last=channels_last,
-    )
+    divisor = max(int(body.output_stride), 16)
+    return SegNetwork(body, model.decoder, classifier, upsampling, divisor=divisor, **kept)
 
 
 def _unknown_encoder(encoder: str) -> str:
