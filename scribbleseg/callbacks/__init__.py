@@ -6,14 +6,18 @@ from scribbleseg.callbacks.exact_resume import ExactResume
 from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
 from scribbleseg.callbacks.prediction_panel import PredictionPanel
 from scribbleseg.callbacks.preemption import PreemptionCheckpoint
+from scribbleseg.callbacks.pseudo_label_quality import PseudoLabelQuality
 from scribbleseg.callbacks.pseudo_label_writer import PseudoLabelWriter
 from scribbleseg.callbacks.run_summary import RunSummary
+from scribbleseg.callbacks.seed_writer import SeedWriter
 
 __all__ = [
     "ExactResume",
     "NonFiniteGuard",
     "PredictionPanel",
     "PreemptionCheckpoint",
+    "PseudoLabelQuality",
     "PseudoLabelWriter",
     "RunSummary",
+    "SeedWriter",
 ]

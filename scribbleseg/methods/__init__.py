@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from scribbleseg.methods.cam import CAMModule
+from scribbleseg.methods.cdsp import CDSPModule
 from scribbleseg.methods.pfa import PFAModule
 from scribbleseg.methods.regularized import (
     DMPLSModule,
@@ -11,6 +13,8 @@ from scribbleseg.methods.regularized import (
 )
 
 __all__ = [
+    "CAMModule",
+    "CDSPModule",
     "DMPLSModule",
     "MeanTeacherModule",
     "PFAModule",

@@ -5,16 +5,14 @@ from __future__ import annotations
 CHECKS = {}
 
 NOT_BUILT = {
-    "cc4s": "eig_loss ms_infer self_sup_feature self_sup_flip self_sup_translation ur_objective",
-    "cdsp": "aspp_v2_head distance_entropy lorm lorm_mask total tta",
-    "irn": "cam centroid_refine edge_tta ir_label ir_label_merge irn_loss irn_loss_bgonly "
+    "irn": "centroid_refine edge_tta ir_label ir_label_merge irn_loss irn_loss_bgonly "
     "mean_shift poly_sgd sem_seg",
     "ptrecl": "feature_sets label_conditioning label_gate reclassify_ms",
     "spml_contrastive": "cooccurrence_sets relation_losses segsort_plus_loss set_segsort_loss "
     "stability",
     "spml_feature_affinity": "feature_affinity",
     "spml_inference": "segment_retrieval",
-    "spml_modules": "softmax_head aspp_v2_head",
+    "spml_modules": "softmax_head",
 }
 
 

@@ -1,0 +1,245 @@
+"""Class activation maps: from the features of a classifier to seeds and pseudo-labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.losses import full_precision, weighted_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+__all__ = [
+    "assemble_cam",
+    "cam_labels",
+    "cam_probabilities",
+    "class_activation_maps",
+    "image_tag_loss",
+    "merge_flips",
+]
+
+
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    r"""Positive part of every class's score at every cell.
+
+    .. math:: M_c(p) = \max\Big(0, \sum_k W_{ck} f_k(p)\Big)
+
+    (Zhou et al., CVPR 2016, eq. 2; Ahn et al., CVPR 2019). Time O(B·C·D·h·w).
+
+    Args:
+        features: Last map of a classifier with global average pooling, shape ``(B, D, h, w)``.
+        weight: Its classifier, shape ``(C, D)``.
+
+    Returns:
+        Shape ``(B, C, h, w)``; float32 for 16-bit input.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 2.0], [1.0, -3.0]])
+        >>> class_activation_maps(torch.ones(1, 2, 1, 1), weight).flatten()
+        tensor([3., 0.])
+    """
+    return F.conv2d(full_precision(features), full_precision(weight)[:, :, None, None]).relu()
+
+
+def merge_flips(pair: Tensor) -> Tensor:
+    """Sum of the maps of an image and of its mirror image, which is turned back.
+
+    Cells of a network of stride s lie up to s - 1 pixels apart after turning back, as in the
+    released code of IRN.
+
+    Args:
+        pair: Non-negative maps of the image and of the mirror image, shape ``(2, C, h, w)``.
+
+    Returns:
+        Shape ``(C, h, w)``.
+
+    Example:
+        >>> merge_flips(torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])).tolist()
+        [[[3.0, 0.0]]]
+    """
+    return pair[0] + pair[1].flip(-1)
+
+
+def assemble_cam(
+    maps: Sequence[Tensor],
+    size: tuple[int, int],
+    *,
+    canvas: tuple[int, int] | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    r"""Maps of several scales as one, each class divided by its maximum.
+
+    .. math:: \frac{x_c}{\max_p x_c(p) + \epsilon}, \quad x = \sum_s \mathrm{resize}(M_s)
+
+    bilinear without aligned corners (Ahn et al., CVPR 2019, as released). Time O(S·C·H·W).
+
+    Args:
+        maps: Non-negative maps of each scale, shape ``(…, C, h_s, w_s)``, leading axes alike.
+        size: ``(H, W)`` of the result.
+        canvas: Size to which the maps are enlarged before they are cut to ``size``: what the
+            network saw with its padding, such as the next multiples of its stride; ``None`` =
+            ``size``.
+        eps: Keeps a map of zeros finite, above 0.
+
+    Returns:
+        In [0, 1), shape ``(…, C, H, W)``.
+
+    Raises:
+        ValueError: If there is no map or the canvas is smaller than the result.
+
+    Example:
+        >>> assemble_cam([torch.tensor([[[1.0, 2.0]]])], (1, 2)).round(decimals=3).tolist()
+        [[[0.5, 1.0]]]
+    """
+    canvas = size if canvas is None else canvas
+    if not maps or canvas[0] < size[0] or canvas[1] < size[1]:
+        raise ValueError(
+            f"{len(maps)} maps, size={size}, canvas={canvas}: expected at least one map and a "
+            "canvas that holds the result"
+        )
+    total = torch.zeros((), device=maps[0].device)
+    for scale in maps:
+        flat = full_precision(scale).reshape(1, -1, *scale.shape[-2:])
+        enlarged = F.interpolate(flat, canvas, mode="bilinear", align_corners=False)
+        total = total + enlarged[..., : size[0], : size[1]]
+    total = total.reshape(*maps[0].shape[:-2], *size)
+    return total / (total.amax(dim=(-2, -1), keepdim=True) + eps)
+
+
+def cam_labels(
+    maps: Tensor,
+    present: Tensor,
+    *,
+    threshold: float = 0.25,
+    background: int | None = 0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    r"""Pseudo-label: the most active class of the image, or background.
+
+    .. math:: y_i = \arg\max_c\, [\theta, s_c(i)]_{c \in Y}
+
+    (Ahn et al., CVPR 2019, as released; ties go to the background). Time O(C·H·W).
+
+    Args:
+        maps: s in [0, 1], indexed by class id, shape ``(…, C, H, W)``; the map of the background is
+            not read.
+        present: Classes Y of the image, multi-hot, shape ``(…, C)``.
+        threshold: θ in [0, 1).
+        background: Id of the background; ``None`` = there is none, and what no class exceeds θ on
+            is undecided.
+        ignore_index: Id of undecided pixels.
+
+    Returns:
+        Ids, int64, shape ``(…, H, W)``.
+
+    Example:
+        >>> maps = torch.tensor([[[0.0, 0.0]], [[0.2, 0.7]], [[0.9, 0.9]]])
+        >>> cam_labels(maps, torch.tensor([1, 1, 0])).tolist()
+        [[0, 1]]
+    """
+    best, label = _of_present(maps, present, background).max(dim=-3)
+    rest = ignore_index if background is None else background
+    return label.masked_fill(best <= threshold, rest)
+
+
+def cam_probabilities(
+    maps: Tensor, present: Tensor, *, threshold: float = 0.25, background: int | None = 0
+) -> Tensor:
+    """Activation maps as class probabilities whose most likely class is :func:`cam_labels`.
+
+    Scores of the classes of the image, and ``threshold`` as that of the background, divided by
+    their sum. Without a background class, all classes of the image are alike where none exceeds
+    the threshold. Time O(C·H·W).
+
+    Args:
+        maps: In [0, 1], indexed by class id, shape ``(…, C, H, W)``.
+        present: Classes of the image, multi-hot, shape ``(…, C)``.
+        threshold: Score of the background, above 0.
+        background: Its id, or ``None``.
+
+    Returns:
+        Shape ``(…, C, H, W)``; sums to 1 over the classes. Without background and without classes
+        all classes are alike.
+
+    Example:
+        >>> maps = torch.tensor([[[0.0]], [[0.75]], [[0.9]]])
+        >>> cam_probabilities(maps, torch.tensor([1, 1, 0])).flatten().tolist()
+        [0.25, 0.75, 0.0]
+    """
+    scores = _of_present(maps, present, background)
+    if background is None:
+        unsure = scores.amax(dim=-3, keepdim=True) <= threshold
+        scores = torch.where(unsure, (present > 0)[..., None, None].to(scores.dtype), scores)
+        nothing = (present > 0).any(dim=-1)[..., None, None, None]
+        scores = torch.where(nothing, scores, 1)
+    else:
+        here = torch.arange(maps.shape[-3], device=maps.device) == background
+        scores = torch.where(here[:, None, None], threshold, scores)
+    scores = scores.clamp_min(0)
+    return scores / scores.sum(dim=-3, keepdim=True)
+
+
+def _of_present(maps: Tensor, present: Tensor, background: int | None) -> Tensor:
+    """Scores of the classes of the image; -1 for others and for the background."""
+    if maps.ndim < 3 or present.shape != maps.shape[:-2]:
+        raise ValueError(
+            f"maps {tuple(maps.shape)} and present {tuple(present.shape)} disagree: expected "
+            "(…, C, H, W) and (…, C)"
+        )
+    shown = present > 0
+    if background is not None:
+        shown = shown & (torch.arange(maps.shape[-3], device=maps.device) != background)
+    return full_precision(maps).masked_fill(~shown[..., None, None], -1)
+
+
+def image_tag_loss(
+    scores: Tensor,
+    class_labels: Tensor,
+    *,
+    background: int | None = 0,
+    across_ranks: bool = False,
+) -> Tensor:
+    r"""Multi-label soft margin: sigmoid cross-entropy, mean over classes and images.
+
+    .. math:: L = -\frac{1}{B |F|} \sum_b \sum_{c \in F} y_{bc} \log \sigma(z_{bc}) +
+        (1 - y_{bc}) \log \sigma(-z_{bc})
+
+    with F all classes but the background, which has no tag. Without a background class, an image
+    without tags says nothing and counts nothing; with one, it shows background only.
+
+    Args:
+        scores: z, float, shape ``(B, C)``.
+        class_labels: y, multi-hot, shape ``(B, C)``.
+        background: Class without tag; ``None`` = every class has one.
+        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
+            average is the loss of one process on all images. Every rank must then call.
+
+    Returns:
+        Scalar in nats; an exact differentiable 0 if no image counts.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Example:
+        >>> round(image_tag_loss(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).item(), 4)
+        0.6931
+    """
+    if scores.shape != class_labels.shape or scores.ndim != 2:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and class_labels {tuple(class_labels.shape)} disagree: "
+            "expected (B, C) both"
+        )
+    scores, tags = full_precision(scores), class_labels.to(full_precision(scores).dtype)
+    counted = torch.ones_like(scores)
+    if background is None:
+        counted = counted * (tags > 0).any(dim=1, keepdim=True)
+    else:
+        counted[:, background] = 0
+    losses = F.binary_cross_entropy_with_logits(scores, tags, reduction="none") * counted
+    return weighted_mean(losses.sum(), counted.sum(), across_ranks=across_ranks)

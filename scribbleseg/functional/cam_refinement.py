@@ -1,0 +1,176 @@
+"""Pseudo-labels from activation maps, refined by the colours of the image and the scribbles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.cam import cam_labels, cam_probabilities
+from scribbleseg.functional.crf import CRFParams, dense_crf
+from scribbleseg.functional.geometry import area_pool, one_hot_labels
+from scribbleseg.functional.random_walk import sparse_random_walk
+from scribbleseg.functional.random_walker import random_walker_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["CAMRefinement", "colour_boundary", "refine_cam"]
+
+CAMRefinement = Literal["none", "crf", "random_walk", "random_walker"]
+_STRIDE = 4  # of the cells on which a walk goes
+_STEPS = 64
+
+
+def refine_cam(
+    maps: Tensor,
+    present: Tensor,
+    image: Tensor,
+    *,
+    scribble: Tensor | None = None,
+    method: CAMRefinement = "none",
+    threshold: float = 0.25,
+    confident: tuple[float, float] = (0.6, 0.1),
+    crf: CRFParams | str = "irn",
+    background: int | None = 0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Pseudo-label of one image from its activation maps.
+
+    ``none``
+        :func:`~scribbleseg.functional.cam.cam_labels`.
+    ``crf``
+        Dense CRF on :func:`~scribbleseg.functional.cam.cam_probabilities`; seconds per image.
+    ``random_walk``
+        The maps walk on cells of 4 pixels and do not cross colour edges; the scribbles are
+        absorbing. No boundary network is involved: see
+        :func:`~scribbleseg.functional.random_walk.sparse_random_walk` for one.
+    ``random_walker``
+        Pixels on which a map is confident, and the scribbles, are the seeds of
+        :func:`~scribbleseg.functional.random_walker.random_walker_labels`; about a second per
+        image.
+
+    Args:
+        maps: In [0, 1], indexed by class id, float, shape ``(C, H, W)``.
+        present: Classes of the image, multi-hot, shape ``(C,)``.
+        image: Original RGB pixels, uint8, shape ``(3, H, W)``.
+        scribble: Ids that the result keeps, int64, shape ``(H, W)``, ``ignore_index`` = not drawn;
+            ``None`` = none are known.
+        method: One of the above.
+        threshold: Score of the background.
+        confident: Foreground above the first and background below the second are seeds of the
+            random walker.
+        crf: Preset or parameters of the dense CRF.
+        background: Id of the background, or ``None``.
+        ignore_index: Id of undecided pixels.
+
+    Returns:
+        Ids, int64, shape ``(H, W)``.
+
+    Raises:
+        ValueError: If the shapes disagree or the method is unknown.
+
+    Example:
+        >>> maps, image = torch.zeros(2, 2, 4), torch.zeros(3, 2, 4, dtype=torch.uint8)
+        >>> maps[1, :, 2:] = 1.0
+        >>> refine_cam(maps, torch.tensor([1, 1]), image, method="random_walker").tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
+    """
+    if method not in get_args(CAMRefinement):
+        raise ValueError(f"method={method!r}: expected one of {get_args(CAMRefinement)}")
+    if image.shape != (3, *maps.shape[1:]):
+        raise ValueError(
+            f"maps {tuple(maps.shape)} and image {tuple(image.shape)}: expected (C, H, W) and "
+            "(3, H, W); enlarge the maps to the size of the image first"
+        )
+    if method == "crf":
+        probs = cam_probabilities(maps, present, threshold=threshold, background=background)
+        labels = dense_crf(probs[None], image[None], params=crf)[0].argmax(dim=0)
+    elif method == "random_walker":
+        seeds = _confident_labels(maps, present, confident, background, ignore_index)
+        labels = _walker(seeds, image, scribble, ignore_index)
+    else:
+        if method == "random_walk":
+            maps = _walked(maps, image, scribble, ignore_index)
+        labels = cam_labels(
+            maps, present, threshold=threshold, background=background, ignore_index=ignore_index
+        )
+    if scribble is None:
+        return labels
+    return torch.where(scribble == ignore_index, labels, scribble)
+
+
+def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """How strongly the colours change at each cell of a coarse grid.
+
+    The largest colour difference to a neighbouring cell, as a share of its 99th percentile over the
+    image, at most 1.
+
+    Args:
+        image: RGB pixels, uint8 or float, shape ``(3, H, W)``.
+        size: ``(h, w)``, at most the image's.
+
+    Returns:
+        In [0, 1], float32, shape ``(h, w)``; all 0 for an image of one colour.
+
+    Example:
+        >>> image = torch.tensor([[[0, 0, 90, 90]]]).expand(3, 1, 4)
+        >>> colour_boundary(image, (1, 4)).tolist()
+        [[0.0, 1.0, 1.0, 0.0]]
+    """
+    cells = area_pool(image[None].float(), size)
+    padded = F.pad(cells, (1, 1, 1, 1), mode="replicate")
+    shifts = ((0, 1), (2, 1), (1, 0), (1, 2))
+    height, width = size
+    change = torch.stack(
+        [(padded[..., y : y + height, x : x + width] - cells).norm(dim=1)[0] for y, x in shifts]
+    ).amax(dim=0)
+    top = change.flatten().quantile(0.99)
+    return (change / torch.where(top > 0, top, 1)).clamp_max(1)
+
+
+def _confident_labels(
+    maps: Tensor,
+    present: Tensor,
+    limits: tuple[float, float],
+    background: int | None,
+    ignore_index: int,
+) -> Tensor:
+    """Foreground above the first limit, background below the second, the rest undecided."""
+    high, low = limits
+    sure = cam_labels(maps, present, threshold=high, background=None, ignore_index=ignore_index)
+    if background is None:
+        return sure
+    maybe = cam_labels(maps, present, threshold=low, background=background)
+    return torch.where((sure == ignore_index) & (maybe == background), background, sure)
+
+
+def _walker(seeds: Tensor, image: Tensor, scribble: Tensor | None, ignore_index: int) -> Tensor:
+    if scribble is not None:
+        seeds = torch.where(scribble == ignore_index, seeds, scribble)
+    pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+    labels = random_walker_labels(pixels, seeds.cpu().numpy(), ignore_index=ignore_index)
+    return torch.from_numpy(labels.astype(np.int64)).to(seeds.device)
+
+
+def _walked(maps: Tensor, image: Tensor, scribble: Tensor | None, ignore_index: int) -> Tensor:
+    """Maps after a walk between colour edges, divided by their common maximum."""
+    height, width = maps.shape[1:]
+    size = (-(-height // _STRIDE), -(-width // _STRIDE))
+    coarse = area_pool(maps[None], size)[0]
+    boundary = colour_boundary(image.to(maps.device), size)
+    clamp = None
+    if scribble is not None:
+        drawn = one_hot_labels(scribble[None], len(maps), ignore_index=ignore_index)[0]
+        share = area_pool(drawn.permute(2, 0, 1)[None].float(), size)[0]
+        total = share.sum(dim=0)
+        clamp = (total > 0, share / torch.where(total > 0, total, 1))
+    walked = sparse_random_walk(
+        coarse, boundary, num_steps=_STEPS, suppress_boundary=False, clamp=clamp
+    )
+    full = F.interpolate(walked[None], (height, width), mode="bilinear", align_corners=False)[0]
+    top = full.amax()
+    return full / torch.where(top > 0, top, 1)

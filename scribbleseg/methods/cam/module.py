@@ -1,0 +1,229 @@
+"""Image-tag classifier whose activation maps are seeds for other methods."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
+
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.cam import (
+    assemble_cam,
+    cam_probabilities,
+    class_activation_maps,
+    image_tag_loss,
+)
+from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
+from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.options import check_choice, check_number, check_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scribbleseg.types import SegBatch
+
+__all__ = ["CAMModule", "ClassMaps"]
+
+_STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
+
+
+class ClassMaps(NamedTuple):
+    """What a classifier sees in an image.
+
+    Attributes:
+        scores: Tag logits, mean over scales and flips, shape ``(B, C)``.
+        seeds: Maps at a quarter of the image's resolution, in [0, 1), shape ``(B, C, h, w)``.
+        maps: The same at image size, shape ``(B, C, H, W)``.
+    """
+
+    scores: Tensor
+    seeds: Tensor
+    maps: Tensor
+
+
+class CAMModule(ScribbleSegModule):
+    """Class activation maps (Zhou et al., CVPR 2016) from the classes of the scribbles.
+
+    A classifier without bias on globally averaged features learns which classes an image shows;
+    where its features speak for a class is that class's map. Tags are ``class_labels``: those drawn
+    in the whole image, whatever the crop shows. Training images get seeds and pseudo-labels, by
+    their own tags, from the callback :class:`~scribbleseg.callbacks.SeedWriter`. Validation and
+    prediction know no tags: they use those that the classifier finds. The maps are averaged over
+    ``inference.scales`` and ``flip``.
+
+    Args:
+        num_classes: Number of classes, background included. Background has no tag; without a
+            background class, every class is one.
+        arch: ``cam``, the only one.
+        encoder: ``resnet50`` in the literature; any encoder works.
+        output_stride: 8 or 16 by dilation; ``null`` = 16 without dilation for ResNets as in the
+            literature, else the encoder's own.
+        frozen_stages: Parts of a ResNet that keep their weights, from the input on, at most 5:
+            stem, ``layer1`` to ``layer4``. The literature freezes 3.
+        tag_threshold: Probability in (0, 1) from which a class counts as found.
+        map_threshold: Score of the background in predictions, in (0, 1).
+        kwargs: See :class:`~scribbleseg.methods.base.ScribbleSegModule`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        arch: Literal["cam"] = "cam",
+        encoder: str = "resnet50",
+        frozen_stages: int = 0,
+        tag_threshold: float = 0.5,
+        map_threshold: float = 0.25,
+        **kwargs: Any,
+    ) -> None:
+        check_choice("arch", arch, ("cam",))
+        check_whole(0, frozen_stages=frozen_stages)
+        check_number(tag_threshold=tag_threshold, map_threshold=map_threshold)
+        if not (0 < tag_threshold < 1 and 0 < map_threshold < 1):
+            raise ConfigError(
+                f"tag_threshold={tag_threshold}, map_threshold={map_threshold}: expected numbers "
+                "between 0 and 1"
+            )
+        super().__init__(num_classes, arch=arch, encoder=encoder, **kwargs)
+        self.save_hyperparameters(ignore=["inference"])
+        self._freeze(frozen_stages)
+        self.tag_precision = MultilabelAveragePrecision(num_classes, average="none")
+        self.tag_f1 = MultilabelF1Score(num_classes, threshold=tag_threshold, average="none")
+        self._tag_scores: list[Tensor] = []
+
+    def _freeze(self, stages: int) -> None:
+        encoder = self.network.encoder
+        if stages and (stages > len(_STAGES) or not hasattr(encoder, "layer4")):
+            raise ConfigError(
+                f"frozen_stages={stages} with encoder {self.hparams['encoder']!r}: expected at "
+                f"most {len(_STAGES)}, and a ResNet; use 0 for other encoders"
+            )
+        for name in (name for stage in _STAGES[:stages] for name in stage):
+            for parameter in cast("nn.Module", getattr(encoder, name)).parameters():
+                parameter.requires_grad_(False)
+
+    @property
+    def tag_classes(self) -> list[int]:
+        """Classes that have a tag: all but the background."""
+        return [c for c in range(self.num_classes) if c != self.data_info.background]
+
+    def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy of the tags, of the mean score over the cells that show the image."""
+        logits = self.forward_features(batch["image"]).logits
+        valid = self.network.on_canvas(batch["valid"], fill=0)
+        share = area_pool(valid[:, None].float(), (logits.shape[2], logits.shape[3]))
+        loss = image_tag_loss(
+            _mean_score(logits, share),
+            batch["class_labels"],
+            background=self.data_info.background,
+            across_ranks=True,
+        )
+        return self.log_losses({"tags": (1.0, loss)}, batch_size=len(logits))
+
+    def class_maps(self, image: Tensor) -> ClassMaps:
+        """Activation maps of all classes, over the scales and flips of ``inference``.
+
+        Args:
+            image: Normalised, float, shape ``(B, K, H, W)``.
+        """
+        config, size = self.inference, (int(image.shape[-2]), int(image.shape[-1]))
+        scales, scores = [], []
+        for scale in config.scales:
+            resized = _resized(image, scale)
+            views = [resized, resized.flip(-1)] if config.flip else [resized]
+            maps = []
+            for mirrored, view in enumerate(views):
+                output = self.forward_features(view)
+                found = class_activation_maps(
+                    output.features, self.network.classifier.weight.flatten(1)
+                )
+                share = torch.ones_like(output.logits[:, :1])
+                score = _mean_score(output.logits, share)
+                if mirrored and self.data_info.flip_pairs:
+                    swapped = self._mirrored_ids(image.device)
+                    found, score = found[:, swapped], score[:, swapped]
+                maps.append(found.flip(-1) if mirrored else found)
+                scores.append(score)
+            scales.append(torch.stack(maps).sum(dim=0))
+        quarter = (-(-size[0] // 4), -(-size[1] // 4))
+        return ClassMaps(
+            torch.stack(scores).mean(dim=0),
+            assemble_cam(scales, quarter),
+            assemble_cam(scales, size, canvas=self.network.padded_size(*size)),
+        )
+
+    def _mirrored_ids(self, device: torch.device) -> Tensor:
+        from scribbleseg.functional.flip_pairs import mirrored_ids
+
+        return torch.tensor(
+            mirrored_ids(self.data_info.flip_pairs, self.num_classes), device=device
+        )
+
+    def predict_logits(self, image: Tensor) -> Tensor:
+        """Log probabilities ``(B, C, H, W)``: maps of the classes that the classifier finds."""
+        found = self.class_maps(image)
+        self._tag_scores.append(found.scores)
+        present = found.scores.sigmoid() > self.hparams["tag_threshold"]
+        background = self.data_info.background
+        if background is None:  # every pixel has a class: at least the likeliest one is there
+            present = present | F.one_hot(found.scores.argmax(dim=1), self.num_classes).bool()
+        probs = cam_probabilities(
+            found.maps,
+            present,
+            threshold=self.hparams["map_threshold"],
+            background=background,
+        )
+        return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+    def validation_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Score the maps as a segmentation, and the tags against the classes of the labels."""
+        self._tag_scores = []
+        result = super().validation_step(batch, batch_idx)
+        key = "mask" if "mask" in batch else "scribble" if "scribble" in batch else None
+        if key is not None:
+            truth = cast("Tensor", batch[key])  # type: ignore[literal-required]
+            tags = class_labels_from_scribble(
+                truth, self.num_classes, ignore_index=self.ignore_index
+            ).long()
+            kept = ~batch["duplicate"] if "duplicate" in batch else tags[:, 0] >= 0
+            scores = torch.cat(self._tag_scores).float()
+            self.tag_precision.update(scores[kept], tags[kept])
+            self.tag_f1.update(scores[kept], tags[kept])
+        self._tag_scores = []
+        return result
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting afresh."""
+        super().on_validation_epoch_start()
+        self.tag_precision.reset()
+        self.tag_f1.reset()
+
+    def predict_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
+        """Predicted ids at original size, with the image ids."""
+        result = super().predict_step(batch, batch_idx)
+        self._tag_scores = []
+        return result
+
+    def _log_scores(self, stage: str) -> None:
+        super()._log_scores(stage)
+        if self.tag_precision.update_called:
+            tagged = self.tag_classes
+            self.log(f"{stage}/tag_map", self.tag_precision.compute()[tagged].nanmean())
+            self.log(f"{stage}/tag_f1", self.tag_f1.compute()[tagged].mean())
+
+
+def _mean_score(logits: Tensor, share: Tensor) -> Tensor:
+    """Mean over the cells, weighted by how much of each is image, shape ``(B, C)``."""
+    logits = logits.float()
+    total = (logits * share).sum(dim=(2, 3))
+    return total / share.sum(dim=(2, 3)).clamp_min(torch.finfo(share.dtype).eps)
+
+
+def _resized(image: Tensor, scale: float) -> Tensor:
+    if scale == 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    return F.interpolate(image, size, mode="bicubic", align_corners=False)
