@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
     from torch import Tensor
 
+    from scribbleseg.nn.network import SegNetwork
     from scribbleseg.types import SegBatch, SegOutput
 
 __all__ = ["ScribbleSegModule"]
@@ -95,7 +96,7 @@ class ScribbleSegModule(EvaluatedModule):
                 f"warmup_steps={warmup_steps}: rates must be positive, the others not negative"
             )
         self._own_inference = inference is not None
-        self.network = build_network(
+        self.network = self.make_network(
             arch,
             encoder,
             num_classes=num_classes,
@@ -111,6 +112,18 @@ class ScribbleSegModule(EvaluatedModule):
         self.unaugmented_images: Callable[[], Iterable[SegBatch]] | None = None
 
     # ---------------------------------------------------------------- network
+
+    def make_network(self, arch: Arch, encoder: str, **options: Any) -> SegNetwork:
+        """Network of the options ``arch``, ``encoder`` and so on, built once by the constructor.
+
+        Override where a method brings a network of its own; other options are in ``hparams``.
+
+        Args:
+            arch: Decoder architecture.
+            encoder: Encoder name.
+            options: See :func:`~scribbleseg.nn.network.build_network`.
+        """
+        return build_network(arch, encoder, **options)
 
     @property
     def feature_dim(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,11 +24,13 @@ class SimilarityOutput(NamedTuple):
         features: z, shape ``(B, D, H, W)``, the size of the input.
         query: Shape ``(B, d, h, w)``, on the shrunk grid.
         key: Shape ``(B, d, h, w)``.
+        shrink_factor: By how much that grid is smaller.
     """
 
     features: Tensor
     query: Tensor
     key: Tensor
+    shrink_factor: int = 1
 
     def energy(self) -> Tensor:
         """Transition logits, shape ``(B, h·w, h·w)``; formed only when asked for.
@@ -49,12 +52,16 @@ class SimilarityMeasurement(nn.Module):
     Args:
         in_channels: D.
         reduction: D is divided by this for query and key.
-        shrink_factor: The walk takes place on a grid smaller by this factor. With a factor s > 1
-            input sizes of the form n·s + 1 are resampled exactly; others approximately.
+        shrink_factor: The walk takes place on a grid smaller by this factor.
+        max_cells: The factor grows until the grid has at most so many cells; ``None`` = never.
+        pooling: How features become smaller. ``"corners"``: every s-th cell from the first one on,
+            which between aligned corners is the published bilinear resampling; cells behind the
+            last one get its walk, for sizes that are not of the form n·s + 1. ``"mean"``: the
+            average of s×s cells, for features whose cells cover the image like tiles.
         chunk_size: See :func:`~scribbleseg.functional.transition.attention_walk`.
 
     Raises:
-        ValueError: If an argument is not positive or ``reduction`` exceeds the channels.
+        ValueError: If an argument is out of range or ``reduction`` exceeds the channels.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class SimilarityMeasurement(nn.Module):
         *,
         reduction: int = 8,
         shrink_factor: int = 1,
+        max_cells: int | None = None,
+        pooling: Literal["corners", "mean"] = "corners",
         chunk_size: int | None = 512,
     ) -> None:
         super().__init__()
@@ -71,29 +80,83 @@ class SimilarityMeasurement(nn.Module):
                 f"expected 1 <= reduction <= in_channels and shrink_factor >= 1, got reduction="
                 f"{reduction}, in_channels={in_channels}, shrink_factor={shrink_factor}"
             )
+        if (max_cells is not None and max_cells < 1) or pooling not in ("corners", "mean"):
+            raise ValueError(
+                f"max_cells={max_cells!r}, pooling={pooling!r}: expected None or at least 1, and "
+                '"corners" or "mean"'
+            )
         self.shrink_factor = shrink_factor
+        self.max_cells = max_cells
+        self.pooling: Literal["corners", "mean"] = pooling
         self.chunk_size = chunk_size
         self.query = nn.Conv2d(in_channels, in_channels // reduction, 1)
         self.key = nn.Conv2d(in_channels, in_channels // reduction, 1)
         self.value = nn.Conv2d(in_channels, in_channels, 1)
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor) -> SimilarityOutput:
+    def shrink_for(self, height: int, width: int) -> int:
+        """Factor by which a map of this size is made smaller.
+
+        Example:
+            >>> SimilarityMeasurement(8, max_cells=3500).shrink_for(128, 128)
+            3
+        """
+        factor = self.shrink_factor
+        while self.max_cells is not None and math.prod(self._grid((height, width), factor)) > (
+            self.max_cells
+        ):
+            factor += 1
+        return factor
+
+    def factors(self, x: Tensor, shrink_factor: int | None = None) -> tuple[Tensor, Tensor]:
+        """Query and key alone, without a walk.
+
+        Args:
+            x: Features, float, shape ``(B, D, H, W)``.
+            shrink_factor: As in :meth:`forward`.
+
+        Returns:
+            Two maps, shape ``(B, d, h, w)``.
+        """
+        small = self._shrunk(x, shrink_factor or self.shrink_for(x.shape[2], x.shape[3]))
+        return self.query(small), self.key(small)
+
+    def forward(self, x: Tensor, shrink_factor: int | None = None) -> SimilarityOutput:
         """Diffuse features.
 
         Args:
             x: Features, float, shape ``(B, D, H, W)``.
+            shrink_factor: Instead of :meth:`shrink_for`, such as that of a larger map of which this
+                is a part.
 
         Returns:
             See :class:`SimilarityOutput`; ``features`` equals x while the gate is closed.
         """
-        size, factor = x.shape[2:], self.shrink_factor
-        small = x
-        if factor > 1:
-            grid = [(n - 1) // factor + 1 for n in size]
-            small = F.interpolate(x, size=grid, mode="bilinear", align_corners=True)
+        size = (x.shape[2], x.shape[3])
+        factor = shrink_factor or self.shrink_for(*size)
+        small = self._shrunk(x, factor)
         query, key = self.query(small), self.key(small)
         walked = attention_walk(query, key, self.value(small), chunk_size=self.chunk_size)
         if factor > 1:
-            walked = F.interpolate(walked, size=size, mode="bilinear", align_corners=True)
-        return SimilarityOutput(self.gamma * walked + x, query, key)
+            walked = self._enlarged(walked, size, factor)
+        return SimilarityOutput(self.gamma * walked + x, query, key, factor)
+
+    def _grid(self, size: tuple[int, int], factor: int) -> tuple[int, int]:
+        return (size[0] - 1) // factor + 1, (size[1] - 1) // factor + 1
+
+    def _shrunk(self, x: Tensor, factor: int) -> Tensor:
+        if factor == 1:
+            return x
+        if self.pooling == "mean":
+            return F.avg_pool2d(x, factor, ceil_mode=True, count_include_pad=False)
+        return x[..., ::factor, ::factor]
+
+    def _enlarged(self, walked: Tensor, size: tuple[int, int], factor: int) -> Tensor:
+        """Back to the grid of the features, each cell where it was taken from."""
+        corners = int(self.pooling == "corners")
+        full = [factor * (n - corners) + corners for n in walked.shape[2:]]
+        walked = F.interpolate(walked, size=full, mode="bilinear", align_corners=bool(corners))
+        rest = [max(n - m, 0) for n, m in zip(size, full, strict=True)]
+        if any(rest):
+            walked = F.pad(walked, (0, rest[1], 0, rest[0]), mode="replicate")
+        return walked[..., : size[0], : size[1]]
