@@ -5,15 +5,41 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from scribbleseg.cli import main
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.functional.images import write_label
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))
 RECIPES = sorted(set(EXAMPLES.rglob("*.yaml")) - set(PRESETS))
+
+
+def data_options(*configs: Path) -> dict[str, Any]:
+    """Arguments of the data module in these files."""
+    options: dict[str, Any] = {}
+    for path in configs:
+        options |= yaml.safe_load(path.read_text()).get("data", {}).get("init_args", {})
+    return options
+
+
+def small_crops(*configs: Path) -> list[str]:
+    """Less padding around the synthetic images than the published crops have: 8m + 1 pixels."""
+    return ["--data.init_args.crop_size=97"] if "crop_size" in data_options(*configs) else []
+
+
+def pseudo_labels(folder: Path, *configs: Path) -> list[str]:
+    """Arguments that replace the pseudo-labels of a recipe by those of the synthetic images."""
+    if "pseudo_label_dir" not in data_options(*configs):
+        return []
+    source = SyntheticSource(size=48, num_train=6)
+    for record in source.records("train"):
+        write_label(folder / f"{record.image_id}.png", source.read_mask(record), source.palette)
+    return [f"--data.init_args.pseudo_label_dir={folder}"]
 
 
 def fit(run_dir: Path, *configs: Path) -> Path:
@@ -21,6 +47,7 @@ def fit(run_dir: Path, *configs: Path) -> Path:
     main(
         [
             *("fit", *(f"--config={path}" for path in configs), "--run_dir", str(run_dir)),
+            *pseudo_labels(run_dir.parent / "pseudo_labels", *configs),
             *(
                 "--model.init_args.encoder_weights=null",
                 "--data.init_args.source",
@@ -28,6 +55,7 @@ def fit(run_dir: Path, *configs: Path) -> Path:
             ),
             *("--data.init_args.source.init_args.size=48", "--data.init_args.batch_size=2"),
             *("--data.init_args.source.init_args.num_train=6", "--data.init_args.num_workers=0"),
+            *small_crops(*configs),
             *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2"),
             *("--trainer.limit_val_batches=1", "--trainer.check_val_every_n_epoch=1"),
             *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"),
