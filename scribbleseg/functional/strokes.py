@@ -10,16 +10,17 @@ from PIL import Image, ImageDraw
 from scribbleseg.constants import IGNORE_INDEX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Renderer", "Stroke", "rasterize"]
+__all__ = ["Renderer", "Stroke", "covered_pixels", "rasterize"]
 
 Renderer = Literal["distance", "pillow"]
 
 # A point exactly width/2 away belongs to the stroke in spite of rounding.
 _TOLERANCE = 1e-9
+_BOX_PIXELS = 1 << 20  # measured at a time
 
 
 class Stroke(NamedTuple):
@@ -79,11 +80,81 @@ def rasterize(
     if renderer != "distance":
         raise ValueError(f'renderer must be "distance" or "pillow", got {renderer!r}')
     canvas = np.full((height, columns), IGNORE_INDEX, dtype=np.uint8)
-    for label, points in checked:
-        starts, ends = (points, points) if len(points) == 1 else (points[:-1], points[1:])
-        for start, end in zip(starts, ends, strict=True):
-            _draw_segment(canvas, start, end, label, width / 2)
+    labels = np.array([label for label, _ in checked], dtype=np.uint8)
+    for pixels, owners in covered_pixels([line for _, line in checked], size, width=width):
+        canvas.flat[pixels] = labels[owners]  # of equal pixels the last assignment stays
     return canvas
+
+
+def covered_pixels(
+    lines: Sequence[NDArray[np.float64]], size: tuple[int, int], *, width: float
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Pixels at most ``width / 2`` away from polylines.
+
+    The segments' bounding boxes are laid end to end and measured together, about ``2 ** 20`` pixels
+    at a time: time O(pixels of the boxes), memory bounded but for a single larger box.
+
+    Args:
+        lines: Vertices as (x, y) in pixels, at least one each, shape ``(n, 2)``.
+        size: Height and width of the image in pixels.
+        width: Positive, pixels.
+
+    Yields:
+        Positions of pixels in row order, and the line that each belongs to; in the order of the
+        lines, and repeated where several segments cover a pixel.
+
+    Example:
+        >>> [(pixels, line)] = covered_pixels([np.array([[1.0, 0.0]])], (1, 3), width=1.0)
+        >>> pixels.tolist(), line.tolist()
+        ([1], [0])
+    """
+    if not lines:
+        return
+    starts = np.concatenate([line if len(line) == 1 else line[:-1] for line in lines])
+    ends = np.concatenate([line if len(line) == 1 else line[1:] for line in lines])
+    owners = np.repeat(np.arange(len(lines)), [max(len(line) - 1, 1) for line in lines])
+    reach = width / 2 + _TOLERANCE
+    limit = np.array([size[1] - 1, size[0] - 1])
+    # clipped as floats: a vertex may lie farther away than integers reach
+    low = np.clip(np.ceil(np.minimum(starts, ends) - reach), 0, limit + 1).astype(np.intp)
+    high = np.clip(np.floor(np.maximum(starts, ends) + reach), -1, limit).astype(np.intp)
+    boxes = np.maximum(high - low + 1, 0)
+    total = np.cumsum(boxes.prod(axis=1))
+    begin = 0
+    while begin < len(owners):
+        before = total[begin - 1] if begin else 0
+        stop = max(int(np.searchsorted(total, before + _BOX_PIXELS, side="right")), begin + 1)
+        own = slice(begin, stop)
+        yield _measured(
+            starts[own], ends[own], owners[own], low[own], boxes[own], size[1], width / 2
+        )
+        begin = stop
+
+
+def _measured(
+    starts: NDArray[np.float64],
+    ends: NDArray[np.float64],
+    owners: NDArray[np.intp],
+    low: NDArray[np.intp],
+    boxes: NDArray[np.intp],
+    columns: int,
+    radius: float,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pixels of the segments' boxes (first corner and size as x, y) that are near enough."""
+    areas = boxes.prod(axis=1)
+    segment = np.repeat(np.arange(len(areas)), areas)
+    inner = np.arange(len(segment)) - np.repeat(np.cumsum(areas) - areas, areas)
+    down, right = np.divmod(inner, boxes[segment, 0])
+    column, row = low[segment, 0] + right, low[segment, 1] + down
+    x, y = column - starts[segment, 0], row - starts[segment, 1]
+    step = ends - starts
+    length = (step * step).sum(axis=1)
+    scale = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
+    dx, dy = step[segment].T
+    # nearest point of the segment, as a fraction of its length
+    along = np.clip((x * dx + y * dy) * scale[segment], 0.0, 1.0)
+    near = (x - along * dx) ** 2 + (y - along * dy) ** 2 <= radius * radius + _TOLERANCE
+    return (row * columns + column)[near], owners[segment][near]
 
 
 def _checked(stroke: Stroke, offset: float) -> tuple[int, NDArray[np.float64]]:
@@ -95,32 +166,6 @@ def _checked(stroke: Stroke, offset: float) -> tuple[int, NDArray[np.float64]]:
     if not 0 <= stroke.label < IGNORE_INDEX:
         raise ValueError(f"label must be in 0..254, got {stroke.label}")
     return int(stroke.label), points - offset
-
-
-def _draw_segment(
-    canvas: NDArray[np.uint8],
-    start: NDArray[np.float64],
-    end: NDArray[np.float64],
-    label: int,
-    radius: float,
-) -> None:
-    """Paint the pixels of the segment's bounding box that are at most ``radius`` away from it."""
-    rows, columns = canvas.shape
-    low = np.ceil(np.minimum(start, end) - radius - _TOLERANCE)
-    high = np.floor(np.maximum(start, end) + radius + _TOLERANCE)
-    left, top = int(max(low[0], 0)), int(max(low[1], 0))
-    right, bottom = int(min(high[0], columns - 1)), int(min(high[1], rows - 1))
-    if left > right or top > bottom:
-        return
-    x = np.arange(left, right + 1) - start[0]
-    y = (np.arange(top, bottom + 1) - start[1])[:, None]
-    dx, dy = end - start
-    length = dx * dx + dy * dy
-    # nearest point of the segment, as a fraction of its length
-    along = np.clip((x * dx + y * dy) / length, 0.0, 1.0) if length > 0 else np.zeros(1)
-    distance = (x - along * dx) ** 2 + (y - along * dy) ** 2
-    box = canvas[top : bottom + 1, left : right + 1]
-    box[distance <= radius * radius + _TOLERANCE] = label
 
 
 def _draw_with_pillow(

@@ -10,16 +10,14 @@ import numpy as np
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.hand_drawing import hand_drawn
 from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
-from scribbleseg.functional.skeletons import (
+from scribbleseg.functional.skeletons import longest_paths, medial_axis, pixel_graph
+from scribbleseg.functional.label_regions import (
     Regions,
     label_regions,
-    longest_paths,
-    medial_axis,
-    pixel_graph,
     region_depth,
     region_distance,
 )
-from scribbleseg.functional.strokes import Stroke, rasterize
+from scribbleseg.functional.strokes import Stroke, covered_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -140,7 +138,8 @@ def synthesize_points(
     depth = region_depth(regions.ids)
     wanted = _wanted(regions, style.min_area, style.skip)
     least = np.minimum(np.float32(style.radius), _CORE * _deepest(regions, depth))
-    places = np.flatnonzero(wanted[regions.ids] & (depth >= least[regions.ids]))
+    limit = np.where(wanted, least, np.inf).astype(np.float32)
+    places = np.flatnonzero(depth >= limit.take(regions.ids))
     owners = regions.ids.ravel()[places]
     groups = regions.classes[owners] if style.per == "class" else owners
     order = np.argsort(groups, kind="stable")
@@ -166,18 +165,21 @@ def _plan_strokes(
     depth, nearest = region_distance(regions.ids)
     wanted = _wanted(regions, style.min_area, style.skip)
     least = np.minimum(np.float32(style.erosion), _CORE * _deepest(regions, depth))
-    kept = wanted[regions.ids] & (depth >= least[regions.ids])
+    kept = depth >= np.where(wanted, least, np.inf).astype(np.float32).take(regions.ids)
     parts = label_regions(np.where(kept, mask, np.uint8(IGNORE_INDEX)))
     firsts, areas = parts.first_pixels, parts.areas
     owners = regions.ids.ravel()[firsts]
     chosen = _choose(parts, areas, owners, style)
 
     axis = medial_axis(regions.ids, depth, nearest) & (parts.ids > 0)
-    # nowhere wider than two pixels: the part is its own axis
-    without = np.bincount(parts.ids[axis], minlength=len(areas)) == 0
     drawable = np.zeros(len(areas), dtype=bool)
     drawable[chosen] = True
-    graph = pixel_graph((axis | without[parts.ids]) & drawable[parts.ids], parts.ids)
+    # nowhere wider than two pixels: the part is its own axis
+    without = drawable & (np.bincount(parts.ids[axis], minlength=len(areas)) == 0)
+    selected = axis & drawable.take(parts.ids)
+    if without.any():
+        selected |= without.take(parts.ids)
+    graph = pixel_graph(selected, parts.ids)
     paths: dict[int, NDArray[np.int64]] = {}
     for path in longest_paths(graph):
         part = int(parts.ids[graph.rows[path[0]], graph.columns[path[0]]])
@@ -240,12 +242,10 @@ def _choose(
 def _draw(plans: list[_Plan], regions: Regions, width: float) -> NDArray[np.uint8]:
     """Every stroke within its own region: strokes can neither leave nor overwrite each other's."""
     drawn = np.full(regions.ids.shape, IGNORE_INDEX, dtype=np.uint8)
-    for (label, points), region in plans:
-        vertices = np.asarray(points)
-        low = np.maximum(np.floor(vertices.min(axis=0) - width / 2), 0).astype(int)
-        high = np.ceil(vertices.max(axis=0) + width / 2).astype(int) + 1
-        box = slice(low[1], high[1]), slice(low[0], high[0])
-        target = drawn[box]
-        stroke = rasterize([Stroke(label, vertices - low)], target.shape, width=width)
-        target[(stroke == label) & (regions.ids[box] == region)] = label
+    labels = np.array([plan.stroke.label for plan in plans], dtype=np.uint8)
+    own = np.array([plan.region for plan in plans], dtype=np.int32)
+    lines = [np.asarray(plan.stroke.points, dtype=np.float64) for plan in plans]
+    for pixels, strokes in covered_pixels(lines, drawn.shape, width=width):
+        inside = regions.ids.ravel()[pixels] == own[strokes]
+        drawn.flat[pixels[inside]] = labels[strokes[inside]]
     return drawn

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scribbleseg.functional.strokes import Stroke, rasterize
+from scribbleseg.functional.strokes import Stroke, covered_pixels, rasterize
 
 
 def naive(strokes, size, width):
@@ -82,3 +82,18 @@ def test_pillow_renderer_is_three_wide_with_round_ends():
 def test_faults_are_named(strokes, size, options, message):
     with pytest.raises(ValueError, match=message):
         rasterize(strokes, size, **options)
+
+
+def test_boxes_measured_in_portions_give_the_same_pixels(monkeypatch):
+    rng = np.random.default_rng(0)
+    strokes = [Stroke(k % 7, rng.uniform(-9, 50, (5, 2))) for k in range(12)]
+    whole = rasterize(strokes, (40, 30), width=2.5)
+    monkeypatch.setattr("scribbleseg.functional.strokes._BOX_PIXELS", 50)
+    np.testing.assert_array_equal(rasterize(strokes, (40, 30), width=2.5), whole)
+    assert len(list(covered_pixels([np.asarray(s.points) for s in strokes], (40, 30), width=2))) > 9
+
+
+def test_far_vertices_are_clipped_before_they_become_integers():
+    drawn = rasterize([Stroke(1, [(-1e30, 2), (1e30, 2)])], (5, 4), width=1)
+    assert (drawn != 255).sum() <= 4
+    assert (drawn[[0, 1, 3, 4]] == 255).all()
