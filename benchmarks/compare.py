@@ -5,10 +5,11 @@
 A plan names data sets (a recipe file, its folder under the data root, the number of steps), recipes
 (one or several presets on top of that file, overrides of single values, or both) and seeds. Every
 run is an ordinary ``scribbleseg fit`` in a folder of its own: a finished run is never repeated, an
-interrupted one resumes. Runs that the output file already holds with the same settings are kept, so
-that a table can grow over days and machines. Scores are those of the last step, never of a selected
-checkpoint. A plan with ``sweep: {option: [values]}`` runs every recipe at every value, and draws
-the curves beside the table.
+interrupted one resumes. Runs that the output file already holds with the same settings are kept,
+so that a table can grow over days and machines; ``--known`` takes them from other result files, so
+that plans share their baselines. Scores are those of the last step, never of a selected checkpoint.
+A plan with ``sweep: {option: [values]}`` runs every recipe at every value, and draws the curves
+beside the table.
 """
 
 from __future__ import annotations
@@ -135,6 +136,16 @@ def recorded_runs(output: Path) -> dict[tuple[str, str], dict[int, dict[str, Any
     }
 
 
+def known_runs(paths: list[Path]) -> dict[str, dict[str, Any]]:
+    """Runs of other result files by their settings, which say everything that decides a score."""
+    cells = [cell for path in paths for cell in json.loads(path.read_text())["results"]]
+    return {_digest(run["settings"]): run for cell in cells for run in cell["runs"]}
+
+
+def _digest(settings: dict[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
 def table(results: list[dict], metrics: dict[str, str]) -> str:
     """Markdown: a row per data set and recipe, mean ± sd over seeds in percent."""
     lines = [
@@ -170,6 +181,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=None, help="names of data sets or recipes")
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
     parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument(
+        "--known", type=Path, nargs="+", default=[], help="result files whose runs are not repeated"
+    )
     options = parser.parse_args()
     plan = expand_sweep(yaml.safe_load(options.plan.read_text()))
     seeds = options.seeds or plan["seeds"]
@@ -182,7 +196,7 @@ def main() -> None:
     ]
     total, count, begun = len(cells) * len(seeds), 0, time.monotonic()
     output = options.output or default_path(options.plan.stem)
-    found = recorded_runs(output)
+    found, known = recorded_runs(output), known_runs(options.known)
     for data, recipe in cells:
         spec = plan["data"][data]
         presets = plan["recipes"][recipe].get("preset") or []
@@ -203,7 +217,8 @@ def main() -> None:
                 wanted["presets"] = contents
             runs = found.setdefault((data, recipe), {})
             if runs.get(seed, {}).get("settings") != wanted:
-                runs[seed] = run(folder, configs, overrides, wanted, seed=seed)
+                earlier = known.get(_digest(wanted))
+                runs[seed] = earlier or run(folder, configs, overrides, wanted, seed=seed)
             if runs[seed]["steps"] != spec["steps"]:
                 raise SystemExit(
                     f"{data}/{recipe}: {runs[seed]['steps']} steps, not {spec['steps']}"

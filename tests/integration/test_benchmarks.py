@@ -81,6 +81,14 @@ def test_compare_runs_once_and_tables_mean_and_deviation(tmp_path) -> None:
     stamps = [p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("last.ckpt"))]
     run("compare.py", *words, cwd=tmp_path)
     assert stamps == [p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("last.ckpt"))]
+    # a plan that shares a baseline takes its runs over, and trains what is not known
+    plan["recipes"]["other rate"] = {"overrides": {"model.init_args.lr": 1e-4}}
+    (tmp_path / "wider.yaml").write_text(yaml.safe_dump(plan))
+    words = ["wider.yaml", *words[1:-1], "wider.json", "--known", "result.json", "--seeds", "0"]
+    run("compare.py", *words, cwd=tmp_path)
+    cells = json.loads((tmp_path / "wider.json").read_text())["results"]
+    assert cells[0]["runs"] == runs[:1]
+    assert len(sorted(tmp_path.rglob("last.ckpt"))) == len(stamps) + 1
 
 
 @pytest.mark.slow
