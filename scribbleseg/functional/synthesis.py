@@ -9,14 +9,14 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.hand_drawing import hand_drawn
-from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
-from scribbleseg.functional.skeletons import longest_paths, medial_axis, pixel_graph
 from scribbleseg.functional.label_regions import (
     Regions,
     label_regions,
     region_depth,
     region_distance,
 )
+from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
+from scribbleseg.functional.skeletons import longest_paths, medial_axis, pixel_graph
 from scribbleseg.functional.strokes import Stroke, covered_pixels
 
 if TYPE_CHECKING:
