@@ -64,6 +64,8 @@ def _arguments(source: ScribbleSource) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         flat |= value if name == "kwargs" else {name: value}
+    # a file in the data set decides as an argument does
+    flat |= {name: value for name, value in source._from_file.items() if name in flat}
     for name in ("root", "sbd_root"):  # other paths are relative to the data set
         if flat.get(name) is not None:
             flat[name] = Path(flat[name]).resolve()

@@ -11,6 +11,7 @@ from scribbleseg.errors import ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -50,6 +51,7 @@ class ScribbleSource(ABC):
     """
 
     _given: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    _from_file: Mapping[str, Any] = {}  # arguments that a file of the data set gives
     class_names: tuple[str, ...]
     palette: NDArray[np.uint8] = voc_palette()
     background: int | None = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,18 +19,19 @@ from scribbleseg.data.readers.superpixels import (
     read_distance_map,
     read_superpixels,
 )
+from scribbleseg.data.segmenters import (
+    MOST_SUPERPIXELS,
+    SuperpixelMethod,
+    SuperpixelOptions,
+    over_segment,
+)
 from scribbleseg.data.settings import image_settings
-from scribbleseg.errors import ConfigError, LabelFormatError
+from scribbleseg.errors import LabelFormatError
 from scribbleseg.functional.image_files import write_atomic
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import write_manifest
-from scribbleseg.functional.superpixels import (
-    felzenszwalb_regions,
-    grid_regions,
-    region_boundaries,
-    slic_regions,
-)
-from scribbleseg.options import check_choice, check_number, check_whole
+from scribbleseg.functional.superpixels import region_boundaries
+from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +51,7 @@ __all__ = [
     "write_superpixels",
 ]
 
-SuperpixelMethod = Literal["slic", "felzenszwalb", "grid"]
-"""How regions are found, see :mod:`scribbleseg.functional.superpixels`."""
-
 _COMMAND = "scribbleseg.data superpixels"
-_MOST = 65535  # ids 0..65534 of a 16-bit file; 65535 = none
 _LINE = (255, 221, 0)
 
 
@@ -125,7 +122,9 @@ class _Segmenter:
         regions = self._earlier(record, target)
         written = regions is None
         if regions is None:
-            regions = self._regions(self.source.read_image(record))
+            image = self.source.read_image(record)
+            channels = self.source.rgb_channels
+            regions = over_segment(image, self.method, self.options, rgb_channels=channels)
             _write(target, regions)
         return _Result(record.image_id, int(regions.max()) + 1, written)
 
@@ -138,21 +137,13 @@ class _Segmenter:
         except LabelFormatError:
             return None
 
-    def _regions(self, image: NDArray[np.uint8]) -> NDArray[np.int32]:
-        if self.method == "grid":
-            return grid_regions(*image.shape[:2], **self.options)
-        rgb = rgb_view(image, self.source.rgb_channels)
-        if self.method == "slic":
-            return slic_regions(rgb, **self.options)
-        return felzenszwalb_regions(rgb, **self.options)
-
 
 def _write(path: Path, regions: NDArray[np.int32]) -> None:
     count = int(regions.max()) + 1
-    if count > _MOST:
+    if count > MOST_SUPERPIXELS:
         raise LabelFormatError(
-            f"{path}: {count:,} superpixels do not fit into 16 bits, at most {_MOST:,}; ask for "
-            "fewer, or tile the image"
+            f"{path}: {count:,} superpixels do not fit into 16 bits, at most {MOST_SUPERPIXELS:,}; "
+            "ask for fewer, or tile the image"
         )
     image = Image.fromarray(regions.astype(np.uint16))
     write_atomic(path, lambda stream: image.save(stream, format="PNG"))
@@ -167,6 +158,7 @@ def write_superpixels(
     segments: int | None = None,
     compactness: float | None = None,
     scale: float | None = None,
+    min_size: int | None = None,
     workers: int = 0,
     progress: bool = True,
 ) -> SuperpixelReport:
@@ -188,6 +180,7 @@ def write_superpixels(
         compactness: Weight of position against colour in SLIC, above 0; by default each superpixel
             fits its own (SLIC0), as CC4S does.
         scale: Preference of ``"felzenszwalb"`` for large regions, above 0; 300 by default.
+        min_size: Smallest region of ``"felzenszwalb"``, pixels; 100 by default.
         workers: Processes, see :func:`~scribbleseg.data.processes.map_in_processes`; 0 = this one.
         progress: Show a progress bar on stderr.
 
@@ -202,11 +195,10 @@ def write_superpixels(
         ScribbleSegError: If a worker process was killed.
     """
     output = Path(output).expanduser()
-    options = _options(method, segments=segments, compactness=compactness, scale=scale)
+    options = SuperpixelOptions(segments, compactness, scale, min_size).arguments(method)
     check_whole(0, workers=workers)
-    if method != "grid":
-        # a package that is missing is one sentence, not one per image
-        slic_regions(np.zeros((2, 2, 3), np.uint8), num_segments=1)
+    # a package that is missing is one sentence, not one per image
+    over_segment(np.zeros((2, 2, source.in_channels), np.uint8), method, {})
     records = list({r.image_id: r for split in splits for r in source.records(split)}.values())
     facts: dict[str, Any] = {
         "command": _COMMAND,
@@ -234,43 +226,6 @@ def write_superpixels(
     there = len(find_superpixels(output))
     write_manifest(output, class_names=names, files=there, complete=not report.failed, **facts)
     return report
-
-
-def _options(
-    method: str, *, segments: int | None, compactness: float | None, scale: float | None
-) -> dict[str, Any]:
-    """Arguments of the method's function."""
-    check_choice("method", method, get_args(SuperpixelMethod))
-    given = {"segments": segments, "compactness": compactness, "scale": scale}
-    used = {
-        "slic": {"segments", "compactness"},
-        "grid": {"segments"},
-        "felzenszwalb": {"scale"},
-    }[method]
-    for name, value in given.items():
-        if value is not None and name not in used:
-            raise ConfigError(
-                f"{name}={value} is not an option of method {method!r}, which has "
-                f"{' and '.join(sorted(used))}; remove it"
-            )
-    if method == "felzenszwalb":
-        value = 300.0 if scale is None else scale
-        check_number(scale=value)
-        if value <= 0:
-            raise ConfigError(f"scale={scale}: expected a number above 0, such as 300")
-        return {"scale": float(value)}
-    number = 800 if segments is None else segments
-    check_whole(1, segments=number)
-    if number > _MOST:
-        raise ConfigError(f"segments={segments}: expected at most {_MOST}, ids have 16 bits")
-    if method == "grid":
-        return {"num_segments": number}
-    if compactness is None:
-        return {"num_segments": number, "adaptive": True}
-    check_number(compactness=compactness)
-    if compactness <= 0:
-        raise ConfigError(f"compactness={compactness}: expected a number above 0, such as 10")
-    return {"num_segments": number, "compactness": float(compactness), "adaptive": False}
 
 
 def _write_overview(

@@ -48,6 +48,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--scale", type=float, help="felzenszwalb: preference for large regions (default: 300)"
     )
+    parser.add_argument(
+        "--min-size",
+        type=int,
+        metavar="PIXELS",
+        help="felzenszwalb: smallest region (default: 100)",
+    )
     add_workers(parser)
     parser.set_defaults(run=_superpixels, allow_dense_scribbles=False)
 
@@ -62,6 +68,7 @@ def _superpixels(options: argparse.Namespace) -> int:
         segments=options.segments,
         compactness=options.compactness,
         scale=options.scale,
+        min_size=options.min_size,
         workers=options.workers,
     )
     return finish(report, "segmented")

@@ -44,6 +44,18 @@ def test_coding_changes_with_the_class_file(tmp_path) -> None:
     assert coding_digest(FolderSource(root)) != before
 
 
+def test_options_of_a_file_count_as_arguments_do(tmp_path) -> None:
+    root = plain_folder(tmp_path / "data")
+    before = source_settings(FolderSource(root))
+    write_superpixels(FolderSource(root), tmp_path / "sp", method="grid", progress=False)
+    (root / "dataset.yaml").write_text("rgb_channels: [2, 1, 0]\n")
+    source = FolderSource(root)
+    assert source_settings(source) == source_settings(FolderSource(root, rgb_channels=(2, 1, 0)))
+    assert source_settings(source) != before
+    with pytest.raises(ConfigError, match=r"rgb_channels': \[2, 1, 0\]"):
+        write_superpixels(source, tmp_path / "sp", method="grid", progress=False)
+
+
 def test_two_data_sets_do_not_share_a_folder(tmp_path) -> None:
     first, second = (FolderSource(plain_folder(tmp_path / name)) for name in "ab")
     write_superpixels(first, tmp_path / "sp", method="grid", segments=6, progress=False)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import plain_folder, save
 from helpers.trees_convert import run_command, times
+from helpers.trees_medical import channel_folder
 from PIL import Image
 
 from scribbleseg.data.commands import superpixels as command
@@ -121,6 +122,32 @@ def test_fixed_compactness_and_scale_reach_the_method(tmp_path, source):
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["options"] == {"scale": 50.0}
     assert "2 written" in report.format()
+
+
+@pytest.mark.parametrize("method", ["slic", "felzenszwalb"])
+def test_regions_follow_the_channels_that_stand_for_colours(tmp_path, method):
+    root = channel_folder(tmp_path / "raw", "bands")
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)
+    halves = np.zeros((40, 48, 4), np.uint8)
+    halves[..., 0], halves[:, 24:, 3] = noise, 200
+    for path in (root / "images").iterdir():
+        path.unlink()
+        np.save(path.with_suffix(".npy"), halves)
+    source = FolderSource(root, channels=4, rgb_channels=(3, 3, 1))
+    write(source, tmp_path / "sp", method=method, segments=2 if method == "slic" else None)
+    regions = read_superpixels(tmp_path / "sp" / "img_0.png")
+    assert len(np.unique(regions)) == 2
+    assert len(np.unique(regions[:, :24])) == len(np.unique(regions[:, 24:])) == 1
+    other = FolderSource(root, channels=4, rgb_channels=(0, 0, 0))
+    with pytest.raises(ConfigError, match="rgb_channels"):
+        write(other, tmp_path / "sp", method=method, segments=2 if method == "slic" else None)
+
+
+def test_smallest_region_reaches_the_method(tmp_path, source):
+    write(source, tmp_path / "sp", method="felzenszwalb", min_size=900, splits=("val",))
+    assert read_superpixels(tmp_path / "sp" / "img_6.png").max() <= 1
+    with pytest.raises(ConfigError, match="min_size=5 is not an option of method 'slic'"):
+        write(source, tmp_path / "other", min_size=5)
 
 
 def test_command(tmp_path, source, capsys):
