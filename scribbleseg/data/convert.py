@@ -8,12 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scribbleseg.data import io
 from scribbleseg.data.converter import ImageConverter
 from scribbleseg.data.folder_files import check_lists, write_folder_files
-from scribbleseg.data.prepared import (
-    check_settings,
-    with_progress,
-)
+from scribbleseg.data.prepared import check_settings, with_progress
 from scribbleseg.data.processes import map_in_processes
 from scribbleseg.data.settings import source_settings
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
@@ -21,7 +19,7 @@ from scribbleseg.functional.manifest import write_manifest
 from scribbleseg.options import check_choice, check_flag, check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from scribbleseg.data.source import ScribbleSource
     from scribbleseg.types import Record, Split
@@ -39,7 +37,8 @@ class ConvertReport:
 
     Attributes:
         output: The plain folder.
-        splits: Images per split.
+        splits: Images per split, those of earlier calls included.
+        files: Images in the folder that a split lists, those of earlier calls included.
         written: Images of which at least one file was written by this call.
         kept: Images whose files were all there already.
         failed: Image id to what went wrong.
@@ -50,6 +49,7 @@ class ConvertReport:
 
     output: Path
     splits: dict[str, int] = field(default_factory=dict)
+    files: int = 0
     written: int = 0
     kept: int = 0
     failed: dict[str, str] = field(default_factory=dict)
@@ -57,13 +57,18 @@ class ConvertReport:
     with_mask: int = 0
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def total(self) -> int:
+        """Images of this call."""
+        return self.written + self.kept + len(self.failed)
+
     def format(self) -> str:
         """Summary of a few lines."""
         counts = ", ".join(f"{name} {number:,}" for name, number in self.splits.items())
         lines = [
-            f"{self.written + self.kept:,} images in {self.output} ({counts}): {self.written:,} "
-            f"written, {self.kept:,} kept from earlier, {len(self.failed):,} failed; "
-            f"{self.with_mask:,} have a mask"
+            f"{self.files:,} images in {self.output} ({counts}); of {self.total:,} in this call "
+            f"{self.written:,} written, {self.kept:,} kept from earlier, {len(self.failed):,} "
+            f"failed; {self.with_mask:,} have a mask"
         ]
         if self.without_scribble:
             lines.append(
@@ -88,7 +93,8 @@ def convert_source(
     have 1 or 3 channels). Scribbles and masks, those of training images too, become palette PNGs
     of ids with 255 = unlabelled or void. ``train.txt``, ``val.txt``, ``test.txt`` keep the order of
     the source; ``classes.yaml`` holds names, colours, background and mirrored pairs,
-    ``dataset.yaml`` the options that a plain folder needs to read the same records.
+    ``dataset.yaml`` the options that a plain folder needs to read the same records, and
+    ``spacing.json`` the distances of voxels where the source knows them.
 
     Files appear atomically and are kept if they are not older than what they are made of, so an
     interrupted call continues and a second one writes nothing. An image that fails is reported and
@@ -139,9 +145,12 @@ def convert_source(
         key: settings[key] for key in ("command", "source", "options", "coding")
     }
     facts["splits"] = report.splits
+    unfinished = _unfinished(earlier, except_for=listed)
     # before the first image: a folder that is not complete must say so, and keep its own split
-    if earlier.get("complete") is not True:
-        write_manifest(output, class_names=names, files=0, complete=False, **facts)
+    if earlier.get("complete") is not True or earlier.get("splits") != report.splits:
+        facts["unfinished"] = {**unfinished, **{name: len(r) for name, r in listed.items()}}
+        there = 0 if not earlier else _count_images(output, report)
+        write_manifest(output, class_names=names, files=there, complete=False, **facts)
     report.notes += write_folder_files(source, output, listed)
 
     converter = ImageConverter(view, output, link)
@@ -153,10 +162,31 @@ def convert_source(
                 continue
             report.written += result.written
             report.kept += not result.written
-    files = len(everything) - len(report.failed)
+    report.files = _count_images(output, report)
     report.with_mask = sum(r.mask is not None or r.image is None for r in everything)
-    write_manifest(output, class_names=names, files=files, complete=not report.failed, **facts)
+    for name, records_of in listed.items():
+        unfinished[name] = sum(r.image_id in report.failed for r in records_of)
+    facts["unfinished"] = {name: number for name, number in unfinished.items() if number}
+    complete = not facts["unfinished"]
+    write_manifest(output, class_names=names, files=report.files, complete=complete, **facts)
     return report
+
+
+def _unfinished(earlier: Mapping[str, Any], *, except_for: Collection[str]) -> dict[str, int]:
+    """Images to be done in splits of earlier calls, which this one leaves alone."""
+    left = earlier.get("unfinished")
+    if left is None:
+        left = {} if earlier.get("complete") is True else earlier.get("splits", {})
+    return {name: number for name, number in left.items() if name not in except_for}
+
+
+def _count_images(output: Path, report: ConvertReport) -> int:
+    """Images of all splits that are there, each once."""
+    lists = [output / f"{name}.txt" for name in report.splits]
+    names = {stem for path in lists if path.is_file() for stem in io.read_split(path)}
+    folder = output / "images"
+    there = io.find_images(folder, unique=False).keys() if folder.is_dir() else set()
+    return len(names & there)
 
 
 def _tolerant(source: ScribbleSource) -> ScribbleSource:

@@ -1,4 +1,4 @@
-"""The text files of a plain folder: split files, ``classes.yaml`` and ``dataset.yaml``."""
+"""The text files of a plain folder: split files, classes, options and distances of voxels."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from scribbleseg.data import io
 from scribbleseg.data.converter import is_plain_image
 from scribbleseg.data.prepared import safe_id
 from scribbleseg.data.sources.folder import FolderSource
+from scribbleseg.data.spacings import write_spacings
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.functional.intensity import Intensity
@@ -97,6 +98,7 @@ def write_folder_files(
         )
     if options:
         write_text(output / "dataset.yaml", _dump(options))
+    write_spacings(output, everything, by_group=pattern is not None)
     return notes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +20,13 @@ from scribbleseg.data.sources.base import (
     LabelType,
     OnMissing,
 )
+from scribbleseg.data.spacings import Spacing, read_spacings
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.functional.intensity import Intensity  # noqa: TC001  (the CLI resolves it)
 
 if TYPE_CHECKING:
-    from scribbleseg.types import Split
+    from scribbleseg.types import Record, Split
 
 __all__ = ["FolderSource"]
 
@@ -57,13 +60,14 @@ class FolderSource(FileSource):
     ::
 
         root/images/STEM.jpg  scribbles/STEM.png  masks/STEM.png
-             classes.txt  [train.txt val.txt test.txt]  [dataset.yaml]
+             classes.txt  [train.txt val.txt test.txt]  [dataset.yaml]  [spacing.json]
 
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
     ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20 by group, the same way
     on every machine, and both files are written. Without ``masks/`` validation uses scribbles only.
     ``dataset.yaml`` may set any of the options below except ``label_type``, ``pseudo_label_dir``
     and ``weak_labels``; an argument that differs from its default wins over the file.
+    ``spacing.json`` gives the distance of slices, rows and columns in mm by stem or group.
 
     Args:
         root: Folder of the data set.
@@ -151,6 +155,7 @@ class FolderSource(FileSource):
         for name, (value, default) in given.items():
             if value != default or name not in options:
                 options[name] = value
+        self._from_file = {name: options[name] for name in given}
         self.image_dir = self.root / options.pop("image_dir")
         self.scribble_dir = self.root / options.pop("scribble_dir")
         self.mask_dir = self.root / options.pop("mask_dir")
@@ -168,6 +173,15 @@ class FolderSource(FileSource):
             weak_labels=weak_labels,
             **options,
         )
+
+    @cached_property
+    def _spacings(self) -> dict[str, Spacing]:
+        return read_spacings(self.root)
+
+    def _record(self, stem: str, scribble: Path | None, mask: Path | None) -> Record:
+        record = super()._record(stem, scribble, mask)
+        known = self._spacings.get(stem) or self._spacings.get(record.group or stem)
+        return record if known is None else replace(record, spacing=known)
 
     @classmethod
     def matches(cls, root: Path) -> bool:

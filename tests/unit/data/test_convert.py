@@ -20,6 +20,7 @@ from PIL import Image
 
 from scribbleseg.data.commands import convert as command
 from scribbleseg.data.convert import convert_source
+from scribbleseg.data.converter import ImageConverter
 from scribbleseg.data.folder_files import group_pattern
 from scribbleseg.data.source import ScribbleSource
 from scribbleseg.data.sources import ACDCSource, FolderSource, SyntheticSource, VOCSource
@@ -173,6 +174,58 @@ def test_splits_can_follow_one_another(tmp_path):
         convert(source, tmp_path / "plain", splits=["test"])
     with pytest.raises(ConfigError, match=r"split='all'"):
         convert(source, tmp_path / "plain", splits=["all"])
+
+
+def manifest_of(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
+def test_the_manifest_counts_the_splits_of_all_calls(tmp_path, capsys):
+    root, out = plain_folder(tmp_path / "raw"), tmp_path / "plain"
+    (root / "scribbles" / "img_2.png").write_text("404")
+    report = convert(FolderSource(root), out, splits=["train"])
+    assert report.format().startswith(f"6 images in {out} (train 6); of 6 in this call 5 written")
+    manifest = manifest_of(out)
+    assert (manifest["files"], manifest["complete"], manifest["unfinished"]) == (
+        6,
+        False,
+        {"train": 1},
+    )
+    report = convert(FolderSource(root), out, splits=["val"])
+    assert report.format().startswith(
+        f"8 images in {out} (train 6, val 2); of 2 in this call 2 written"
+    )
+    manifest = manifest_of(out)
+    assert (manifest["files"], manifest["splits"]) == (8, {"train": 6, "val": 2})
+    assert manifest["complete"] is False, "an image of train is still to be done"
+    save(root / "scribbles" / "img_2.png", np.full((40, 48), 1, np.uint8))
+    convert(FolderSource(root), out, splits=["train"])
+    manifest = manifest_of(out)
+    assert (manifest["files"], manifest["complete"], manifest["unfinished"]) == (8, True, {})
+
+
+def test_a_split_that_was_interrupted_stays_unfinished(tmp_path, monkeypatch):
+    root, out = plain_folder(tmp_path / "raw"), tmp_path / "plain"
+    convert(FolderSource(root), out, splits=["val"])
+    original, calls = ImageConverter._convert, []
+
+    def stop(self, record):
+        calls.append(record)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(self, record)
+
+    monkeypatch.setattr(ImageConverter, "_convert", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(FolderSource(root), out, splits=["train"])
+    assert manifest_of(out)["complete"] is False
+    monkeypatch.undo()
+    convert(FolderSource(root), out, splits=["val"])
+    manifest = manifest_of(out)
+    assert (manifest["complete"], manifest["unfinished"]) == (False, {"train": 6})
+    assert manifest["files"] == 4
+    convert(FolderSource(root), out)
+    assert manifest_of(out)["complete"] is True
 
 
 def test_missing_scribbles_stay_missing_and_are_reported(tmp_path):

@@ -1,0 +1,83 @@
+"""Distances of voxels survive the way from volumes to pictures."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from helpers.tiny_folders import acdc_plain, plain_folder
+from helpers.trees_medical import raw_acdc
+
+from scribbleseg.data.convert import convert_source
+from scribbleseg.data.sources import FolderSource, NiftiSource
+from scribbleseg.data.spacings import read_spacings, write_spacings
+from scribbleseg.errors import LabelFormatError
+from scribbleseg.types import Record
+
+
+def test_a_converted_volume_keeps_its_spacing(tmp_path):
+    source = NiftiSource(raw_acdc(tmp_path / "raw"), unlabelled_value=4)
+    out = tmp_path / "plain"
+    for split in ("val", "train"):  # the second call keeps what the first one wrote
+        convert_source(source, out, splits=[split], progress=False)
+    plain = FolderSource(out)
+    for split in ("train", "val"):
+        there = {r.image_id: (r.spacing, r.group) for r in source.records(split)}
+        assert {r.image_id: (r.spacing, r.group) for r in plain.records(split)} == there
+        assert all(spacing is not None for spacing, _ in there.values())
+    stored = json.loads((out / "spacing.json").read_text())
+    groups = {r.group for split in ("train", "val") for r in source.records(split)}
+    assert stored.keys() == groups, "a volume is one line"
+
+
+def test_no_file_without_spacing(tmp_path):
+    convert_source(FolderSource(plain_folder(tmp_path / "raw")), tmp_path / "out", progress=False)
+    assert not (tmp_path / "out" / "spacing.json").exists()
+    assert FolderSource(tmp_path / "out").records("val")[0].spacing is None
+
+
+def test_stems_win_over_groups(tmp_path):
+    root = acdc_plain(tmp_path)
+    stems = (root / "train.txt").read_text().split()
+    content = {"patient001": [9, 1.5, 1.5], stems[1]: [5, 2, 2]}
+    (root / "spacing.json").write_text(json.dumps(content))
+    records = FolderSource(root, group_regex=r"(patient\d+)_").records("train")
+    assert [r.spacing for r in records[:3]] == [(9, 1.5, 1.5), (5, 2, 2), (9, 1.5, 1.5)]
+    # without groups only stems are names
+    assert [r.spacing for r in FolderSource(root).records("train")[:2]] == [None, (5, 2, 2)]
+
+
+def test_images_of_unequal_groups_are_named_one_by_one(tmp_path):
+    fine, coarse = (1.0, 0.5, 0.5), (2.0, 0.5, 0.5)
+    records = [
+        Record("a1", group="a", spacing=fine),
+        Record("a2", group="a", spacing=coarse),
+        Record("b1", group="b", spacing=fine),
+        Record("b2", group="b", spacing=fine),
+        Record("c1", group="c", spacing=fine),
+        Record("c2", group="c"),
+        Record("d"),
+    ]
+    write_spacings(tmp_path, records, by_group=True)
+    assert read_spacings(tmp_path) == {"a1": fine, "a2": coarse, "b": fine, "c1": fine}
+    write_spacings(tmp_path / "ids", records[:4], by_group=False)
+    assert read_spacings(tmp_path / "ids").keys() == {"a1", "a2", "b1", "b2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not valid JSON"),
+        ("[1]", "is a list"),
+        ('{"a": [1, 2]}', r"'a' has \[1, 2\]"),
+        ('{"a": [1, 2, 0]}', r"'a' has \[1, 2, 0\]"),
+        ('{"a": [1, 2, true]}', r"'a' has \[1, 2, True\]"),
+        ('{"a": [1, 2, NaN]}', r"'a' has \[1, 2, nan\]"),
+        ('{"a": "1 2 3"}', "'a' has '1 2 3'"),
+    ],
+)
+def test_faulty_files(tmp_path, text, message):
+    root = plain_folder(tmp_path)
+    (root / "spacing.json").write_text(text)
+    with pytest.raises(LabelFormatError, match=rf"D202 .*spacing\.json: {message}.*in mm; correct"):
+        FolderSource(root).records("val")
