@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["S4Source"]
@@ -123,6 +124,7 @@ class S4Source(FileSource):
         wide = scribble_width is not None
         self.labels_from = "h5" if wide and labels_from == "auto" else labels_from
         self.lists = {"train": train_list, "val": val_list}
+        self._noted: dict[Path, int | None] = {}
         self.root = Path(root)
         self._voc: VOCSource | None = None
         self._layout = LAYOUTS[dataset]
@@ -225,14 +227,18 @@ class S4Source(FileSource):
         drawn = own if pictures else masks
         return {"scribble": cityscapes_table(drawn, last), "mask": cityscapes_table(masks, last)}
 
-    @cached_property
-    def _noted_value(self) -> int | None:
-        """Value that means "not drawn" as the first ``.h5`` beside the scribbles notes it."""
-        for path in self.files.scribbles.values():
+    def _noted_value(self, path: Path) -> int | None:
+        """Value that means "not drawn" as the ``.h5`` beside a PNG notes it: each has its own."""
+        if path not in self._noted:
             strokes = path.with_suffix(".h5")
-            if strokes.is_file():
-                return read_s4(strokes).unlabelled_value
-        return None
+            self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
+        return self._noted[path]
+
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """See :meth:`ScribbleSource.inputs`; an ``.h5`` says which value of a PNG is none."""
+        paths = super().inputs(record, role)
+        noted = [path.with_suffix(".h5") for path in paths if role == "scribble"]
+        return list(dict.fromkeys([*paths, *noted]))
 
     def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
         if path.suffix.lower() == ".h5":
@@ -246,12 +252,14 @@ class S4Source(FileSource):
         )
 
     def _unlabelled_value(self, path: Path) -> int:
-        value = self.unlabelled_value if self.unlabelled_value is not None else self._noted_value
+        value = self.unlabelled_value
+        if value is None:
+            value = self._noted_value(path)
         if value is None:
             raise LabelFormatError(
-                f"D101 {path}: there is no .h5 beside the PNGs that notes which value means 'not "
-                "drawn'; copy the .h5 files too, or set `unlabelled_value` (background_px_value of "
-                "the generator)"
+                f"D101 {path}: there is no {path.with_suffix('.h5').name} beside it that notes "
+                "which value means 'not drawn'; copy the .h5 files too, or set `unlabelled_value` "
+                "(background_px_value of the generator)"
             )
         label = self._known_values.get(value, IGNORE_INDEX)
         if label != IGNORE_INDEX and self.unlabelled_value is None:
