@@ -102,6 +102,8 @@ class DataInfo:
             :class:`~scribbleseg.functional.intensity.Intensity`.
         rgb_channels: Channels that pictures and comparisons of colour use; ``None`` = the default
             of :func:`~scribbleseg.functional.intensity.rgb_view`.
+        train_images: Ids of the images that the weights were trained on, those of the checkpoint
+            they started from included, packed by :func:`~scribbleseg.data.history.pack_names`.
     """
 
     class_names: tuple[str, ...]
@@ -118,6 +120,7 @@ class DataInfo:
     in_channels: int = 3
     intensity: tuple[str, float | None, float | None] = ("percentile", 0.5, 99.5)
     rgb_channels: tuple[int, int, int] | None = None
+    train_images: str = field(default="", repr=False)
 
     @property
     def num_classes(self) -> int:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.data.source import ScribbleSource
 
-__all__ = ["check_checkpoint", "class_difference"]
+__all__ = ["check_checkpoint", "class_difference", "read_facts"]
 
 _LISTED = 5
 
@@ -91,9 +91,15 @@ def check_checkpoint(source: ScribbleSource, path: str | Path) -> list[Finding]:
     ]
 
 
-def _stored_classes(path: Path) -> list[str]:
-    if not path.is_file():
-        raise CheckpointError(f"checkpoint {path} does not exist; correct --checkpoint")
+def read_facts(path: Path) -> Any:
+    """What a checkpoint says about itself beside its weights, which stay on disk where possible.
+
+    Returns:
+        The entry of this library; ``None`` if the file holds none.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
     import torch  # here: commands that read no checkpoint need no torch
 
     try:
@@ -104,8 +110,15 @@ def _stored_classes(path: Path) -> list[str]:
             f"{(str(error).splitlines() or [''])[0]}); it is truncated, not a checkpoint, or holds "
             "pickled objects, which are never loaded"
         ) from error
+    return state.get("scribbleseg") if isinstance(state, dict) else None
+
+
+def _stored_classes(path: Path) -> list[str]:
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path} does not exist; correct --checkpoint")
+    facts = read_facts(path)
     try:
-        return [str(name) for name in state["scribbleseg"]["data"]["class_names"]]
+        return [str(name) for name in facts["data"]["class_names"]]
     except (KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path} does not say its classes, so it was not written by scribbleseg; choose a file "

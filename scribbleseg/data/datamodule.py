@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule
 from scribbleseg.data.batch_picture import draw_samples
 from scribbleseg.data.dataset import EvalDataset, TrainDataset
 from scribbleseg.data.degraded import DegradedScribbles, check_degradation
+from scribbleseg.data.history import earlier_images, leaked_images, pack_names
 from scribbleseg.data.loader_options import (
     channel_moments,
     check_least,
@@ -28,6 +29,8 @@ from scribbleseg.functional.images import write_image
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch.utils.data import DataLoader, Dataset
 
     from scribbleseg.types import Record, Split
@@ -130,6 +133,8 @@ class ScribbleDataModule(LightningDataModule):
             source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
         )
         self._degraded: DegradedScribbles | None = None
+        self._seen: set[str] = set()  # images that the weights have been trained on, or will be
+        self._resumed_from: object = None
         self.extra_options = ExtraOptions(
             superpixels, superpixel_options, pseudo_label_dir, paste_scribbles, distance_lambdas
         )
@@ -163,6 +168,7 @@ class ScribbleDataModule(LightningDataModule):
             in_channels=self.source.in_channels,
             intensity=self.source.intensity.to_tuple(),
             rgb_channels=self.source.rgb_channels,
+            train_images=pack_names(self._seen),
         )
 
     def records(self, split: Split) -> list[Record]:
@@ -202,8 +208,9 @@ class ScribbleDataModule(LightningDataModule):
         for split in splits:
             self.records(split)
         module = getattr(self.trainer, "lightning_module", None)
-        if module is not None and hasattr(module, "data_info"):
-            module.data_info = self.data_info
+        trained = [r.image_id for r in self.records("train")] if "train" in splits else []
+        self._seen, self._resumed_from = set(trained), None
+        self._look_back(earlier_images(module), splits)
         wanted: frozenset[str] = getattr(module, "train_inputs", frozenset())
         self.image_raw |= "image_raw" in wanted
         self._source_index = "source_index" in wanted
@@ -218,6 +225,21 @@ class ScribbleDataModule(LightningDataModule):
                 processes=self.num_workers,
                 check=self.check,
             )
+
+    def _look_back(self, earlier: Mapping[str, Sequence[str]], splits: Sequence[Split]) -> None:
+        """Note what the weights have seen before, and warn if they have seen images to be scored.
+
+        Args:
+            earlier: Image ids by where they are recorded.
+            splits: Splits in use.
+        """
+        scored = [r.image_id for s in splits if s in ("val", "test") for r in self.records(s)]
+        for finding in leaked_images(earlier, scored):
+            logger.warning("%s", finding)
+        self._seen.update(name for names in earlier.values() for name in names)
+        module = getattr(self.trainer, "lightning_module", None)
+        if module is not None and hasattr(module, "data_info"):
+            module.data_info = self.data_info
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented samples in the order of (seed, epoch)."""
@@ -262,6 +284,11 @@ class ScribbleDataModule(LightningDataModule):
         return self._eval_loader("predict", labels=False)
 
     def _eval_loader(self, split: Split, *, labels: bool = True) -> DataLoader[Any]:
+        # only now: the trainer does not say in setup what it resumes from
+        checkpoint = getattr(self.trainer, "ckpt_path", None)
+        if checkpoint is not None and checkpoint != self._resumed_from:
+            self._resumed_from = checkpoint
+            self._look_back(earlier_images(None, checkpoint), (split,))
         dataset = EvalDataset(self.source, self.records(split), self.data_info, labels=labels)
         sampler = EpochSampler(dataset, seed=self.seed, shuffle=False)
         return self._loader(dataset, sampler, self.val_batch_size)

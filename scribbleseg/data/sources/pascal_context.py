@@ -77,8 +77,8 @@ class PascalContextSource(FileSource):
 
     Label and scribble files hold the coding with background (0..59, 255 = void), whatever
     ``num_classes`` is. Most images are also in VOC's train_aug, 4,116 of the 5,105 of the
-    validation list among them: weights trained on train_aug have seen them, see
-    :meth:`overlap_with`.
+    validation list among them: weights trained on train_aug have seen them. A run that starts from
+    such a checkpoint is warned of, see also :meth:`overlap_with`.
 
     Args:
         root: Folder with ``JPEGImages`` of VOC 2010 or 2012, ``VOCdevkit``, or its parent.

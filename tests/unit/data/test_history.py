@@ -1,0 +1,137 @@
+"""Checkpoints remember their training images, and scoring one of them again is warned of."""
+
+from __future__ import annotations
+
+import logging
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from helpers.contract import TINY_ENCODER
+from helpers.tiny_folders import VOC_STEMS, plain_folder, voc_tree, write_list
+from helpers.trees_coco import context_tree
+
+from scribbleseg.checkpoint import load, read_checkpoint
+from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data.history import earlier_images, leaked_images, pack_names, unpack_names
+from scribbleseg.data.sources import FolderSource, PascalContextSource, VOCSource
+from scribbleseg.methods import RegularizedModule
+
+
+def trainer(**options):
+    return pl.Trainer(
+        max_epochs=1,
+        limit_train_batches=1,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **options,
+    )
+
+
+def data_of(source):
+    return ScribbleDataModule(source, batch_size=2, num_workers=0, crop_size=32, check=False)
+
+
+def module_of(data, weights=None):
+    return RegularizedModule(data.num_classes, encoder=TINY_ENCODER, encoder_weights=weights)
+
+
+def recorded(path):
+    return unpack_names(read_checkpoint(path)["scribbleseg"]["data"]["train_images"])
+
+
+def warnings_of(caplog):
+    return [r.message for r in caplog.records if r.message.startswith("D302")]
+
+
+@pytest.fixture
+def voc_checkpoint(tmp_path):
+    """Written by a run on train_aug, which holds an image of Context's validation list."""
+    root = voc_tree(tmp_path / "voc")
+    lists = root / "VOCdevkit" / "VOC2012" / "ImageSets" / "SegmentationAug"
+    write_list(lists / "train_aug.txt", VOC_STEMS[:4])
+    data = data_of(VOCSource(root, train_list=str(lists / "train_aug.txt"), val_list="val"))
+    run = trainer()
+    run.fit(module_of(data), data)
+    run.save_checkpoint(tmp_path / "voc.ckpt")
+    return tmp_path / "voc.ckpt"
+
+
+def test_a_context_run_that_starts_from_train_aug_is_warned_of(tmp_path, voc_checkpoint, caplog):
+    assert recorded(voc_checkpoint) == list(VOC_STEMS[:4])
+    data = data_of(PascalContextSource(context_tree(tmp_path / "context")))
+    module, run = module_of(data, str(voc_checkpoint)), trainer()
+    with caplog.at_level(logging.WARNING):
+        run.fit(module, data)
+    (message,) = warnings_of(caplog)
+    assert message.startswith(
+        f"D302 1 of 2 images of the split to be scored are in the training images recorded in "
+        f"{voc_checkpoint} (2008_000015)"
+    )
+    # a third run must be told of what the first one saw
+    run.save_checkpoint(tmp_path / "context.ckpt")
+    assert recorded(tmp_path / "context.ckpt") == sorted({*VOC_STEMS[:3], *VOC_STEMS[:4]})
+
+
+def test_a_run_from_other_weights_is_not_warned_of(tmp_path, caplog):
+    data = data_of(PascalContextSource(context_tree(tmp_path)))
+    other = module_of(data)
+    torch.save(other.network.encoder.state_dict(), tmp_path / "encoder.pth")
+    with caplog.at_level(logging.WARNING):
+        trainer().fit(module_of(data, str(tmp_path / "encoder.pth")), data)
+    assert not warnings_of(caplog)
+
+
+def test_evaluating_on_training_images_is_warned_of(tmp_path, caplog):
+    root = plain_folder(tmp_path / "set")
+    data, run = data_of(FolderSource(root)), trainer()
+    run.fit(module_of(data), data)
+    run.save_checkpoint(tmp_path / "run.ckpt")
+    write_list(root / "other.txt", ["img_5", "img_6"])
+    again = data_of(FolderSource(root, val_list="other.txt"))
+    with caplog.at_level(logging.WARNING):
+        trainer().validate(module_of(data), data, ckpt_path=tmp_path / "run.ckpt", verbose=False)
+        assert not warnings_of(caplog)
+        trainer().validate(module_of(again), again, ckpt_path=tmp_path / "run.ckpt", verbose=False)
+    (message,) = warnings_of(caplog)
+    assert "1 of 2 images" in message
+    assert f"recorded in {tmp_path / 'run.ckpt'} (img_5)" in message
+    # a module that was loaded in Python remembers as well, also after it was evaluated
+    caplog.clear()
+    module = load(tmp_path / "run.ckpt")
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING):
+            trainer().validate(module, again, verbose=False)
+    assert len(warnings_of(caplog)) == 2
+    assert "recorded in the module (img_5)" in warnings_of(caplog)[1]
+
+
+def test_names_are_packed_small():
+    names = [f"2008_{number:06d}" for number in range(10_582)]
+    packed = pack_names(reversed(names))
+    assert unpack_names(packed) == names
+    assert len(packed) < 60_000
+    assert (pack_names([]), unpack_names("")) == ("", [])
+    assert unpack_names(pack_names(["a b/ü 1"])) == ["a b/ü 1"]
+    for damaged in ("AAAA", "?", packed[:40]):
+        with pytest.raises(ValueError, match=r"."):
+            unpack_names(damaged)
+
+
+def test_files_that_say_nothing_are_left_out(tmp_path):
+    class Module:
+        hparams = {"encoder_weights": "imagenet", "init_from": None}  # noqa: RUF012
+
+    (tmp_path / "text.ckpt").write_text("none")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    damaged = {"scribbleseg": {"data": {"train_images": "AAAA"}}}
+    torch.save(damaged, tmp_path / "damaged.ckpt")
+    for name in ("text", "foreign", "damaged", "absent"):
+        assert earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
+    assert earlier_images(None) == {}
+    assert leaked_images({"a": ["x"]}, ["y"]) == []
