@@ -33,8 +33,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="make scribbles or points from masks, or shorten and drop scribbles; resumable",
         description="Write one palette PNG per image, manifest.json with all options, and "
         "overview.png. No drawn pixel contradicts its mask. Finished files are kept, so the same "
-        "command goes on after an interruption. Train on them with scribble_dir: DIR in a plain "
-        "folder, or scribbles: DIR in VOC.",
+        "command goes on after an interruption. Train on them by naming DIR where the source "
+        "takes a folder of scribbles (scribble_dir or scribbles), or, with any source, by "
+        "label_type: pseudo and pseudo_label_dir: DIR.",
     )
     add_folders(parser)
     parser.add_argument("--split", choices=("train", "val", "test"), default="train")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -20,7 +21,13 @@ from PIL import Image
 import scribbleseg.data.synthesize as module
 from scribbleseg.data.__main__ import main
 from scribbleseg.data.settings import source_settings
-from scribbleseg.data.sources import ACDCSource, FolderSource, SyntheticSource, VOCSource
+from scribbleseg.data.sources import (
+    SOURCES,
+    ACDCSource,
+    FolderSource,
+    SyntheticSource,
+    VOCSource,
+)
 from scribbleseg.data.synthesize import synthesize_folder
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import Degradation, degrade_drawing, degrade_scribble
@@ -313,6 +320,15 @@ def test_command_names_what_failed(root, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "1 images could not be made" in error
     assert f"{STEMS[2]}.png" in error
+
+
+def test_help_names_a_way_for_every_source(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["synthesize", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(scribble_dir or scribbles), or, with any source, by label_type: pseudo" in text
+    for kind in SOURCES.values():
+        assert "pseudo_label_dir" in inspect.signature(kind).parameters, kind
 
 
 def test_interrupted_command(root, tmp_path, capsys, monkeypatch):
