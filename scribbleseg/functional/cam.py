@@ -48,16 +48,16 @@ def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def merge_flips(pair: Tensor) -> Tensor:
-    """Sum of the maps of an image and of its mirror image, which is turned back.
+    """Sum of the maps of images and of their mirror images, which are turned back.
 
     Cells of a network of stride s lie up to s - 1 pixels apart after turning back, as in the
     released code of IRN.
 
     Args:
-        pair: Non-negative maps of the image and of the mirror image, shape ``(2, C, h, w)``.
+        pair: Non-negative maps of the images and of the mirror images, shape ``(2, …, h, w)``.
 
     Returns:
-        Shape ``(C, h, w)``.
+        Shape ``(…, h, w)``.
 
     Example:
         >>> merge_flips(torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])).tolist()

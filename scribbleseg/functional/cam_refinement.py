@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.cam import cam_labels, cam_probabilities
 from scribbleseg.functional.crf import CRFParams, dense_crf
-from scribbleseg.functional.geometry import area_pool, one_hot_labels
+from scribbleseg.functional.geometry import area_pool
 from scribbleseg.functional.random_walk import sparse_random_walk
 from scribbleseg.functional.random_walker import random_walker_labels
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["CAMRefinement", "colour_boundary", "refine_cam"]
 
 CAMRefinement = Literal["none", "crf", "random_walk", "random_walker"]
-_STRIDE = 4  # of the cells on which a walk goes
-_STEPS = 64
+_STRIDE = 2  # of the cells on which a walk goes: edges, which no walk enters, are one cell wide
+_STEPS = 128
+_EDGE = 0.5
 
 
 def refine_cam(
@@ -45,7 +46,7 @@ def refine_cam(
     ``crf``
         Dense CRF on :func:`~scribbleseg.functional.cam.cam_probabilities`; seconds per image.
     ``random_walk``
-        The maps walk on cells of 4 pixels and do not cross colour edges; the scribbles are
+        The maps walk on cells of 2 pixels and do not cross colour edges; the scribbles are
         absorbing. No boundary network is involved: see
         :func:`~scribbleseg.functional.random_walk.sparse_random_walk` for one.
     ``random_walker``
@@ -94,7 +95,9 @@ def refine_cam(
         labels = _walker(seeds, image, scribble, ignore_index)
     else:
         if method == "random_walk":
-            maps = _walked(maps, image, scribble, ignore_index)
+            shown = (present > 0).nonzero()[:, 0]  # a walk costs as much as it has maps
+            walked = _walked(maps[shown], image, scribble, shown, ignore_index)
+            maps = torch.zeros_like(maps, dtype=walked.dtype).index_copy(0, shown, walked)
         labels = cam_labels(
             maps, present, threshold=threshold, background=background, ignore_index=ignore_index
         )
@@ -106,8 +109,8 @@ def refine_cam(
 def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
     """How strongly the colours change at each cell of a coarse grid.
 
-    The largest colour difference to a neighbouring cell, as a share of its 99th percentile over the
-    image, at most 1.
+    The colour difference to the cell below or at the right, whichever is larger, as a share of its
+    99th percentile over the image, at most 1. It lies on one side of an edge only, one cell wide.
 
     Args:
         image: RGB pixels, uint8 or float, shape ``(3, H, W)``.
@@ -119,15 +122,12 @@ def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
     Example:
         >>> image = torch.tensor([[[0, 0, 90, 90]]]).expand(3, 1, 4)
         >>> colour_boundary(image, (1, 4)).tolist()
-        [[0.0, 1.0, 1.0, 0.0]]
+        [[0.0, 1.0, 0.0, 0.0]]
     """
-    cells = area_pool(image[None].float(), size)
-    padded = F.pad(cells, (1, 1, 1, 1), mode="replicate")
-    shifts = ((0, 1), (2, 1), (1, 0), (1, 2))
-    height, width = size
-    change = torch.stack(
-        [(padded[..., y : y + height, x : x + width] - cells).norm(dim=1)[0] for y, x in shifts]
-    ).amax(dim=0)
+    cells = F.pad(area_pool(image[None].float(), size), (0, 1, 0, 1), mode="replicate")[0]
+    here = cells[:, :-1, :-1]
+    below, right = cells[:, 1:, :-1] - here, cells[:, :-1, 1:] - here
+    change = torch.maximum(below.norm(dim=0), right.norm(dim=0))
     top = change.flatten().quantile(0.99)
     return (change / torch.where(top > 0, top, 1)).clamp_max(1)
 
@@ -156,21 +156,41 @@ def _walker(seeds: Tensor, image: Tensor, scribble: Tensor | None, ignore_index:
     return torch.from_numpy(labels.astype(np.int64)).to(seeds.device)
 
 
-def _walked(maps: Tensor, image: Tensor, scribble: Tensor | None, ignore_index: int) -> Tensor:
-    """Maps after a walk between colour edges, divided by their common maximum."""
+def _walked(
+    maps: Tensor, image: Tensor, scribble: Tensor | None, classes: Tensor, ignore_index: int
+) -> Tensor:
+    """Maps of some classes after a walk between colour edges, divided by their common maximum."""
+    if not len(maps):
+        return maps
     height, width = maps.shape[1:]
     size = (-(-height // _STRIDE), -(-width // _STRIDE))
     coarse = area_pool(maps[None], size)[0]
     boundary = colour_boundary(image.to(maps.device), size)
     clamp = None
     if scribble is not None:
-        drawn = one_hot_labels(scribble[None], len(maps), ignore_index=ignore_index)[0]
-        share = area_pool(drawn.permute(2, 0, 1)[None].float(), size)[0]
-        total = share.sum(dim=0)
-        clamp = (total > 0, share / torch.where(total > 0, total, 1))
+        drawn = torch.stack([scribble != ignore_index, *(scribble == c for c in classes)])
+        share = area_pool(drawn[None].float(), size)[0]
+        clamp = (share[0] > 0, share[1:] / torch.where(share[:1] > 0, share[:1], 1))
     walked = sparse_random_walk(
         coarse, boundary, num_steps=_STEPS, suppress_boundary=False, clamp=clamp
     )
+    edges = boundary > _EDGE
+    if clamp is not None:
+        edges &= ~clamp[0]
+    walked = _from_likest_neighbour(walked, area_pool(image[None].float(), size)[0], edges)
     full = F.interpolate(walked[None], (height, width), mode="bilinear", align_corners=False)[0]
     top = full.amax()
     return full / torch.where(top > 0, top, 1)
+
+
+def _from_likest_neighbour(maps: Tensor, colours: Tensor, edges: Tensor) -> Tensor:
+    """Cells on edges, which no walk has entered, take the values of the side they belong to."""
+    count, height, width = maps.shape
+    outside = F.pad(edges[None, None].float(), (1, 1, 1, 1), value=1.0)
+    closed = F.unfold(outside, 3).view(9, height, width) > 0
+    near = F.unfold(F.pad(colours[None], (1, 1, 1, 1)), 3).view(3, 9, height, width)
+    change = (near - colours[:, None]).norm(dim=0).masked_fill(closed, torch.inf)
+    least, likest = change.min(dim=0)
+    around = F.unfold(F.pad(maps[None], (1, 1, 1, 1)), 3).view(count, 9, height, width)
+    taken = around.gather(1, likest.expand(count, 1, height, width))[:, 0]
+    return torch.where(edges & least.isfinite(), taken, maps)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam import (
@@ -15,9 +14,12 @@ from scribbleseg.functional.cam import (
     cam_probabilities,
     class_activation_maps,
     image_tag_loss,
+    merge_flips,
 )
+from scribbleseg.functional.flip_pairs import mirrored_ids
 from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
 from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.methods.cam.tag_scores import TagScores
 from scribbleseg.options import check_choice, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -90,9 +92,8 @@ class CAMModule(ScribbleSegModule):
         super().__init__(num_classes, arch=arch, encoder=encoder, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
         self._freeze(frozen_stages)
-        self.tag_precision = MultilabelAveragePrecision(num_classes, average="none")
-        self.tag_f1 = MultilabelF1Score(num_classes, threshold=tag_threshold, average="none")
-        self._tag_scores: list[Tensor] = []
+        self.tag_scores = TagScores(threshold=tag_threshold)
+        self._seen_scores: list[Tensor] | None = None  # of the images of a validation batch
 
     def _freeze(self, stages: int) -> None:
         encoder = self.network.encoder
@@ -128,26 +129,28 @@ class CAMModule(ScribbleSegModule):
 
         Args:
             image: Normalised, float, shape ``(B, K, H, W)``.
+
+        Raises:
+            ConfigError: If ``inference`` asks for windows or a base size.
         """
+        if self.inference.window is not None or self.inference.base_size is not None:
+            raise ConfigError(
+                f"inference: window={self.inference.window}, base_size="
+                f"{self.inference.base_size} with CAMModule: maps are divided by their maximum "
+                "over the whole image; leave both null"
+            )
         config, size = self.inference, (int(image.shape[-2]), int(image.shape[-1]))
         scales, scores = [], []
         for scale in config.scales:
             resized = _resized(image, scale)
-            views = [resized, resized.flip(-1)] if config.flip else [resized]
-            maps = []
-            for mirrored, view in enumerate(views):
-                output = self.forward_features(view)
-                found = class_activation_maps(
-                    output.features, self.network.classifier.weight.flatten(1)
-                )
-                share = torch.ones_like(output.logits[:, :1])
-                score = _mean_score(output.logits, share)
-                if mirrored and self.data_info.flip_pairs:
-                    swapped = self._mirrored_ids(image.device)
-                    found, score = found[:, swapped], score[:, swapped]
-                maps.append(found.flip(-1) if mirrored else found)
-                scores.append(score)
-            scales.append(torch.stack(maps).sum(dim=0))
+            found, score = self._one_scale(resized)
+            scores.append(score)
+            if config.flip:
+                mirrored, score = self._one_scale(resized.flip(-1))
+                swapped = mirrored_ids(self.data_info.flip_pairs, self.num_classes)
+                found = merge_flips(torch.stack([found, mirrored[:, swapped]]))
+                scores.append(score[:, swapped])
+            scales.append(found)
         quarter = (-(-size[0] // 4), -(-size[1] // 4))
         return ClassMaps(
             torch.stack(scores).mean(dim=0),
@@ -155,17 +158,19 @@ class CAMModule(ScribbleSegModule):
             assemble_cam(scales, size, canvas=self.network.padded_size(*size)),
         )
 
-    def _mirrored_ids(self, device: torch.device) -> Tensor:
-        from scribbleseg.functional.flip_pairs import mirrored_ids
-
-        return torch.tensor(
-            mirrored_ids(self.data_info.flip_pairs, self.num_classes), device=device
-        )
+    def _one_scale(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps ``(B, C, h, w)`` and tag logits ``(B, C)`` of images as they are."""
+        output = self.forward_features(image)
+        weight: Any = self.network.classifier.weight
+        share = torch.ones_like(output.logits[:, :1])
+        found = class_activation_maps(output.features, weight.flatten(1))
+        return found, _mean_score(output.logits, share)
 
     def predict_logits(self, image: Tensor) -> Tensor:
         """Log probabilities ``(B, C, H, W)``: maps of the classes that the classifier finds."""
         found = self.class_maps(image)
-        self._tag_scores.append(found.scores)
+        if self._seen_scores is not None:
+            self._seen_scores.append(found.scores)
         present = found.scores.sigmoid() > self.hparams["tag_threshold"]
         background = self.data_info.background
         if background is None:  # every pixel has a class: at least the likeliest one is there
@@ -180,39 +185,30 @@ class CAMModule(ScribbleSegModule):
 
     def validation_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
         """Score the maps as a segmentation, and the tags against the classes of the labels."""
-        self._tag_scores = []
+        self._seen_scores = []
         result = super().validation_step(batch, batch_idx)
+        scores, self._seen_scores = torch.cat(self._seen_scores), None
         key = "mask" if "mask" in batch else "scribble" if "scribble" in batch else None
         if key is not None:
             truth = cast("Tensor", batch[key])  # type: ignore[literal-required]
             tags = class_labels_from_scribble(
                 truth, self.num_classes, ignore_index=self.ignore_index
-            ).long()
-            kept = ~batch["duplicate"] if "duplicate" in batch else tags[:, 0] >= 0
-            scores = torch.cat(self._tag_scores).float()
-            self.tag_precision.update(scores[kept], tags[kept])
-            self.tag_f1.update(scores[kept], tags[kept])
-        self._tag_scores = []
+            )
+            kept = ~batch["duplicate"] if "duplicate" in batch else slice(None)
+            self.tag_scores.update(scores[kept], tags[kept])
         return result
 
     def on_validation_epoch_start(self) -> None:
         """Start counting afresh."""
         super().on_validation_epoch_start()
-        self.tag_precision.reset()
-        self.tag_f1.reset()
-
-    def predict_step(self, batch: SegBatch, batch_idx: int) -> dict[str, Any]:
-        """Predicted ids at original size, with the image ids."""
-        result = super().predict_step(batch, batch_idx)
-        self._tag_scores = []
-        return result
+        self.tag_scores.reset()
 
     def _log_scores(self, stage: str) -> None:
         super()._log_scores(stage)
-        if self.tag_precision.update_called:
-            tagged = self.tag_classes
-            self.log(f"{stage}/tag_map", self.tag_precision.compute()[tagged].nanmean())
-            self.log(f"{stage}/tag_f1", self.tag_f1.compute()[tagged].mean())
+        if self.tag_scores.update_called:
+            scores = self.tag_scores.compute()
+            self.log(f"{stage}/tag_map", scores["average_precision"][self.tag_classes].nanmean())
+            self.log(f"{stage}/tag_f1", scores["f1"][self.tag_classes].nanmean())
 
 
 def _mean_score(logits: Tensor, share: Tensor) -> Tensor:

@@ -198,20 +198,24 @@ class LocalizationRectification(nn.Module):
             return torch.stack(images).transpose(1, 2).reshape(features.shape)
 
     @torch.no_grad()
-    def attention(self, features: Tensor, cell: tuple[int, int]) -> Tensor:
+    def attention(
+        self, features: Tensor, cell: tuple[int, int], *, valid: Tensor | None = None
+    ) -> Tensor:
         """Where one cell looks: its row of A.
 
         Args:
             features: X of one image, shape ``(1, D, h, w)``.
             cell: Row and column of the cell.
+            valid: Cells that show the image, bool, shape ``(1, h, w)``; ``None`` = all.
 
         Returns:
-            Shares that sum to 1, shape ``(h, w)``.
+            Shares that sum to 1, shape ``(h, w)``; 0 for cells that are not valid.
         """
-        x = full_precision(features).flatten(2)[0].T
-        row = torch.tensor([cell[0] * features.shape[-1] + cell[1]], device=x.device)
-        inside = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        return self._scores(x[row], self.key(x), inside).softmax(dim=1).view(features.shape[-2:])
+        nothing = torch.zeros_like(features[:, 0], dtype=torch.bool)
+        cells, _, inside = self._rows(features, nothing, valid)
+        x, place = cells[0], cell[0] * features.shape[-1] + cell[1]
+        scores = self._scores(x[place : place + 1], self.key(x), inside[0])
+        return scores.softmax(dim=1).view(features.shape[-2:])
 
     def _rows(
         self, features: Tensor, foreground: Tensor, valid: Tensor | None
