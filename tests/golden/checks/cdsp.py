@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
+from torch import nn
 
-from scribbleseg.functional.losses import partial_cross_entropy
 from scribbleseg.functional.schedules import schedule_factor
 from scribbleseg.methods.cdsp import (
+    CDSPModule,
     LocalizationRectification,
     distance_entropy_loss,
     foreground_cells,
 )
 from scribbleseg.nn.aspp import DilatedConvSum
-from scribbleseg.nn.heads import ASPPLogitHead
+from scribbleseg.nn.heads import ASPPLogitHead, CornerAligned
+from scribbleseg.nn.network import SegNetwork
 
 LEVELS = 255.0
 
@@ -69,33 +70,75 @@ def check_rectification(v: Vectors) -> None:
     v.compare("pseudo_after", pseudo.masked_fill(pseudo == 255, 0), rtol=0, atol=0)
 
 
+class Given(nn.Module):
+    """Outputs that are given, whatever comes in."""
+
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+        self.in_channels = self.out_channels = 1
+
+    def forward(self, features: object) -> object:
+        return self.output
+
+
+def module_of(v: Vectors, low: torch.Tensor, features: torch.Tensor, **options) -> CDSPModule:
+    """The module on a network with these logits and deepest features."""
+    module = CDSPModule(
+        low.shape[1],
+        arch="unet",
+        encoder="tu-test_resnet.r160_in1k",
+        encoder_weights=None,
+        pseudo_smoothing=v.scalar("epsilon"),
+        **options,
+    )
+    # corner-aligned cells; any size is its own canvas
+    module.network = SegNetwork(
+        Given([features]), Given(low), Given(low), CornerAligned(), divisor=1, remainder=1
+    )
+    module.lorm = rectification(v.other("lorm"))
+    module.log = module.log_dict = lambda *_, **__: None
+    return module
+
+
 @check("cdsp", "total")
 def check_total(v: Vectors) -> None:
     scribble, pseudo = v.labels("scribble"), v.labels("pseudo")
-    low = v.tensor("logits_lowres", grad=True)
-    features = v.tensor("features")
-    logits = F.interpolate(low, scribble.shape[1:], mode="bilinear", align_corners=True)
-    maps = torch.stack([v.tensor("distance_map_s"), v.tensor("distance_map_c")]) / LEVELS
-    epsilon = v.scalar("epsilon")
-    quirk = pseudo.masked_fill(pseudo == 255, 0)
-    terms = {
-        "loss_segs": partial_cross_entropy(logits, scribble),
-        "loss_segc": partial_cross_entropy(logits, quirk, label_smoothing=epsilon),
-        "weighted_lorm": rectification(v.other("lorm"))(
-            features, foreground_cells(pseudo, tuple(features.shape[2:]))
-        ),
+    batch = {
+        "image": torch.zeros(len(scribble), 3, *scribble.shape[1:]),
+        "scribble": scribble,
+        "pseudo_label": pseudo,
+        "scribble_distance": v.labels("distance_map_s"),
+        "pseudo_distance": v.labels("distance_map_c"),
+        "valid": torch.ones(scribble.shape, dtype=torch.bool),
     }
-    terms["loss_ds"], terms["loss_dc"] = distance_entropy_loss(logits, maps)
-    for name, value in terms.items():
-        v.compare(name, value)
-    kept = partial_cross_entropy(logits, pseudo, label_smoothing=epsilon)
-    v.compare("loss_segc_ignore_kept", kept)
-    names = ("loss_segs", "loss_segc", "weighted_lorm", "loss_ds", "loss_dc")
-    weights = torch.tensor(v.param("weights"))
-    total = (torch.stack([terms[name] for name in names]) * weights).sum()
+    names = {"pce": "segs", "pseudo": "segc", "lorm": "lorm"}
+    names |= {"entropy_scribble": "ds", "entropy_pseudo": "dc"}
+    weights = dict(zip(("segs", "segc", "lorm", "ds", "dc"), v.param("weights"), strict=True))
+    assert weights["segs"] == 1
+    low = v.tensor("logits_lowres", grad=True)
+    module = module_of(
+        v,
+        low,
+        v.tensor("features"),
+        reference_quirks=True,
+        pseudo_weight=float(weights["segc"]),
+        lorm_weight=float(weights["lorm"]),
+        scribble_distance_weight=float(weights["ds"]),
+        pseudo_distance_weight=float(weights["dc"]),
+    )
+    total = module.training_step(batch, 0)
+    assert set(module.loss_terms) == set(names)
+    for name, theirs in names.items():
+        key = "weighted_lorm" if theirs == "lorm" else f"loss_{theirs}"
+        factor = weights["lorm"] if theirs == "lorm" else 1.0
+        v.compare(key, factor * module.loss_terms[name])
     epochs = [int(epoch) for epoch in v.param("epochs")]
-    v.compare("total", total.expand(len(epochs)))
+    v.compare("total", total.expand(len(epochs)))  # no ramp
     v.compare("grad_logits_lowres", torch.autograd.grad(total, low)[0])
+    ours = module_of(v, low, v.tensor("features"))
+    ours.training_step(batch, 0)
+    v.compare("loss_segc_ignore_kept", ours.loss_terms["pseudo"])
     rates = [1e-3 * schedule_factor(e, 50, schedule="cosine", warmup_steps=5) for e in epochs]
     v.compare("lr", np.array(rates), rtol=1e-6, atol=0)
 

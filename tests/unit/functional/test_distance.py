@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import ndimage
 
 from scribbleseg.functional.distance import (
@@ -12,6 +14,8 @@ from scribbleseg.functional.distance import (
     label_boundary,
     scribble_distance_map,
 )
+
+VOC = Path(__file__).parents[4] / "shared" / "data" / "voc_sample" / "VOC2012"
 
 
 @pytest.fixture
@@ -124,3 +128,44 @@ def test_errors() -> None:
         scribble_distance_map(labels, sharpness=0.0)
     with pytest.raises(ValueError, match="compare first"):
         distance_to_mask(labels)
+
+
+@pytest.mark.skipif(not VOC.is_dir(), reason=f"{VOC} is not here")
+class TestSampleOfVOC:
+    """Two images of the data set, and what is known of the maps that the authors made of one."""
+
+    def label(self, kind: str, name: str) -> np.ndarray:
+        return np.asarray(Image.open(VOC / kind / f"{name}.png"))
+
+    def test_scribble_map_has_the_published_levels(self) -> None:
+        scribble = self.label("pascal_2012_scribble", "2007_000032")
+        levels = np.rint(255 * scribble_distance_map(scribble, sharpness=math.e)).astype(int)
+        counts = np.bincount(levels.ravel(), minlength=256)
+        assert (counts > 0).all(), "all 256 levels"
+        assert counts[0] == 3164
+        assert counts[255] == 1313
+        assert np.array_equal(levels == 255, (scribble > 0) & (scribble < 255))
+
+    @pytest.mark.parametrize("name", ["2007_000032", "2007_000033"])
+    def test_maps_are_those_of_every_pair_of_pixels(self, name: str) -> None:
+        scribble = self.label("pascal_2012_scribble", name)
+        dense = self.label("SegmentationClassAug", name)
+        near = scribble_distance_map(scribble, sharpness=math.e)
+        squared = all_pairs((scribble > 0) & (scribble < 255))
+        expected = 255 - np.floor(np.minimum(np.sqrt(math.e * squared), 255))
+        assert np.array_equal(np.rint(255 * near), expected)
+        far = boundary_distance_map(dense, sharpness=math.e**6)
+        inside = np.pad((dense > 0) & (dense < 255), 1)
+        around = inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:]
+        squared = all_pairs(inside[1:-1, 1:-1] & ~around)
+        expected = np.floor(np.minimum(np.sqrt(math.e**6 * squared), 255))
+        assert np.array_equal(np.rint(255 * far), expected)
+
+
+def all_pairs(mask: np.ndarray) -> np.ndarray:
+    """Smallest squared distance to the pixels of a mask, by trying them all, some at a time."""
+    rows, columns = (axis.astype(np.int32) for axis in np.indices(mask.shape))
+    least = np.full(mask.shape, 2**30, np.int32)
+    for y, x in np.argwhere(mask).astype(np.int32):
+        np.minimum(least, (rows - y) ** 2 + (columns - x) ** 2, out=least)
+    return least
