@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from scribbleseg.data import ScribbleDataModule
     from scribbleseg.methods import (
         CAMModule,
+        CC4SModule,
         CDSPModule,
         DMPLSModule,
         MeanTeacherModule,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CAMModule",
+    "CC4SModule",
     "CDSPModule",
     "DMPLSModule",
     "MeanTeacherModule",

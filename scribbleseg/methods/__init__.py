@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scribbleseg.methods.cam import CAMModule
+from scribbleseg.methods.cc4s import CC4SModule
 from scribbleseg.methods.cdsp import CDSPModule
 from scribbleseg.methods.pfa import PFAModule
 from scribbleseg.methods.regularized import (
@@ -14,6 +15,7 @@ from scribbleseg.methods.regularized import (
 
 __all__ = [
     "CAMModule",
+    "CC4SModule",
     "CDSPModule",
     "DMPLSModule",
     "MeanTeacherModule",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -132,6 +133,12 @@ class CC4SModule(WalkingModule):
         if self.hparams["stage"] == "retrain":
             wanted.add("pseudo_label")
         return frozenset(wanted)
+
+    def on_fit_start(self) -> None:
+        """Start from the weights of another stage, if there is one."""
+        super().on_fit_start()
+        # no data module of ours has the hook below, so nothing is lost where Lightning fears it
+        warnings.filterwarnings("ignore", message=r".*overridden `on_before_batch_transfer`.*")
 
     def on_before_batch_transfer(self, batch: SegBatch, dataloader_idx: int) -> SegBatch:
         """Count the superpixels while ids are on the host: on a device that would wait for it."""

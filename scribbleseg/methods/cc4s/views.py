@@ -48,6 +48,15 @@ class Lattice:
         """Pixels that so many cells cover."""
         return (cells - self.overlap) * self.stride + self.overlap
 
+    def cell(self, pixel: float) -> int:
+        """Cell that holds a pixel, or the point nearest to it.
+
+        Example:
+            >>> Lattice(8, 1).cell(13), Lattice(8).cell(13)
+            (2, 1)
+        """
+        return int((pixel + self.overlap * self.stride / 2) // self.stride)
+
 
 class GeometricView(Protocol):
     """An image seen otherwise, and how maps of both are brought together.

@@ -74,3 +74,43 @@ def test_state_round_trip() -> None:
 def test_bad_options(options) -> None:
     with pytest.raises(ValueError, match="reduction <= in_channels"):
         SimilarityMeasurement(16, **options)
+
+
+def test_corner_cells_are_every_sth_one_whatever_the_size() -> None:
+    x = torch.randn(1, 16, 8, 9, generator=torch.Generator().manual_seed(1))
+    module = block(shrink_factor=2)
+    query, key = module.factors(x)
+    assert torch.equal(query, module(x).query)
+    assert torch.equal(key, module(x[..., :7, :]).key), "the last row has no cell of its own"
+    torch.testing.assert_close(query, block().factors(x)[0][..., ::2, ::2])
+    walked = module(x).features - x
+    torch.testing.assert_close(walked[..., 7, :], walked[..., 6, :])
+    exact = module(x[..., :7, :])
+    torch.testing.assert_close(exact.features, module(x).features[..., :7, :])
+
+
+def test_mean_cells_average_what_lies_in_the_map() -> None:
+    x = torch.randn(1, 16, 5, 4, generator=torch.Generator().manual_seed(1))
+    module = block(shrink_factor=2, pooling="mean")
+    query = module.factors(x)[0]
+    mean = x[..., 4:, :2].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(query[..., 2:, :1], module.query(mean))
+    out = module(x)
+    assert out.features.shape == x.shape
+    assert out.shrink_factor == 2
+
+
+def test_the_grid_shrinks_until_it_has_few_enough_cells() -> None:
+    module = block(max_cells=30)
+    assert module.shrink_for(5, 6) == 1
+    assert module.shrink_for(10, 12) == 2
+    x = torch.randn(1, 16, 10, 12, generator=torch.Generator().manual_seed(1))
+    assert module(x).query.shape[2:] == (5, 6)
+    assert module(x, 3).shrink_factor == 3, "the caller knows better"
+    assert block().shrink_for(1000, 1000) == 1
+
+
+@pytest.mark.parametrize("options", [{"max_cells": 0}, {"pooling": "max"}])
+def test_bad_grids(options) -> None:
+    with pytest.raises(ValueError, match="max_cells"):
+        SimilarityMeasurement(16, **options)
