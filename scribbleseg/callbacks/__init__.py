@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg.callbacks.confident_label_writer import ConfidentLabelWriter
 from scribbleseg.callbacks.exact_resume import ExactResume
 from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
 from scribbleseg.callbacks.prediction_panel import PredictionPanel
@@ -12,6 +13,7 @@ from scribbleseg.callbacks.run_summary import RunSummary
 from scribbleseg.callbacks.seed_writer import SeedWriter
 
 __all__ = [
+    "ConfidentLabelWriter",
     "ExactResume",
     "NonFiniteGuard",
     "PredictionPanel",
