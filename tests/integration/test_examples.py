@@ -32,6 +32,16 @@ def small_crops(*configs: Path) -> list[str]:
     return ["--data.init_args.crop_size=97"] if "crop_size" in data_options(*configs) else []
 
 
+def no_stage_before(*configs: Path) -> list[str]:
+    """Nothing to start from, and pseudo-labels from one scale, since seven take minutes."""
+    texts, words = "".join(path.read_text() for path in configs), []
+    if "init_from:" in texts:
+        words.append("--model.init_args.init_from=null")
+    if "ConfidentLabelWriter" in texts:
+        words.append('--trainer.callbacks=[{"class_path": "ConfidentLabelWriter"}]')
+    return words
+
+
 def pseudo_labels(folder: Path, *configs: Path) -> list[str]:
     """Arguments that replace the pseudo-labels of a recipe by those of the synthetic images."""
     if "pseudo_label_dir" not in data_options(*configs):
@@ -56,6 +66,7 @@ def fit(run_dir: Path, *configs: Path) -> Path:
             *("--data.init_args.source.init_args.size=48", "--data.init_args.batch_size=2"),
             *("--data.init_args.source.init_args.num_train=6", "--data.init_args.num_workers=0"),
             *small_crops(*configs),
+            *no_stage_before(*configs),
             *("--trainer.max_epochs=1", "--trainer.limit_train_batches=2"),
             *("--trainer.limit_val_batches=1", "--trainer.check_val_every_n_epoch=1"),
             *("--trainer.accelerator=cpu", "--trainer.enable_model_summary=false"),
