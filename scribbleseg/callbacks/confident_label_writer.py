@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConfidentLabelWriter(Callback):
-    """Writes a pseudo-label of every training image: the likeliest class, where it is likely enough.
+    """Writes a pseudo-label of every training image: its likeliest class, where it is sure.
 
     At the end of training, with the last weights, and at the end of ``scribbleseg predict``, with
     those of the checkpoint. Works with every method. No mask is read. An interrupted run goes on
@@ -105,22 +105,21 @@ class ConfidentLabelWriter(Callback):
         self._describe(trainer, module, folder, 0, facts, complete=False)
         loader, records = data.unaugmented_dataloader(), data.records("train")
         shown = tqdm(loader, desc="pseudo-labels", disable=not trainer.is_global_zero, leave=False)
-        written, kept = 0, [0, 0]
+        written = kept = seen = 0
         module.eval()
         try:
             with trainer.precision_plugin.forward_context():
                 for batch in shown:
-                    written += self._write_batch(
-                        batch, module, data, records, folder, resumed, kept
-                    )
+                    found = self._write_batch(batch, module, data, records, folder, resumed)
+                    written, kept, seen = written + found[0], kept + found[1], seen + found[2]
         finally:
             module.train(training)
             module.inference = own
         self._describe(trainer, module, folder, written, facts, complete=True)
         if trainer.is_global_zero:
             logger.info("pseudo-labels of %d training images: %s", len(records), folder)
-            if kept[1]:
-                logger.info("%.1f %% of the pixels are labelled", 100 * kept[0] / kept[1])
+            if seen:
+                logger.info("%.1f %% of their pixels are labelled", 100 * kept / seen)
         return folder
 
     def _facts(self, module: Any) -> dict[str, Any]:
@@ -168,9 +167,9 @@ class ConfidentLabelWriter(Callback):
         records: list[Record],
         folder: Path,
         resumed: bool,
-        kept: list[int],
-    ) -> int:
-        written = 0
+    ) -> tuple[int, int, int]:
+        """Files that are there, labelled pixels and pixels of those written now."""
+        written = kept = seen = 0
         repeated = batch["duplicate"].tolist()  # only to even out the ranks
         for position, image_id in enumerate(batch["image_id"]):
             path = folder / f"{image_id}.png"
@@ -185,9 +184,8 @@ class ConfidentLabelWriter(Callback):
             labels = filter_pseudo_labels(probs, confidence=self.threshold, labels=scribble)
             found = labels.cpu().numpy().astype(np.uint8)
             write_label(path, found, data.source.palette)
-            kept[0] += int((found != module.ignore_index).sum())
-            kept[1] += found.size
-        return written
+            kept, seen = kept + int((found != module.ignore_index).sum()), seen + found.size
+        return written, kept, seen
 
 
 def _probabilities(batch: Any, position: int, module: Any) -> Tensor:
