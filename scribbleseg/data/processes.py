@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -95,11 +96,21 @@ def _interrupts_held() -> Iterator[None]:
 
     # it lets interrupts through when it has started, so it starts before they are held
     resource_tracker.ensure_running()
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    caught: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    # another thread may take what this one blocks, and Python would still raise it here
+    replaced = callable(handler) and threading.current_thread() is threading.main_thread()
+    if replaced:
+        signal.signal(signal.SIGINT, lambda number, _: caught.append(number))
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        if replaced:
+            signal.signal(signal.SIGINT, handler)
+    if caught and callable(handler):
+        handler(caught[0], None)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -13,6 +14,7 @@ from helpers.tiny_folders import plain_folder
 
 import scribbleseg
 import scribbleseg.data
+from scribbleseg.data.processes import _interrupts_held
 
 HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
 INTERRUPTED_IMPORT = """
@@ -82,6 +84,28 @@ def test_interruption_while_packages_are_imported():
     finished = run(INTERRUPTED_IMPORT)
     assert finished.returncode == 130
     assert finished.stderr == "\ninterrupted: no label or image was changed\n"
+
+
+def test_interruption_waits_until_processes_have_started():
+    done, passed = threading.Event(), []
+    # it may take the signal that the main thread blocks
+    idle = threading.Thread(target=done.wait, daemon=True)
+    idle.start()
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(KeyboardInterrupt), _interrupts_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(20):
+                time.sleep(0.005)
+            passed.append(True)
+    finally:
+        done.set()
+    assert passed, "the interrupt came in the middle"
+    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with _interrupts_held():
+        passed.append(True)
+    assert len(passed) == 2, "nothing is raised without an interrupt"
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
