@@ -92,12 +92,17 @@ def test_interruption_waits_until_processes_have_started():
     idle = threading.Thread(target=done.wait, daemon=True)
     idle.start()
     before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(KeyboardInterrupt), _interrupts_held():
+
+    def start():
+        with _interrupts_held():
             os.kill(os.getpid(), signal.SIGINT)
             for _ in range(20):
                 time.sleep(0.005)
             passed.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
     finally:
         done.set()
     assert passed, "the interrupt came in the middle"
