@@ -54,8 +54,8 @@ def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace)
         if str(value).startswith("PSEUDO_LABELS/"):
             if options.pseudo_labels is None:
                 raise SystemExit(f"{key}={value}: pass that folder, --pseudo-labels")
-            folder = options.pseudo_labels.absolute()
-            merged[key] = str(folder / str(value).removeprefix("PSEUDO_LABELS/"))
+            name = str(value).removeprefix("PSEUDO_LABELS/").replace("{folder}", data["folder"])
+            merged[key] = str(options.pseudo_labels.absolute() / name)
     return merged
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -83,14 +84,19 @@ def _scaled_distance(
         distance *= math.sqrt(sharpness)
         return np.minimum(distance, _LEVELS, out=distance)
     # Levels are cut off, so the last bit of a distance could change one: go back to the squared
-    # distances, which are whole numbers, and on in float64.
+    # distances, which are whole numbers, and look their levels up.
+    height, width = mask.shape
+    size = min(math.ceil(_LEVELS**2 / sharpness), height**2 + width**2)
     distance *= distance
-    np.rint(distance, out=distance)
-    levels = distance.astype(np.float64)
-    levels *= sharpness
-    np.sqrt(levels, out=levels)
-    np.minimum(levels, _LEVELS, out=levels)
-    return np.floor(levels, out=distance, casting="same_kind")
+    np.minimum(distance, size, out=distance)
+    return _table(sharpness, size)[np.rint(distance, out=distance).astype(np.intp)]
+
+
+@lru_cache(maxsize=16)
+def _table(sharpness: float, size: int) -> NDArray[np.float32]:
+    """Level of every squared distance below ``size``, and of all others."""
+    squared = np.append(np.arange(size, dtype=np.float64), np.inf)
+    return np.floor(np.minimum(np.sqrt(sharpness * squared), _LEVELS)).astype(np.float32)
 
 
 def scribble_distance_map(

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -168,6 +169,40 @@ def test_ops_measures_memory_of_each_way(tmp_path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert refused.returncode
     assert "expected some of" in refused.stderr
+
+
+def test_pseudo_labels_of_each_data_set_are_found_and_recorded_without_the_machine(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from compare import arguments, portable
+
+    plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "cdsp_mini.yaml").read_text())
+    options = SimpleNamespace(
+        data_root=tmp_path / "data", weights=None, workers=None, pseudo_labels=tmp_path / "made"
+    )
+    key = "data.init_args.pseudo_label_dir"
+    for data in plan["data"].values():
+        given = arguments(plan, data, plan["recipes"]["cdsp"], options)
+        assert given[key] == str(tmp_path / "made" / f"cam_{data['folder']}" / "pseudo_labels")
+        recorded = portable(given, options)[key]
+        assert recorded == f"PSEUDO_LABELS/cam_{data['folder']}/pseudo_labels"
+        assert key not in arguments(plan, data, plan["recipes"]["partial CE"], options)
+    options.pseudo_labels = None
+    with pytest.raises(SystemExit, match="--pseudo-labels"):
+        arguments(plan, data, plan["recipes"]["cdsp"], options)
+
+
+@pytest.mark.slow
+def test_cdsp_blocks_agree_with_the_dense_equations(tmp_path) -> None:
+    words = ["--height", "24", "--width", "32", "--repeats", "2", "--batch", "2", "--channels", "8"]
+    run(
+        "cdsp_blocks.py", *words, "--side", "9", "--rounds", "1", "--output", "b.json", cwd=tmp_path
+    )
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert complete(result)
+    assert result["results"]["maps"]["boundary_ms"] > 0
+    assert result["results"]["rectification"]["time_ratio"] > 0
 
 
 def test_a_sweep_shares_the_unchanged_recipe_and_draws_curves(tmp_path, monkeypatch) -> None:
