@@ -197,7 +197,7 @@ def _probabilities(batch: Any, position: int, module: Any) -> Tensor:
     if module.inference.crf is not None:
         raw = batch["image_raw"][position, None, :, :rows, :columns]
         logits = refine_logits(logits, raw.to(module.device), module.inference)
-    probs = logits.float().softmax(dim=1)
+    probs: Tensor = logits.float().softmax(dim=1)
     if probs.shape[2:] != (rows, columns):
         probs = F.interpolate(probs, (rows, columns), mode="bilinear", align_corners=False)
     return probs[0]

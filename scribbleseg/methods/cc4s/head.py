@@ -60,7 +60,7 @@ class CC4SNetwork(SegNetwork):
         )
         self.refine = nn.Sequential(
             conv_norm_relu(channels, channels, kernel=3), nn.Dropout2d(dropout)
-        ).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+        ).to(memory_format=self.memory_format)
         for layer in self._frozen_layers():  # those of `refine` too
             layer.requires_grad_(False)
 

@@ -210,7 +210,7 @@ class _ColumnConsistency(torch.autograd.Function):
         return kl, trace, target_trace
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         kl_query, kl_key, trace_query, trace_key = ctx.saved_tensors
         by_kl, by_trace = grads[0][:, None, None], grads[1][:, None, None]

@@ -59,13 +59,7 @@ class Lattice:
 
 
 class GeometricView(Protocol):
-    """An image seen otherwise, and how maps of both are brought together.
-
-    Attributes:
-        size: Height and width of the image in pixels.
-    """
-
-    size: tuple[int, int]
+    """An image seen otherwise, and how maps of both are brought together."""
 
     def apply(self, images: Tensor) -> Tensor:
         """Pixels ``(B, …, H, W)`` of the view."""

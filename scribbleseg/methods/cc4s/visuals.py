@@ -96,7 +96,7 @@ def transition_eigenvalues(module: WalkingModule, image: Tensor) -> Tensor:
     """
     (query, key), _ = _factors(module, image, most=_MOST_CELLS)
     matrix = transition_matrix(transition_logits(query, key))[0]
-    values = torch.linalg.eigvals(matrix.cpu().double())
+    values: Tensor = torch.linalg.eigvals(matrix.cpu().double())
     return values[values.abs().argsort(descending=True)]
 
 
@@ -179,7 +179,8 @@ def certainty_map(
     log_probs = logits.log_softmax(dim=0)
     entropy = -(log_probs.exp() * log_probs).sum(dim=0) / math.log(len(logits))
     levels = (255 * (1 - entropy)).clamp(0, 255).round().byte().cpu().numpy()
-    certainty = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    coloured = cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)
+    certainty = np.asarray(coloured[..., ::-1], dtype=np.uint8)
     if regions is not None:
         certainty = np.where(region_boundaries(regions)[..., None], 0, certainty).astype(np.uint8)
     rgb = rgb_view(image, info.rgb_channels)
@@ -225,7 +226,7 @@ def _heat(rgb: NDArray[np.uint8], share: NDArray[np.float32]) -> NDArray[np.uint
     """Red where a share in [0, 1] is large, over a pale image."""
     mixed = 0.5 * rgb * (1 - share[..., None])
     mixed[..., 0] += 255 * share
-    return np.clip(mixed, 0, 255).round().astype(np.uint8)
+    return np.asarray(np.clip(mixed, 0, 255).round(), dtype=np.uint8)
 
 
 def _circled(rgb: NDArray[np.uint8], pixel: tuple[int, int]) -> NDArray[np.uint8]:
@@ -233,4 +234,4 @@ def _circled(rgb: NDArray[np.uint8], pixel: tuple[int, int]) -> NDArray[np.uint8
     marked = rgb.copy()
     for colour, thickness in (((0, 0, 0), 3), ((255, 255, 0), 1)):
         cv2.circle(marked, (pixel[1], pixel[0]), radius, colour, thickness, cv2.LINE_AA)
-    return marked
+    return np.asarray(marked, dtype=np.uint8)
