@@ -195,10 +195,9 @@ def test_pseudo_labels_of_each_data_set_are_found_and_recorded_without_the_machi
 
 @pytest.mark.slow
 def test_cdsp_blocks_agree_with_the_dense_equations(tmp_path) -> None:
-    words = ["--height", "24", "--width", "32", "--repeats", "2", "--batch", "2", "--channels", "32"]
-    run(
-        "cdsp_blocks.py", *words, "--side", "9", "--rounds", "1", "--output", "b.json", cwd=tmp_path
-    )
+    words = ["--height", "24", "--width", "32", "--repeats", "2", "--batch", "2"]
+    words += ["--channels", "32", "--side", "9", "--rounds", "1", "--output", "b.json"]
+    run("cdsp_blocks.py", *words, cwd=tmp_path)
     result = json.loads((tmp_path / "b.json").read_text())
     assert complete(result)
     assert result["results"]["maps"]["boundary_ms"] > 0
