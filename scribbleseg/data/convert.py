@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from scribbleseg.data import io
 from scribbleseg.data.converter import ImageConverter
 from scribbleseg.data.folder_files import check_lists, write_folder_files
-from scribbleseg.data.prepared import check_settings, with_progress
-from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.image_work import work_through
+from scribbleseg.data.prepared import check_settings
 from scribbleseg.data.settings import source_settings
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import write_manifest
@@ -155,13 +154,7 @@ def convert_source(
 
     converter = ImageConverter(view, output, link)
     everything = list(records.values())
-    with closing(map_in_processes(converter, everything, workers=workers)) as results:
-        for result in with_progress(results, len(everything), "convert", enabled=progress):
-            if result.reason:
-                report.failed[result.image_id] = result.reason
-                continue
-            report.written += result.written
-            report.kept += not result.written
+    work_through(converter, everything, report, title="convert", workers=workers, progress=progress)
     report.files = _count_images(output, report)
     report.with_mask = sum(r.mask is not None or r.image is None for r in everything)
     for name, records_of in listed.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scribbleseg.data import io
+from scribbleseg.data.image_work import failure
 from scribbleseg.data.prepared import is_fresh, safe_id
 from scribbleseg.data.source import ScribbleSource
 from scribbleseg.errors import LabelFormatError
@@ -62,10 +63,7 @@ class ImageConverter:
         try:
             return ImageResult(record.image_id, self._convert(record))
         except Exception as error:  # noqa: BLE001 - one broken file must not stop the others
-            reason = str(error) or type(error).__name__
-            if isinstance(error, MemoryError):
-                reason = f"does not fit into memory: {reason}"
-            return ImageResult(record.image_id, False, reason)
+            return ImageResult(record.image_id, False, failure(error))
 
     def _convert(self, record: Record) -> bool:
         target = self.output / "images" / safe_id(record.image_id)

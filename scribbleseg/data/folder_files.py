@@ -15,6 +15,7 @@ import yaml
 
 from scribbleseg.data import io
 from scribbleseg.data.converter import is_plain_image
+from scribbleseg.data.groups import group_in
 from scribbleseg.data.prepared import safe_id
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.data.spacings import write_spacings
@@ -179,14 +180,6 @@ def group_pattern(records: Sequence[Record], own: re.Pattern[str] | None = None)
         candidates.append(f"({'|'.join(map(re.escape, groups))})")
     for candidate in candidates:
         pattern = re.compile(candidate)
-        if all(_group(pattern, image_id) == group for image_id, group in named):
+        if all((group_in(pattern, image_id) or image_id) == group for image_id, group in named):
             return candidate
     return None
-
-
-def _group(pattern: re.Pattern[str], stem: str) -> str:
-    """The group as :meth:`~scribbleseg.data.sources.base.FileSource.group_of` finds it."""
-    match = pattern.search(stem)
-    if match is None:
-        return stem
-    return str(match[1]) if match.groups() and match[1] is not None else str(match[0])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scribbleseg.functional.images import compose_panel, write_image
+from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
+from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
     from scribbleseg.data.source import ScribbleSource
     from scribbleseg.types import Record
 
-__all__ = ["overview_path", "stroke_thickening", "visible_palette", "write_overview"]
+__all__ = [
+    "draw_labels",
+    "draw_strokes",
+    "overview_path",
+    "picture_of",
+    "visible_palette",
+    "write_overview",
+]
 
 _IMAGES, _TILE_HEIGHT = 8, 240
 _BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
@@ -39,10 +47,24 @@ def visible_palette(source: ScribbleSource) -> NDArray[np.uint8]:
     return palette
 
 
-def stroke_thickening(image: NDArray[np.uint8]) -> int:
-    """Pixels by which strokes must grow to survive the reduction to the height of a tile."""
-    height: int = image.shape[0]
-    return round(height / _TILE_HEIGHT)
+def picture_of(source: ScribbleSource, record: Record) -> NDArray[np.uint8]:
+    """The image as three channels that can be shown, shape ``(H, W, 3)``."""
+    return rgb_view(source.read_image(record), source.rgb_channels)
+
+
+def draw_labels(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], source: ScribbleSource
+) -> NDArray[np.uint8]:
+    """Dense labels over an image, half transparent."""
+    return overlay_labels(picture, labels, visible_palette(source))
+
+
+def draw_strokes(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], source: ScribbleSource
+) -> NDArray[np.uint8]:
+    """Scribbles over an image, grown so that they survive the reduction to a tile."""
+    thicken = round(picture.shape[0] / _TILE_HEIGHT)
+    return overlay_labels(picture, labels, visible_palette(source), alpha=1.0, thicken=thicken)
 
 
 def write_overview(

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.overview import picture_of
 from scribbleseg.errors import ScribbleSegError
 from scribbleseg.functional.images import overlay_labels
-from scribbleseg.functional.intensity import rgb_view
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,7 +142,7 @@ def _picture(
     source: ScribbleSource, record: Record, palette: NDArray[np.uint8]
 ) -> tuple[Image.Image, float | None]:
     """The image with its scribble, fitted to a tile, and the labelled share in percent."""
-    image = rgb_view(source.read_image(record), source.rgb_channels)
+    image = picture_of(source, record)
     height, width = image.shape[:2]
     scale = min(_WIDE / width, _HIGH / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,8 +10,8 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
-from scribbleseg.data.prepared import check_settings, is_fresh, with_progress
-from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.image_work import failure, work_through
+from scribbleseg.data.prepared import check_settings, is_fresh
 from scribbleseg.data.settings import source_settings
 from scribbleseg.data.spread_report import SpreadReport, write_overview
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
@@ -55,10 +54,7 @@ class _Spreader:
         try:
             return self._spread(record)
         except Exception as error:  # noqa: BLE001 - one broken file must not stop the others
-            reason = str(error) or type(error).__name__
-            if isinstance(error, MemoryError):
-                reason = f"does not fit into memory: {reason}"
-            return _Result(record.image_id, _count(None), _count(None), False, reason)
+            return _Result(record.image_id, _count(None), _count(None), False, failure(error))
 
     def _spread(self, record: Record) -> _Result:
         scribble = self.source.read_scribble(record)
@@ -148,20 +144,19 @@ def spread_scribbles(
     report = SpreadReport(output, tuple(names))
     instructive: list[str] = []
     spreader = _Spreader(source, output, beta, min_confidence)
-    with closing(map_in_processes(spreader, records, workers=workers)) as results:
-        for result in with_progress(results, len(records), "spread", enabled=progress):
-            if result.reason:
-                report.failed[result.image_id] = result.reason
-                continue
-            report.written += result.written
-            report.kept += not result.written
-            report.drawn += result.drawn
-            report.labelled += result.labelled
-            classes = int(np.count_nonzero(result.drawn[:IGNORE_INDEX]))
-            if not classes:
-                report.empty.append(result.image_id)
-            elif classes > 1:  # of one class, nothing can be seen but that class
-                instructive.append(result.image_id)
+
+    def count(result: _Result) -> None:
+        report.drawn += result.drawn
+        report.labelled += result.labelled
+        classes = int(np.count_nonzero(result.drawn[:IGNORE_INDEX]))
+        if not classes:
+            report.empty.append(result.image_id)
+        elif classes > 1:  # of one class, nothing can be seen but that class
+            instructive.append(result.image_id)
+
+    work_through(
+        spreader, records, report, title="spread", workers=workers, progress=progress, each=count
+    )
     done = {record.image_id: record for record in records if record.image_id not in report.failed}
     shown = [done[image_id] for image_id in instructive or done]
     if shown:

@@ -9,9 +9,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io, overview
-from scribbleseg.data.overview import overview_path, stroke_thickening, visible_palette
-from scribbleseg.functional.images import overlay_labels
-from scribbleseg.functional.intensity import rgb_view
+from scribbleseg.data.overview import draw_labels, draw_strokes, overview_path, picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -97,19 +95,12 @@ def write_overview(
     Returns:
         Path of the picture: ``overview.png``, with underscores in front if that is taken.
     """
-    palette = visible_palette(source)
 
     def tiles(record: Record) -> list[NDArray[np.uint8]]:
-        image = rgb_view(source.read_image(record), source.rgb_channels)
+        image = picture_of(source, record)
         labels = io.read_label(output / f"{record.image_id}.png", source.num_classes)
-        drawn = overlay_labels(
-            image,
-            source.read_scribble(record),
-            palette,
-            alpha=1.0,
-            thicken=stroke_thickening(image),
-        )
-        return [image, drawn, overlay_labels(image, labels, palette)]
+        drawn = draw_strokes(image, source.read_scribble(record), source)
+        return [image, drawn, draw_labels(image, labels, source)]
 
     titles = ("image", "scribbles", "spread labels")
     return overview.write_overview(overview_path(output, taken), records, tiles, titles)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from scribbleseg.data.overview import overview_path, write_overview
-from scribbleseg.data.prepared import check_settings, is_fresh, safe_id, with_progress
-from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.image_work import failure, work_through
+from scribbleseg.data.overview import overview_path, picture_of, write_overview
+from scribbleseg.data.prepared import check_settings, is_fresh, safe_id
 from scribbleseg.data.readers.superpixels import (
     SUPERPIXEL_FILL,
     find_superpixels,
@@ -28,7 +27,6 @@ from scribbleseg.data.segmenters import (
 from scribbleseg.data.settings import image_settings
 from scribbleseg.errors import LabelFormatError
 from scribbleseg.functional.image_files import write_atomic
-from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import write_manifest
 from scribbleseg.functional.superpixels import region_boundaries
 from scribbleseg.options import check_whole
@@ -114,8 +112,7 @@ class _Segmenter:
         try:
             return self._segment(record)
         except Exception as error:  # noqa: BLE001 - one broken file must not stop the others
-            reason = str(error) or type(error).__name__
-            return _Result(record.image_id, 0, False, reason)
+            return _Result(record.image_id, 0, False, failure(error))
 
     def _segment(self, record: Record) -> _Result:
         target = self.output / f"{safe_id(record.image_id)}.png"
@@ -212,14 +209,17 @@ def write_superpixels(
         write_manifest(output, class_names=names, files=0, complete=False, **facts)
     report = SuperpixelReport(output)
     segmenter = _Segmenter(source, output, method, options)
-    with closing(map_in_processes(segmenter, records, workers=workers)) as results:
-        for result in with_progress(results, len(records), "superpixels", enabled=progress):
-            if result.reason:
-                report.failed[result.image_id] = result.reason
-                continue
-            report.counts[result.image_id] = result.number
-            report.written += result.written
-            report.kept += not result.written
+
+    def count(result: _Result) -> None:
+        report.counts[result.image_id] = result.number
+
+    work_through(
+        *(segmenter, records, report),
+        title="superpixels",
+        workers=workers,
+        progress=progress,
+        each=count,
+    )
     shown = [record for record in records if record.image_id in report.counts]
     if shown:
         report.overview = _write_overview(source, output, shown, again=bool(report.written))
@@ -237,7 +237,7 @@ def _write_overview(
         return path
 
     def tiles(record: Record) -> list[NDArray[np.uint8]]:
-        image = rgb_view(source.read_image(record), source.rgb_channels)
+        image = picture_of(source, record)
         lined = image.copy()
         lined[region_boundaries(read_superpixels(output / f"{record.image_id}.png"))] = _LINE
         return [image, lined]

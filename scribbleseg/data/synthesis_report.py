@@ -9,9 +9,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io, overview
-from scribbleseg.data.overview import overview_path, stroke_thickening, visible_palette
-from scribbleseg.functional.images import overlay_labels
-from scribbleseg.functional.intensity import rgb_view
+from scribbleseg.data.overview import draw_labels, draw_strokes, overview_path, picture_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,19 +100,16 @@ def write_overview(
     Returns:
         Path of the picture: ``overview.png``, with underscores in front if an image is called so.
     """
-    degraded, palette = mode == "degrade", visible_palette(source)
+    degraded = mode == "degrade"
 
     def tiles(record: Record) -> list[NDArray[np.uint8]]:
-        image = rgb_view(source.read_image(record), source.rgb_channels)
+        image = picture_of(source, record)
         labels = io.read_label(output / f"{record.image_id}.png", source.num_classes)
-        thicken = stroke_thickening(image)
         if degraded:
-            before = source.read_scribble(record)
-            made_of = overlay_labels(image, before, palette, alpha=1.0, thicken=thicken)
+            made_of = draw_strokes(image, source.read_scribble(record), source)
         else:
-            made_of = overlay_labels(image, source.read_mask(record), palette)
-        drawn = overlay_labels(image, labels, palette, alpha=1.0, thicken=thicken)
-        return [image, made_of, drawn]
+            made_of = draw_labels(image, source.read_mask(record), source)
+        return [image, made_of, draw_strokes(image, labels, source)]
 
     titles = ("image", "scribble" if degraded else "mask", mode)
     path = overview_path(output, {record.image_id for record in records})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,8 +12,8 @@ import numpy as np
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
 from scribbleseg.data.degraded import read_degraded
-from scribbleseg.data.prepared import check_settings, is_fresh, safe_id, with_progress
-from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.image_work import failure, work_through
+from scribbleseg.data.prepared import check_settings, is_fresh, safe_id
 from scribbleseg.data.settings import source_settings
 from scribbleseg.data.synthesis_report import SynthesisReport, write_overview
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
@@ -63,8 +62,8 @@ class _Maker:
         try:
             return self._make(record)
         except Exception as error:  # noqa: BLE001 - one broken file must not stop the others
-            reason = str(error) or type(error).__name__
-            return _Result(record.image_id, np.zeros(256, dtype=np.int64), False, reason)
+            nothing = np.zeros(256, dtype=np.int64)
+            return _Result(record.image_id, nothing, False, failure(error))
 
     def _make(self, record: Record) -> _Result:
         target = self.output / f"{safe_id(record.image_id)}.png"
@@ -146,17 +145,16 @@ def synthesize_folder(
 
     report = SynthesisReport(output, tuple(names))
     maker, start = _Maker(source, output, recipe, seed), time.perf_counter()
-    with closing(map_in_processes(maker, records, workers=workers)) as results:
-        for result in with_progress(results, len(records), "synthesize", enabled=progress):
-            if result.reason:
-                report.failed[result.image_id] = result.reason
-                continue
-            report.written += result.written
-            report.kept += not result.written
-            report.drawn += result.drawn
-            report.present += result.drawn > 0
-            if not result.drawn[:IGNORE_INDEX].any():
-                report.empty.append(result.image_id)
+
+    def count(result: _Result) -> None:
+        report.drawn += result.drawn
+        report.present += result.drawn > 0
+        if not result.drawn[:IGNORE_INDEX].any():
+            report.empty.append(result.image_id)
+
+    work_through(
+        maker, records, report, title="synthesize", workers=workers, progress=progress, each=count
+    )
     report.seconds = time.perf_counter() - start
     done = [record for record in records if record.image_id not in report.failed]
     if done:

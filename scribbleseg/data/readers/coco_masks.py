@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, voc_palette
-from scribbleseg.data.prepared import check_settings, is_fresh, with_progress
-from scribbleseg.data.processes import map_in_processes
+from scribbleseg.data.image_work import work_through
+from scribbleseg.data.prepared import check_settings, is_fresh
 from scribbleseg.errors import LabelFormatError, MissingExtraError
 from scribbleseg.functional.images import write_label
 from scribbleseg.functional.manifest import write_manifest
@@ -237,15 +236,8 @@ def write_masks(
     for split, index in indexes.items():
         items = list(zip(map(int, index.image_ids), names[split], strict=True))
         writer = _Writer(index, folder, crowd, overlap)
-        done = 0
-        with closing(map_in_processes(writer, items, workers=workers)) as results:
-            for result in with_progress(results, len(items), split, enabled=progress):
-                if result.reason:
-                    report.failed[result.image_id] = result.reason
-                    continue
-                done += 1
-                report.written += result.written
-                report.kept += not result.written
-        splits[split] = done
+        before = report.written + report.kept
+        work_through(writer, items, report, title=split, workers=workers, progress=progress)
+        splits[split] = report.written + report.kept - before
     describe(complete=not report.failed)
     return report

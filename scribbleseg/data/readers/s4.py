@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scribbleseg.data import io
-from scribbleseg.errors import LabelFormatError, MissingExtraError, ScribbleNotFoundError
+from scribbleseg.data.readers.hdf5 import open_hdf5
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,25 +114,14 @@ def read_s4(path: str | Path) -> S4File:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        import h5py  # optional package
-    except ImportError as error:
-        raise MissingExtraError("h5py", "medical", "reading s4 scribbles (.h5)") from error
-    try:
-        with h5py.File(path, "r") as content:
-            absent = [key for key in _KEYS if key not in content]
-            if absent:
-                raise LabelFormatError(
-                    f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this "
-                    "is not a file of Scribbles for All"
-                )
-            return {key: content[key][()] for key in _KEYS}
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(f"D301 scribble {path} does not exist") from error
-    except OSError as error:
-        raise LabelFormatError(
-            f"D202 {path}: is not a complete HDF5 file ({error}); copy it again from its source"
-        ) from error
+    with open_hdf5(path, "scribble") as content:
+        absent = [key for key in _KEYS if key not in content]
+        if absent:
+            raise LabelFormatError(
+                f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this is "
+                "not a file of Scribbles for All"
+            )
+        return {key: content[key][()] for key in _KEYS}
 
 
 def _config(text: Any, path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 from scribbleseg.data import io
 from scribbleseg.data.labels import read_raw_label
-from scribbleseg.errors import LabelFormatError, MissingExtraError, ScribbleNotFoundError
+from scribbleseg.data.readers.hdf5 import open_hdf5
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,26 +97,16 @@ def find_superpixels(folder: str | Path) -> dict[str, Path]:
 
 
 def _from_hdf5(path: Path) -> NDArray[np.int32]:
-    try:
-        import h5py
-    except ImportError as error:
-        raise MissingExtraError("h5py", "medical", f"{path}: reading MATLAB 7.3 files") from error
-    if not path.is_file():
-        raise ScribbleNotFoundError(f"superpixels {path} do not exist")
-    try:
-        with h5py.File(path, "r") as content:
-            found = [key for key in _KEYS if isinstance(content.get(key), h5py.Dataset)]
-            if not found:
-                raise LabelFormatError(
-                    f"D202 {path}: holds {sorted(content)[:5]}, expected one of {list(_KEYS)}; "
-                    "rename the data set, or write 16-bit PNGs"
-                )
-            stored: NDArray[Any] = np.asarray(content[found[0]])
-    except OSError as error:
-        raise LabelFormatError(
-            f"D202 {path}: is not an HDF5 file ({error}); save it in MATLAB with the option -v7.3, "
-            "or copy it again"
-        ) from error
+    cure = "save it in MATLAB with the option -v7.3, or "
+    with open_hdf5(path, "file of superpixels", cure=cure) as content:
+        # a group has no shape
+        found = [key for key in _KEYS if hasattr(content.get(key), "shape")]
+        if not found:
+            raise LabelFormatError(
+                f"D202 {path}: holds {sorted(content)[:5]}, expected one of {list(_KEYS)}; rename "
+                "the data set, or write 16-bit PNGs"
+            )
+        stored: NDArray[Any] = np.asarray(content[found[0]])
     values = np.squeeze(stored)
     if values.ndim != 2 or values.dtype.kind not in "iuf":
         raise LabelFormatError(

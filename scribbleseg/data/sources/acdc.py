@@ -10,12 +10,12 @@ import numpy as np
 
 from scribbleseg.data import io
 from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.readers.hdf5 import open_hdf5
 from scribbleseg.data.sources.base import FileIndex, LabelRole, LabelType, OnMissing
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import (
     ConfigError,
     LabelFormatError,
-    MissingExtraError,
     ScribbleNotFoundError,
 )
 
@@ -195,22 +195,11 @@ def _patient(stem: str) -> int:
 
 def _read_h5(path: Path) -> NDArray[Any]:
     """Data set ``path.name`` of the HDF5 file ``path.parent``."""
-    try:
-        import h5py  # optional package
-    except ImportError as error:
-        raise MissingExtraError("h5py", "medical", "reading ACDC slices (.h5)") from error
     file, key = path.parent, path.name
-    try:
-        with h5py.File(file, "r") as content:
-            return np.asarray(content[key])
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(f"slice {file} does not exist") from error
-    except KeyError as error:
-        raise ScribbleNotFoundError(
-            f"D301 {file}: holds no data set {key!r}; expected image, scribble and label: take the "
-            "released slices"
-        ) from error
-    except OSError as error:
-        raise LabelFormatError(
-            f"D202 {file}: is not a complete HDF5 file ({error}); copy it again from its source"
-        ) from error
+    with open_hdf5(file, "slice") as content:
+        if key not in content:
+            raise ScribbleNotFoundError(
+                f"D301 {file}: holds no data set {key!r}; expected image, scribble and label: take "
+                "the released slices"
+            )
+        return np.asarray(content[key])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
+from scribbleseg.data.groups import check_pattern, group_in
 from scribbleseg.data.image_options import ImageOptions
 from scribbleseg.data.label_types import LabelType, WeakLabels, check_weak_options
 from scribbleseg.data.orientation import orient_label
@@ -135,10 +135,7 @@ class FileSource(ScribbleSource):
         check_choice("on_missing", on_missing, get_args(OnMissing))
         if unlabelled_value is not None and not 0 <= unlabelled_value <= 65535:
             raise ConfigError(f"unlabelled_value={unlabelled_value}: expected 0..65535")
-        try:
-            self._group_pattern = None if group_regex is None else re.compile(group_regex)
-        except re.error as error:
-            raise ConfigError(f"group_regex={group_regex!r}: {error}") from error
+        self._group_pattern = check_pattern(group_regex=group_regex)
         pixels = images or ImageOptions()
         self.in_channels, self.intensity = pixels.channels, pixels.intensity
         self.rgb_channels, self.max_image_pixels = pixels.rgb_channels, pixels.max_image_pixels
@@ -279,10 +276,7 @@ class FileSource(ScribbleSource):
         """Group of a stem; the stem itself if the pattern does not match, ``None`` without one."""
         if self._group_pattern is None:
             return None
-        match = self._group_pattern.search(stem)
-        if match is None:
-            return stem
-        return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
+        return group_in(self._group_pattern, stem) or stem
 
     def read_scribble(self, record: Record) -> NDArray[np.uint8]:
         """Scribble ids, uint8, shape ``(H, W)``, 255 = not drawn.

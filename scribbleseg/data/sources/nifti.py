@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.constants import MAX_CLASSES
 from scribbleseg.data import io
+from scribbleseg.data.groups import check_pattern, group_in
 from scribbleseg.data.image_options import ImageOptions
 from scribbleseg.data.readers.nifti import NIFTI_SUFFIXES
 from scribbleseg.data.sources.base import LabelType, OnMissing  # noqa: TC001  (the CLI resolves them)
@@ -125,10 +125,7 @@ class NiftiSource(CaseSource):
             "mask": mask_suffix,
         }
         self._check_suffixes()
-        try:
-            self._patient = None if patient_regex is None else re.compile(patient_regex)
-        except re.error as error:
-            raise ConfigError(f"patient_regex={patient_regex!r}: {error}") from error
+        self._patient = check_pattern(patient_regex=patient_regex)
         super().__init__(
             io.read_classes(self.root)
             if class_names is None
@@ -238,10 +235,7 @@ class NiftiSource(CaseSource):
     def _patient_of(self, case: str) -> str:
         if self._patient is None:
             return case.split("/", 1)[0]
-        match = self._patient.search(case)
-        if match is None:
-            return case
-        return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
+        return group_in(self._patient, case) or case
 
 
 def _class_table(names: Sequence[str], background: int | None) -> io.ClassTable:

@@ -211,7 +211,9 @@ def test_faulty_superpixel_files(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"a\.mat"):
         read_superpixels(tmp_path / "a.mat")
     (tmp_path / "old.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
-    with pytest.raises(LabelFormatError, match=r"D202 .*old\.mat: is not an HDF5 file.*-v7\.3"):
+    with pytest.raises(
+        LabelFormatError, match=r"D202 .*old\.mat: is not a complete HDF5 file.*-v7\.3"
+    ):
         read_superpixels(tmp_path / "old.mat")
     with pytest.raises(LabelFormatError, match=r"D202 .*x\.mat: holds \['x'\], expected one of"):
         read_superpixels(_mat(tmp_path / "x.mat", x=IDS + 1))
