@@ -30,6 +30,7 @@ __all__ = ["certainty_map", "eigenvalue_trace", "transition_eigenvalues", "walk_
 _MOST_CELLS = 1000  # of a matrix whose eigenvalues are wanted: a second on one core
 _COLOURS = ((31, 119, 180), (214, 39, 40))
 _MARGIN = 40
+_PALE = 5  # times the share of a uniform walk that is still drawn as strong
 
 
 @torch.no_grad()
@@ -50,8 +51,8 @@ def walk_column(
 
     Returns:
         RGB picture, uint8, of three tiles: the image with the pixel circled; its row of the
-        transition matrix, from where it takes features; its column, to where it gives them. Each is
-        relative to its largest entry.
+        transition matrix, from where it takes features; its column, to where it gives them. Red is
+        relative to the largest entry, or to five times that of a uniform walk if that is more.
 
     Raises:
         ConfigError: If the module has no walk.
@@ -72,7 +73,9 @@ def walk_column(
     rgb = rgb_view(image, module.data_info.rgb_channels)
     tiles = [_circled(rgb, pixel)]
     for shares in (matrix[cell], matrix[:, cell]):
-        map_ = _on_image((shares / shares.max()).view(1, 1, *grid), lattice, seen, (height, width))
+        # a walk that goes everywhere alike is pale, not as red as one that goes to one place
+        scale = shares.max().clamp_min(_PALE / len(shares))
+        map_ = _on_image((shares / scale).view(1, 1, *grid), lattice, seen, (height, width))
         tiles.append(_heat(rgb, map_))
     titles = ["pixel", "takes from (row)", "gives to (column)"]
     return compose_panel([tiles], titles, tile_height=tile_height)
