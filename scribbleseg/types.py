@@ -102,8 +102,9 @@ class DataInfo:
             :class:`~scribbleseg.functional.intensity.Intensity`.
         rgb_channels: Channels that pictures and comparisons of colour use; ``None`` = the default
             of :func:`~scribbleseg.functional.intensity.rgb_view`.
-        train_images: Ids of the images that the weights were trained on, those of the checkpoint
-            they started from included, packed by :func:`~scribbleseg.data.history.pack_names`.
+        train_images: Digests of the ids of the images that the weights were trained on, those of
+            the checkpoint they started from included; see
+            :func:`~scribbleseg.data.history.pack_digests`.
     """
 
     class_names: tuple[str, ...]

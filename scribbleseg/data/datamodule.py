@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from scribbleseg.data.batch_picture import draw_samples
 from scribbleseg.data.dataset import EvalDataset, TrainDataset
 from scribbleseg.data.degraded import DegradedScribbles, check_degradation
-from scribbleseg.data.history import earlier_images, leaked_images, pack_names
+from scribbleseg.data.history import earlier_images, leaked_images, name_digest, pack_digests
 from scribbleseg.data.loader_options import (
     channel_moments,
     check_least,
@@ -29,7 +29,7 @@ from scribbleseg.functional.images import write_image
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from torch.utils.data import DataLoader, Dataset
 
@@ -133,7 +133,7 @@ class ScribbleDataModule(LightningDataModule):
             source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
         )
         self._degraded: DegradedScribbles | None = None
-        self._seen: set[str] = set()  # images that the weights have been trained on, or will be
+        self._seen: set[bytes] = set()  # images that the weights have been trained on, or will be
         self._resumed_from: object = None
         self.extra_options = ExtraOptions(
             superpixels, superpixel_options, pseudo_label_dir, paste_scribbles, distance_lambdas
@@ -168,7 +168,7 @@ class ScribbleDataModule(LightningDataModule):
             in_channels=self.source.in_channels,
             intensity=self.source.intensity.to_tuple(),
             rgb_channels=self.source.rgb_channels,
-            train_images=pack_names(self._seen),
+            train_images=pack_digests(self._seen),
         )
 
     def records(self, split: Split) -> list[Record]:
@@ -208,7 +208,9 @@ class ScribbleDataModule(LightningDataModule):
         for split in splits:
             self.records(split)
         module = getattr(self.trainer, "lightning_module", None)
-        trained = [r.image_id for r in self.records("train")] if "train" in splits else []
+        trained = (
+            [name_digest(r.image_id) for r in self.records("train")] if "train" in splits else []
+        )
         self._seen, self._resumed_from = set(trained), None
         self._look_back(earlier_images(module), splits)
         wanted: frozenset[str] = getattr(module, "train_inputs", frozenset())
@@ -226,17 +228,17 @@ class ScribbleDataModule(LightningDataModule):
                 check=self.check,
             )
 
-    def _look_back(self, earlier: Mapping[str, Sequence[str]], splits: Sequence[Split]) -> None:
+    def _look_back(self, earlier: Mapping[str, Collection[bytes]], splits: Sequence[Split]) -> None:
         """Note what the weights have seen before, and warn if they have seen images to be scored.
 
         Args:
-            earlier: Image ids by where they are recorded.
+            earlier: Digests of image ids by where they are recorded.
             splits: Splits in use.
         """
         scored = [r.image_id for s in splits if s in ("val", "test") for r in self.records(s)]
         for finding in leaked_images(earlier, scored):
             logger.warning("%s", finding)
-        self._seen.update(name for names in earlier.values() for name in names)
+        self._seen.update(*earlier.values())
         module = getattr(self.trainer, "lightning_module", None)
         if module is not None and hasattr(module, "data_info"):
             module.data_info = self.data_info

@@ -13,7 +13,13 @@ from helpers.trees_coco import context_tree
 
 from scribbleseg.checkpoint import load, read_checkpoint
 from scribbleseg.data import ScribbleDataModule
-from scribbleseg.data.history import earlier_images, leaked_images, pack_names, unpack_names
+from scribbleseg.data.history import (
+    earlier_images,
+    leaked_images,
+    name_digest,
+    pack_digests,
+    unpack_digests,
+)
 from scribbleseg.data.sources import FolderSource, PascalContextSource, VOCSource
 from scribbleseg.methods import RegularizedModule
 
@@ -42,7 +48,11 @@ def module_of(data, weights=None):
 
 
 def recorded(path):
-    return unpack_names(read_checkpoint(path)["scribbleseg"]["data"]["train_images"])
+    return unpack_digests(read_checkpoint(path)["scribbleseg"]["data"]["train_images"])
+
+
+def digests(*names):
+    return {name_digest(name) for name in names}
 
 
 def warnings_of(caplog):
@@ -63,7 +73,8 @@ def voc_checkpoint(tmp_path):
 
 
 def test_a_context_run_that_starts_from_train_aug_is_warned_of(tmp_path, voc_checkpoint, caplog):
-    assert recorded(voc_checkpoint) == list(VOC_STEMS[:4])
+    assert recorded(voc_checkpoint) == digests(*VOC_STEMS[:4])
+    assert VOC_STEMS[0].encode() not in voc_checkpoint.read_bytes()
     data = data_of(PascalContextSource(context_tree(tmp_path / "context")))
     module, run = module_of(data, str(voc_checkpoint)), trainer()
     with caplog.at_level(logging.WARNING):
@@ -75,7 +86,7 @@ def test_a_context_run_that_starts_from_train_aug_is_warned_of(tmp_path, voc_che
     )
     # a third run must be told of what the first one saw
     run.save_checkpoint(tmp_path / "context.ckpt")
-    assert recorded(tmp_path / "context.ckpt") == sorted({*VOC_STEMS[:3], *VOC_STEMS[:4]})
+    assert recorded(tmp_path / "context.ckpt") == digests(*VOC_STEMS[:3], *VOC_STEMS[:4])
 
 
 def test_a_run_from_other_weights_is_not_warned_of(tmp_path, caplog):
@@ -111,16 +122,17 @@ def test_evaluating_on_training_images_is_warned_of(tmp_path, caplog):
     assert "recorded in the module (img_5)" in warnings_of(caplog)[1]
 
 
-def test_names_are_packed_small():
+def test_digests_are_packed_small():
     names = [f"2008_{number:06d}" for number in range(10_582)]
-    packed = pack_names(reversed(names))
-    assert unpack_names(packed) == names
-    assert len(packed) < 60_000
-    assert (pack_names([]), unpack_names("")) == ("", [])
-    assert unpack_names(pack_names(["a b/ü 1"])) == ["a b/ü 1"]
-    for damaged in ("AAAA", "?", packed[:40]):
+    packed = pack_digests(list(digests(*names)))
+    assert unpack_digests(packed) == digests(*names)
+    assert len(unpack_digests(packed)) == len(names)
+    assert len(packed) < 90_000
+    assert (pack_digests([]), unpack_digests("")) == ("", frozenset())
+    assert name_digest("a/b ü") == name_digest("b ü") != name_digest("b u")
+    for damaged in ("AAAA", "?", packed[:40][:-3]):
         with pytest.raises(ValueError, match=r"."):
-            unpack_names(damaged)
+            unpack_digests(damaged)
 
 
 def test_files_that_say_nothing_are_left_out(tmp_path):
@@ -134,4 +146,4 @@ def test_files_that_say_nothing_are_left_out(tmp_path):
     for name in ("text", "foreign", "damaged", "absent"):
         assert earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
     assert earlier_images(None) == {}
-    assert leaked_images({"a": ["x"]}, ["y"]) == []
+    assert leaked_images({"a": digests("x")}, ["y"]) == []
