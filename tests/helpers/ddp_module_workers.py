@@ -28,6 +28,8 @@ MODULES: dict[str, dict[str, Any]] = {
     "DMPLSModule": {"dropout": 0.0, "reduction": "image"},
     "MeanTeacherModule": {"samples": 1, "noise": 0.0},
     "PFAModule": {"arch": "unet", "num_prototypes": 2, "consistency": "soft_ce"},
+    "CDSPModule": {"arch": "aspp_v2", "lorm_chunk": 3},
+    "CAMModule": {},
 }
 
 
@@ -43,6 +45,9 @@ def step(name: str, part: slice, *, distributed: bool = False) -> dict[str, torc
     batch["scribble"][3] = 255
     batch["valid"][1, 20:] = False
     batch["scribble"][1, 20:] = 255
+    batch["pseudo_label"][~batch["valid"]] = 255
+    batch["pseudo_label"][2:, 8:] = 0  # and of foreground
+    batch["scribble_distance"][3] = 0
     share = type(batch)({key: value[part] for key, value in batch.items()})
     torch.manual_seed(1)
     loss = module.training_step(share, 0)
