@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.readers.hdf5 import open_hdf5
-from scribbleseg.data.sources.base import FileIndex, LabelRole, LabelType, OnMissing
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.errors import (
     ConfigError,
@@ -22,6 +22,7 @@ from scribbleseg.errors import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["ACDC_CLASSES", "ACDCSource"]

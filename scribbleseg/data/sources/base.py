@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import cv2
 import numpy as np
@@ -19,12 +19,12 @@ from scribbleseg.data.orientation import orient_label
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
 from scribbleseg.data.source import LabelRole, ScribbleSource
 from scribbleseg.data.sources.box_labels import BoxFiles
+from scribbleseg.data.sources.file_index import CURES, FileIndex, OnMissing, missing_files
+from scribbleseg.data.sources.own_labels import OwnLabels
 from scribbleseg.data.sources.pseudo import check_pseudo_options, find_pseudo_labels
 from scribbleseg.data.sources.weak import weak_reader
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import StrokeDrawing
-from scribbleseg.functional.manifest import check_manifest, read_manifest
-from scribbleseg.functional.strokes import Renderer
 from scribbleseg.options import check_choice
 from scribbleseg.types import Record, Split
 
@@ -35,59 +35,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scribbleseg.data.readers.boxes import Box
+    from scribbleseg.functional.strokes import Renderer
 
-__all__ = [
-    "FileIndex",
-    "FileSource",
-    "LabelRole",
-    "LabelType",
-    "OnMissing",
-    "stroke_options",
-]
-
-OnMissing = Literal["error", "skip", "unlabelled"]
-"""What to do with training images that have no scribble."""
-
-_CURES = {
-    "image": "copy the files there, or remove the names from the list",
-    "scribble": "draw them, remove the names from the list, or set `on_missing: skip`",
-    "point": "add them, remove the names from the list, or set `on_missing: skip`",
-    "box": "add them, remove the names from the list, or set `on_missing: skip`",
-    "tag": "add them, remove the names from the list, or set `on_missing: skip`",
-    "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
-    "pseudo-label": "run the stage that makes them again, remove the names from the list, or set "
-    "`on_missing: skip`",
-}
-"""What to do about missing files of each role."""
-
-
-def stroke_options(width: float, renderer: str, offset: float) -> tuple[float, Renderer, float]:
-    """Checked options of :func:`~scribbleseg.functional.strokes.rasterize`.
-
-    Raises:
-        ConfigError: If the width is not positive or the renderer is unknown.
-    """
-    check_choice("renderer", renderer, get_args(Renderer))
-    if not width > 0:
-        raise ConfigError(f"scribble_width={width}: expected a positive number of pixels")
-    return width, "pillow" if renderer == "pillow" else "distance", offset
-
-
-@dataclass(frozen=True)
-class FileIndex:
-    """Files of a data set by stem.
-
-    Attributes:
-        images: All images, labelled or not, in the order in which they are predicted.
-        scribbles: Scribble files.
-        masks: Dense label files; empty if the data set has none.
-        places: Where images, scribbles and masks are, for messages.
-    """
-
-    images: dict[str, Path]
-    scribbles: dict[str, Path] = field(default_factory=dict)
-    masks: dict[str, Path] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
+__all__ = ["FileSource"]
 
 
 class FileSource(ScribbleSource):
@@ -151,7 +101,7 @@ class FileSource(ScribbleSource):
         )
         self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self._strokes = strokes
-        self._own_folders: dict[Path, bool] = {}
+        self._own_labels = OwnLabels(classes.names)
         self._tags = class_ids(classes.names, classes.aliases)
         options = weak_labels or WeakLabels()
         self._boxes = BoxFiles(self, options)
@@ -206,7 +156,7 @@ class FileSource(ScribbleSource):
                 if not stems:
                     raise ScribbleNotFoundError(
                         f"D301 none of the images of split {split!r} has a {role} in "
-                        f"{self._place(role)}; {_CURES[role]}"
+                        f"{self._place(role)}; {CURES[role]}"
                     )
             return [self._record(stem, labels.get(stem), None) for stem in stems]
         if files.masks:
@@ -300,25 +250,12 @@ class FileSource(ScribbleSource):
         return self._fit(self._decode(path, role, record), record)
 
     def is_own_label(self, path: Path, record: Record) -> bool:
-        """Whether a command of this library wrote a label file, such as ``synthesize``.
-
-        Then it holds ids, whatever coding the data set's own files have. The ``manifest.json`` of
-        its folder tells.
+        """Whether a command of this library wrote a label file, see :class:`OwnLabels`.
 
         Raises:
             LabelFormatError: If it was made for other classes (D401).
         """
-        folder = path.parents[record.image_id.count("/")] if path.suffix == ".png" else None
-        if folder is None or folder / f"{record.image_id}.png" != path:
-            return False
-        if folder not in self._own_folders:
-            manifest = read_manifest(folder)
-            command = "" if manifest is None else str(manifest.get("command", ""))
-            own = command.startswith("scribbleseg")
-            if own:
-                check_manifest(folder, self.class_names)
-            self._own_folders[folder] = own
-        return self._own_folders[folder]
+        return self._own_labels.wrote(path, record.image_id)
 
     def read_strokes(self, record: Record) -> StrokeDrawing | None:
         """Polylines of a stroke file that trains, ``None`` for scribbles that are pixels.
@@ -390,17 +327,9 @@ class FileSource(ScribbleSource):
         self, stems: list[str], files: Mapping[str, Path], role: str, split: str
     ) -> None:
         """One error for all that is missing, not one per file."""
-        missing = [stem for stem in stems if stem not in files]
-        if not missing:
-            return
-        examples = ", ".join(missing[:5])
-        # the command checks the data set's own files only
-        more = "; `python -m scribbleseg.data check` lists all problems"
-        raise ScribbleNotFoundError(
-            f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in "
-            f"{self._place(role)} (e.g. {examples}); {_CURES[role]}"
-            f"{'' if role == 'pseudo-label' else more}"
-        )
+        message = missing_files(stems, files, role=role, split=split, place=self._place(role))
+        if message:
+            raise ScribbleNotFoundError(message)
 
     def _place(self, role: str) -> str:
         if role == "pseudo-label":

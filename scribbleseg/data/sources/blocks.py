@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.readers.s4 import read_grey_label
-from scribbleseg.data.sources.base import FileIndex, FileSource, LabelRole, LabelType, OnMissing
+from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.data.sources.scene_classes import (
     LabelIds,
     ade20k_classes,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["BlockSource"]

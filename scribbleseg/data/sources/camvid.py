@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.base import FileIndex, FileSource, LabelType, OnMissing
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:

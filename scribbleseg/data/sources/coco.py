@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.readers.coco import CocoIndex, read_coco_index
 from scribbleseg.data.readers.coco_masks import (
     Crowd,
@@ -16,7 +16,7 @@ from scribbleseg.data.readers.coco_masks import (
     paint_mask,
     write_masks,
 )
-from scribbleseg.data.sources.base import FileIndex, FileSource, LabelRole, LabelType, OnMissing
+from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.class_names import COCO_CATEGORIES
 from scribbleseg.data.sources.coco_files import (
     SPLITS,
@@ -31,6 +31,7 @@ from scribbleseg.data.sources.coco_files import (
     list_numbers,
     painted_masks,
 )
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.options import check_choice, check_flag
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scribbleseg.data.readers.boxes import Box
-    from scribbleseg.data.source import FileRole
+    from scribbleseg.data.source import FileRole, LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["COCOSource", "write_coco_masks"]

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.base import FileIndex, FileSource, LabelType, OnMissing
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.coco_files import SPLITS, image_folder
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:

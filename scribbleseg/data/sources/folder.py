@@ -13,13 +13,9 @@ import yaml
 
 from scribbleseg.data import io
 from scribbleseg.data.image_options import ImageOptions
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.base import (
-    FileIndex,
-    FileSource,
-    LabelType,
-    OnMissing,
-)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.data.spacings import Spacing, read_spacings
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.image_files import write_text

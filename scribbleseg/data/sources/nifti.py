@@ -9,8 +9,9 @@ from scribbleseg.constants import MAX_CLASSES
 from scribbleseg.data import io
 from scribbleseg.data.groups import check_pattern, group_in
 from scribbleseg.data.image_options import ImageOptions
+from scribbleseg.data.label_types import LabelType  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.readers.nifti import NIFTI_SUFFIXES
-from scribbleseg.data.sources.base import LabelType, OnMissing  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.sources.file_index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import (
     Case,
     CaseSource,

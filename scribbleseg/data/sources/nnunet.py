@@ -12,7 +12,8 @@ import numpy as np
 from scribbleseg.constants import MAX_CLASSES
 from scribbleseg.data import io
 from scribbleseg.data.image_options import ImageOptions
-from scribbleseg.data.sources.base import LabelType, OnMissing  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.label_types import LabelType  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.sources.file_index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import Case, CaseSource, check_fold, files_ending
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity

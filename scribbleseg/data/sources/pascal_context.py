@@ -12,18 +12,11 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.leaks import overlap_warning
 from scribbleseg.data.readers.matlab import NAMES_459, read_459_ids, read_context_mat
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
-from scribbleseg.data.sources.base import (
-    FileIndex,
-    FileSource,
-    LabelRole,
-    LabelType,
-    OnMissing,
-    stroke_options,
-)
+from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.class_names import CONTEXT_CLASSES
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
@@ -32,6 +25,8 @@ from scribbleseg.data.sources.devkit import (
     locate_devkit,
     voc_ids,
 )
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
+from scribbleseg.data.sources.stroke_options import stroke_options
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, rasterize
 from scribbleseg.options import check_choice
@@ -41,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole
+    from scribbleseg.data.source import FileRole, LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["PascalContextSource"]

@@ -8,16 +8,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.readers.s4 import S4File, read_grey_label, read_s4
-from scribbleseg.data.sources.base import (
-    FileIndex,
-    FileSource,
-    LabelRole,
-    LabelType,
-    OnMissing,
-    stroke_options,
-)
+from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.data.sources.s4_layouts import KITTI_LISTS, LAYOUTS, S4Dataset, stem_of
 from scribbleseg.data.sources.scene_classes import (
     LabelIds,
@@ -28,6 +22,7 @@ from scribbleseg.data.sources.scene_classes import (
     detect_label_ids,
     find_labels,
 )
+from scribbleseg.data.sources.stroke_options import stroke_options
 from scribbleseg.data.sources.voc import VOC_CLASSES, VOCSource
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import StrokeDrawing
@@ -40,7 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole
+    from scribbleseg.data.source import FileRole, LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["S4Source"]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scribbleseg.data.label_types import TagOrigin
-    from scribbleseg.data.sources.base import LabelRole
+    from scribbleseg.data.source import LabelRole
 
 __all__ = ["TagLabels"]
 

@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data import io
-from scribbleseg.data.label_types import WeakLabels  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.readers.matlab import read_sbd_mat
 from scribbleseg.data.readers.scribblesup import SCRIBBLESUP_ALIASES
-from scribbleseg.data.sources.base import (
-    FileIndex,
-    FileSource,
-    LabelRole,
-    LabelType,
-    OnMissing,
-    stroke_options,
-)
+from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.class_names import VOC_CLASSES
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
@@ -25,12 +18,15 @@ from scribbleseg.data.sources.devkit import (
     locate_devkit,
     voc_ids,
 )
+from scribbleseg.data.sources.file_index import FileIndex, OnMissing
+from scribbleseg.data.sources.stroke_options import stroke_options
 from scribbleseg.errors import ScribbleNotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scribbleseg.data.source import LabelRole
     from scribbleseg.functional.strokes import Renderer
     from scribbleseg.types import Record, Split
 

@@ -20,7 +20,8 @@ from scribbleseg.data.readers.nifti import (
     read_stack,
     read_stack_header,
 )
-from scribbleseg.data.sources.base import FileIndex, FileSource, LabelRole
+from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.sources.file_index import FileIndex
 from scribbleseg.errors import ConfigError, LabelFormatError
 from scribbleseg.options import check_choice, check_whole
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole
+    from scribbleseg.data.source import FileRole, LabelRole
     from scribbleseg.types import Record
 
 __all__ = ["Case", "CaseSource", "check_fold", "files_ending", "hashed_order"]
