@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -117,7 +119,7 @@ class SeedWriter(Callback):
             raise ConfigError("SeedWriter needs a ScribbleDataModule; train with one")
         root = Path(trainer.default_root_dir) if self.folder is None else self.folder
         folder, training = root / "pseudo_labels", pl_module.training
-        facts = self._facts(pl_module)
+        facts = self._facts(pl_module, data)
         started = read_manifest(folder) if trainer.is_global_zero else None
         # decided before the manifest is replaced, and alike on all ranks
         resumed = bool(
@@ -141,7 +143,7 @@ class SeedWriter(Callback):
             logger.info("pseudo-labels of %d training images: %s", len(records), folder)
         return folder
 
-    def _facts(self, pl_module: LightningModule) -> dict[str, Any]:
+    def _facts(self, pl_module: LightningModule, data: Any) -> dict[str, Any]:
         """What decides the content of the files, so that others are not taken for these."""
         weights = sum(float(p.detach().double().abs().sum()) for p in pl_module.parameters())
         inference: Any = getattr(pl_module, "inference", None)
@@ -154,7 +156,11 @@ class SeedWriter(Callback):
             "weights": f"{weights:.12g}",
             "scales": list(inference.scales),
             "flip": inference.flip,
+            "resize": data.resize,
+            "degradation": None if data.degradation is None else asdict(data.degradation),
         }
+        # as they are read back: JSON knows no tuples
+        options = json.loads(json.dumps(options))
         return {"made_by": options, "tags": "classes of the training scribbles"}
 
     def _describe(

@@ -1,0 +1,245 @@
+"""CDSP over whole runs: activation maps, their files, the second stage, and resuming it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.contract import TINY_ENCODER
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from scribbleseg import CAMModule, CDSPModule, RegularizedModule
+from scribbleseg.callbacks import ExactResume, PseudoLabelQuality, SeedWriter
+from scribbleseg.callbacks.pseudo_label_quality import score_pseudo_labels
+from scribbleseg.data import ScribbleDataModule, io
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.errors import (
+    ConfigError,
+    LabelFormatError,
+    ScribbleNotFoundError,
+    ScribbleSegError,
+)
+from scribbleseg.functional.images import write_label
+from scribbleseg.functional.manifest import read_manifest, write_manifest
+from scribbleseg.inference import InferenceConfig
+
+IMAGES = 8
+
+
+def source() -> SyntheticSource:
+    return SyntheticSource(num_train=IMAGES, num_val=2, size=40)
+
+
+def data_of(**options) -> ScribbleDataModule:
+    settings = {"batch_size": 2, "num_workers": 0, "check": False, **options}
+    return ScribbleDataModule(source(), **settings)
+
+
+def fit(module, data, folder: Path, *callbacks: Callback, epochs: int = 1, **resume) -> Trainer:
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        limit_val_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[ExactResume(), *callbacks],
+    )
+    trainer.fit(module, data, **resume)
+    return trainer
+
+
+def classifier(**options) -> CAMModule:
+    seed_everything(0, verbose=False)
+    return CAMModule(
+        source().num_classes, encoder=TINY_ENCODER, encoder_weights=None, lr=1e-3, **options
+    )
+
+
+def segmenter(**options) -> CDSPModule:
+    seed_everything(0, verbose=False)
+    settings = {"arch": "unet", "encoder": TINY_ENCODER, "encoder_weights": None, "lorm_chunk": 2}
+    return CDSPModule(source().num_classes, **{**settings, **options})
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cam")
+    data = data_of(scribble_drop=0.3, batch_size=3)
+    module = classifier(inference=InferenceConfig(scales=(1.0, 1.5), flip=True))
+    fit(module, data, folder, SeedWriter(), PseudoLabelQuality())
+    assert module.training
+    return folder
+
+
+class TestSeedWriter:
+    def test_every_training_image_has_a_seed_and_a_label(self, first_stage) -> None:
+        data, sizes = data_of(scribble_drop=0.3), source()
+        for record in sizes.records("train"):
+            label = io.read_label(
+                first_stage / "pseudo_labels" / f"{record.image_id}.png", sizes.num_classes
+            )
+            assert label.shape == sizes.read_mask(record).shape
+            seed = np.load(first_stage / "seeds" / f"{record.image_id}.npz")
+            # the classes of the scribble that trains, of which a part was dropped
+            scribble = data_of_sample(data, record.image_id)
+            drawn = set(np.unique(scribble).tolist()) - {0, 255}
+            assert set(seed["classes"].tolist()) == drawn
+            height, width = label.shape
+            assert seed["maps"].shape == (len(drawn), -(-height // 4), -(-width // 4))
+            assert seed["maps"].dtype == np.float16
+            assert (seed["maps"] >= 0).all()
+            assert (seed["maps"] <= 1).all()
+            assert set(np.unique(label).tolist()) <= drawn | {0}
+            shown = scribble != 255
+            assert np.array_equal(label[shown], scribble[shown]), "drawn pixels keep their class"
+        for name in ("pseudo_labels", "seeds"):
+            manifest = read_manifest(first_stage / name)
+            assert manifest["files"] == IMAGES
+            assert manifest["complete"]
+            assert manifest["class_names"] == list(sizes.class_names)
+            assert manifest["module"].endswith("CAMModule")
+
+    def test_finished_files_are_kept_unless_other_options_made_them(self, first_stage) -> None:
+        paths = sorted(first_stage.rglob("*.p*ng")) + sorted(first_stage.rglob("*.npz"))
+
+        def stamps() -> list[int]:
+            return [path.stat().st_mtime_ns for path in paths]
+
+        def write(**options) -> None:
+            module = classifier(inference=InferenceConfig(scales=(1.0, 1.5), flip=True))
+            data = data_of(scribble_drop=0.3, batch_size=3)
+            trainer = fit(module, data, first_stage)
+            SeedWriter(**options).write(trainer, module)
+
+        before = stamps()
+        paths[2].unlink()
+        write()
+        after = stamps()
+        again = [path.stem for path, a, b in zip(paths, before, after, strict=True) if a != b]
+        assert again == [paths[2].stem] * 2, "label and seed of that image alone"
+        write(threshold=0.3)
+        assert all(a != b for a, b in zip(after, stamps(), strict=True))
+
+    def test_quality_is_a_report_only(self, first_stage) -> None:
+        report = json.loads((first_stage / "pseudo_label_quality.json").read_text())
+        assert report["images"] == IMAGES
+        assert 0 < report["miou"] <= 1
+        assert report["decided"] == 1
+
+    def test_methods_without_maps_are_refused(self, tmp_path) -> None:
+        module = RegularizedModule(5, encoder=TINY_ENCODER, encoder_weights=None)
+        with pytest.raises(ConfigError, match="RegularizedModule has none"):
+            fit(module, data_of(), tmp_path, SeedWriter())
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"threshold": 1.0}, "threshold=1.0"),
+            ({"refine": "magic"}, "refine='magic'"),
+            ({"crf": "best"}, "crf='best'"),
+            ({"confident": (0.1, 0.6)}, "larger one first"),
+            ({"seeds": "no"}, "without quotes"),
+        ],
+    )
+    def test_options_are_checked(self, options, message) -> None:
+        with pytest.raises(ConfigError, match=message):
+            SeedWriter(**options)
+
+
+def data_of_sample(data: ScribbleDataModule, image_id: str) -> np.ndarray:
+    from scribbleseg.data.degraded import read_degraded
+
+    record = next(r for r in data.records("train") if r.image_id == image_id)
+    return read_degraded(data.source, record, data.degradation)
+
+
+class TestQuality:
+    def labels(self, folder: Path, change) -> Path:
+        own = source()
+        for record in own.records("train"):
+            write_label(folder / f"{record.image_id}.png", change(own.read_mask(record).copy()))
+        return folder
+
+    def test_perfect_labels_and_undecided_pixels(self, tmp_path) -> None:
+        def half(mask: np.ndarray) -> np.ndarray:
+            mask[::2] = 255
+            return mask
+
+        scores = score_pseudo_labels(source(), self.labels(tmp_path, half))
+        assert scores["miou"] == 1
+        assert scores["decided"] == pytest.approx(0.5, abs=0.03)
+
+    def test_wrong_labels_are_counted(self, tmp_path) -> None:
+        nothing = score_pseudo_labels(source(), self.labels(tmp_path, np.zeros_like))
+        masks = [source().read_mask(r).ravel() for r in source().records("train")]
+        share = (np.concatenate(masks) == 0).mean()
+        assert nothing["acc"] == pytest.approx(share)
+        assert nothing["iou"][source().class_names[0]] == pytest.approx(share)
+
+    def test_nothing_to_score(self, tmp_path) -> None:
+        with pytest.raises(ScribbleSegError, match="nothing to score"):
+            score_pseudo_labels(source(), tmp_path)
+
+
+class TestSecondStage:
+    def test_it_trains_on_the_files_of_the_first(self, first_stage, tmp_path) -> None:
+        data = data_of(pseudo_label_dir=str(first_stage / "pseudo_labels"), paste_scribbles=True)
+        module = segmenter()
+        fit(module, data, tmp_path)
+        assert set(module.loss_terms) == {
+            *("pce", "pseudo", "lorm", "entropy_scribble", "entropy_pseudo")
+        }
+        assert all(0 < value < 100 for value in module.loss_terms.values())
+
+    def test_any_folder_of_labels_will_do_and_a_wrong_one_is_named(self, tmp_path) -> None:
+        folder = tmp_path / "elsewhere"
+        TestQuality().labels(folder, lambda mask: mask)
+        fit(segmenter(), data_of(pseudo_label_dir=str(folder)), tmp_path)
+        write_manifest(folder, class_names=["a", "b"], files=IMAGES)
+        with pytest.raises(LabelFormatError, match="D401"):
+            fit(segmenter(), data_of(pseudo_label_dir=str(folder)), tmp_path)
+        (folder / "manifest.json").unlink()
+        missing = next(folder.glob("*.png"))
+        missing.unlink()
+        with pytest.raises(ScribbleNotFoundError, match=missing.stem):
+            fit(segmenter(), data_of(pseudo_label_dir=str(folder)), tmp_path)
+
+    def test_without_a_folder_only_the_partial_cross_entropy_runs(self, tmp_path) -> None:
+        with pytest.raises(ConfigError, match="`pseudo_label_dir` of the data is not set"):
+            fit(segmenter(), data_of(), tmp_path)
+        names = ("pseudo", "lorm", "scribble_distance", "pseudo_distance")
+        module = segmenter(**{f"{name}_weight": 0.0 for name in names})
+        fit(module, data_of(), tmp_path)
+        assert set(module.loss_terms) == {"pce"}
+
+
+class _Save(Callback):
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("arch", ["unet", "aspp_v3plus"])
+def test_resuming_is_bitwise(arch: str, tmp_path) -> None:
+    # dropout and the recomputed attention draw from the same generators as before
+    folder = tmp_path / "labels"
+    TestQuality().labels(folder, lambda mask: mask)
+
+    def run(*callbacks: Callback, **resume) -> CDSPModule:
+        module = segmenter(arch=arch, warmup_steps=2)
+        data = data_of(pseudo_label_dir=str(folder), seed=0)
+        fit(module, data, tmp_path, *callbacks, epochs=2, **resume)
+        return module
+
+    whole = run(_Save(5, tmp_path / "5.ckpt")).state_dict()
+    resumed = run(ckpt_path=tmp_path / "5.ckpt").state_dict()
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
