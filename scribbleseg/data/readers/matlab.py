@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NAMES_459", "read_459_ids", "read_context_mat", "read_sbd_mat"]
+__all__ = ["NAMES_459", "names_of_459", "read_459_ids", "read_context_mat", "read_sbd_mat"]
 
 NAMES_459 = "labels.txt"
 """File of the Context release that names the 459 classes of its ``.mat`` files."""
@@ -139,3 +139,9 @@ def read_459_ids(path: Path, class_names: Sequence[str]) -> NDArray[np.uint8]:
     for index, name in enumerate(wanted, 1):
         table[names[name]] = index
     return table
+
+
+def names_of_459(path: Path) -> Path | None:
+    """The list of names for a ``.mat`` file: beside it, or beside its folder."""
+    places = (folder / NAMES_459 for folder in (path.parent, path.parent.parent))
+    return next((file for file in places if file.is_file()), None)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from scribbleseg.data import io
 from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.data.prepared import is_fresh
 from scribbleseg.data.readers.coco import CocoIndex, read_coco_index
 from scribbleseg.data.readers.coco_masks import (
     Crowd,
     MaskReport,
     Overlap,
     paint_mask,
-    write_masks,
 )
 from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.class_names import COCO_CATEGORIES
@@ -31,8 +31,10 @@ from scribbleseg.data.sources.coco_files import (
     list_numbers,
     painted_masks,
 )
+from scribbleseg.data.sources.coco_painting import CocoMaskStyle, MaskStyle, write_coco_masks
 from scribbleseg.data.sources.file_index import FileIndex, OnMissing
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.manifest import MANIFEST
 from scribbleseg.options import check_choice, check_flag
 
 if TYPE_CHECKING:
@@ -45,14 +47,9 @@ if TYPE_CHECKING:
     from scribbleseg.data.source import FileRole, LabelRole
     from scribbleseg.types import Record, Split
 
-__all__ = ["COCOSource", "write_coco_masks"]
+__all__ = ["COCOSource"]
 
 logger = logging.getLogger(__name__)
-
-_PRESET = "coco2014-wsss"
-
-MaskStyle = Literal["coco2014-wsss", "custom"]
-"""``coco2014-wsss``: the masks of the published comparisons; ``custom``: options of your own."""
 
 OnMissingMask = Literal["paint", "error"]
 """What to do where ``mask_dir`` lacks a mask: paint it from the annotations, or stop."""
@@ -123,25 +120,18 @@ class COCOSource(FileSource):
         weak_labels: WeakLabels | None = None,
     ) -> None:
         check_choice("year", year, (None, *YEARS))
-        check_choice("mask_style", mask_style, get_args(MaskStyle))
-        check_choice("crowd", crowd, get_args(Crowd))
-        check_choice("overlap", overlap, get_args(Overlap))
         check_choice("on_missing_mask", on_missing_mask, get_args(OnMissingMask))
         check_flag(keep_unannotated=keep_unannotated)
-        if mask_style == _PRESET and (crowd, overlap) != ("background", "order"):
-            raise ConfigError(
-                f"mask_style={mask_style!r} with crowd={crowd!r} and overlap={overlap!r}: this "
-                "style is 'background' and 'order'; set `mask_style: custom`"
-            )
+        self.style = CocoMaskStyle(mask_style, crowd, overlap)
         self.root = Path(root)
-        self.year, self.mask_style = find_year(self.root, year), mask_style
-        self.crowd, self.overlap = crowd, overlap
-        style = mask_style if mask_style == _PRESET else f"{mask_style}_{crowd}_{overlap}"
-        self.mask_dir = self.root / (mask_dir or f"masks_{style}")
+        self.year = find_year(self.root, year)
+        self.mask_style, self.crowd, self.overlap = mask_style, crowd, overlap
+        self.mask_dir = self.root / (mask_dir or self.style.folder)
         self.on_missing_mask, self.keep_unannotated = on_missing_mask, keep_unannotated
         self.scribble_dir = self.root / scribble_dir
         self.lists = {"train": train_list, "val": val_list}
         self._indexes: dict[str, CocoIndex] = {}
+        self._warned: set[str] = set()
         self._numbers: dict[str, dict[int, str]] = {}
         self._images: dict[str, Path] = {}
         names = ("background", *(COCO_CATEGORIES[number] for number in sorted(COCO_CATEGORIES)))
@@ -186,9 +176,10 @@ class COCOSource(FileSource):
     def mask_names(self, split: str) -> list[str]:
         """Stems of the mask files of a split, in the order of its index."""
         numbers = self.index(split).image_ids
-        if self.mask_style == _PRESET:
-            return [str(number) for number in numbers]
-        return [image_stem(int(number), split, self.year) for number in numbers]
+        return [
+            self.style.file_name(int(number), image_stem(int(number), split, self.year))
+            for number in numbers
+        ]
 
     def _list_files(self) -> FileIndex:
         stems = {
@@ -201,7 +192,9 @@ class COCOSource(FileSource):
             scribbles=labels_by_stem(self.scribble_dir, stems),
             # a mask that is not written yet has its place already, see _decode
             masks={
-                stem: painted.get(number, self.mask_dir / f"{self._mask_name(number, stem)}.png")
+                stem: painted.get(
+                    number, self.mask_dir / f"{self.style.file_name(number, stem)}.png"
+                )
                 for number, stem in stems.items()
             },
             places={
@@ -225,9 +218,6 @@ class COCOSource(FileSource):
             self._numbers[split] = by_number(found, str(folder))
             self._images.update(found)
         return self._numbers
-
-    def _mask_name(self, number: int, stem: str) -> str:
-        return str(number) if self.mask_style == _PRESET else stem
 
     def _list_stems(self, split: Split) -> list[str]:
         if split not in SPLITS:
@@ -263,6 +253,7 @@ class COCOSource(FileSource):
                 ``on_missing_mask="error"``.
         """
         records = super().records(split)
+        self._warn_of_old_masks(split)
         if split == "val" or (split == "train" and self.label_type == "mask"):
             paths = [record.scribble if split == "train" else record.mask for record in records]
             missing = [path for path in paths if path is not None and not path.is_file()]
@@ -277,10 +268,21 @@ class COCOSource(FileSource):
                 )
         return records
 
+    def _warn_of_old_masks(self, split: Split) -> None:
+        """Say once that painted masks show earlier annotations; :meth:`prepare` makes them anew."""
+        path = self.mask_dir / MANIFEST
+        if split not in SPLITS or split in self._warned or not path.is_file():
+            return
+        self._warned.add(split)
+        annotations = annotation_file(self.root, split, self.year)
+        if annotations.is_file() and not is_fresh(path, annotations):
+            logger.warning(
+                "%s is newer than the masks in %s, which may show earlier annotations; %s",
+                *(annotations, self.mask_dir, self._cure()),
+            )
+
     def _cure(self) -> str:
-        options = f"{str(self.root)!r}, year={self.year}, mask_style={self.mask_style!r}"
-        if self.mask_style != _PRESET:
-            options += f", crowd={self.crowd!r}, overlap={self.overlap!r}"
+        options = f"{str(self.root)!r}, year={self.year}, {self.style.arguments()}"
         return (
             f"write them once with `COCOSource({options}).prepare(workers=8)`, or use the plain "
             f"folder that `python -m scribbleseg.data convert {self.root} --source coco --out "
@@ -348,40 +350,3 @@ class COCOSource(FileSource):
     def _paint(self, record: Record) -> NDArray[np.uint8]:
         split, number = self._find(record)
         return paint_mask(self.index(split), number, crowd=self.crowd, overlap=self.overlap)
-
-
-def write_coco_masks(
-    source: COCOSource,
-    out: str | Path | None = None,
-    *,
-    splits: Sequence[str] = SPLITS,
-    workers: int = 0,
-    progress: bool = True,
-) -> MaskReport:
-    """Paint the masks of all images of a source once, into a folder it reads them from.
-
-    See :func:`~scribbleseg.data.readers.coco_masks.write_masks`: parallel, resumable, and with a
-    manifest of style and pycocotools version.
-
-    Args:
-        source: Data set and style.
-        out: Target, by default ``source.mask_dir``.
-        splits: ``"train"``, ``"val"``, or both.
-        workers: Processes; 0 = this one.
-        progress: Show a progress bar on stderr.
-
-    Returns:
-        What was done; look at ``failed``.
-    """
-    return write_masks(
-        source.mask_dir if out is None else out,
-        {f"{split}{source.year}": source.index(split) for split in splits},
-        {f"{split}{source.year}": source.mask_names(split) for split in splits},
-        class_names=source.class_names,
-        crowd=source.crowd,
-        overlap=source.overlap,
-        workers=workers,
-        progress=progress,
-        mask_style=source.mask_style,
-        year=source.year,
-    )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +13,16 @@ from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data import io
 from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.data.leaks import overlap_warning
-from scribbleseg.data.readers.matlab import NAMES_459, read_459_ids, read_context_mat
+from scribbleseg.data.readers.matlab import (
+    NAMES_459,
+    names_of_459,
+    read_459_ids,
+    read_context_mat,
+)
 from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
 from scribbleseg.data.sources.base import FileSource
 from scribbleseg.data.sources.class_names import CONTEXT_CLASSES
+from scribbleseg.data.sources.context_tags import alias_ids, unknown_tags
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
     find_list,
@@ -27,12 +32,12 @@ from scribbleseg.data.sources.devkit import (
 )
 from scribbleseg.data.sources.file_index import FileIndex, OnMissing
 from scribbleseg.data.sources.stroke_options import stroke_options
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, rasterize
 from scribbleseg.options import check_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
@@ -43,7 +48,6 @@ __all__ = ["PascalContextSource"]
 
 logger = logging.getLogger(__name__)
 
-_ALIASES = {"diningtable": "table", "dining table": "table"}
 _YEARS = ("VOC2010", "VOC2012")
 _LISTS = {
     split: (
@@ -59,7 +63,6 @@ _SCRIBBLE_FOLDERS = ("pascal_context", "pascal_context_scribble")
 _LABEL_FOLDERS = ("SegmentationClassContext", "pascal_context_labels", "trainval")
 _VOC_SCRIBBLES = ("pascal_2012", "pascal_2012_scribble", "pascal_2007")
 _PICKLES = (".pth", ".pt", ".pkl", ".pickle", ".npy")
-_SCANNED = 2000  # stroke files that are searched for further unknown tags
 
 
 class PascalContextSource(FileSource):
@@ -131,7 +134,7 @@ class PascalContextSource(FileSource):
         self.lists = {"train": train_list, "val": val_list}
         self.scribbles, self._label_dir = scribbles, label_dir
         first = 60 - num_classes
-        further = _alias_ids(aliases or {})
+        further = alias_ids(aliases or {})
         known = {tag: label - first for tag, label in further.items() if label >= first}
         super().__init__(
             io.ClassTable(CONTEXT_CLASSES[first:], background=None if first else 0, aliases=known),
@@ -272,7 +275,8 @@ class PascalContextSource(FileSource):
             strokes = read_scribblesup(path, self._stroke_tags, image_size=size).strokes
         except LabelFormatError as error:
             if str(error).startswith("D401"):
-                raise self._unknown_tags(path) from error
+                files = [path, *self.files.scribbles.values()]
+                raise unknown_tags(files, self._stroke_tags) from error
             raise
         width, renderer, offset = self._strokes
         return rasterize(strokes, size, width=width, renderer=renderer, coordinate_offset=offset)
@@ -280,12 +284,12 @@ class PascalContextSource(FileSource):
     def inputs(self, record: Record, role: FileRole) -> list[Path]:
         """See :meth:`ScribbleSource.inputs`; a table says what the ids of ``.mat`` files are."""
         paths = super().inputs(record, role)
-        return [*paths, *(n for p in paths if p.suffix == ".mat" if (n := _names_459(p)))]
+        return [*paths, *(n for p in paths if p.suffix == ".mat" if (n := names_of_459(p)))]
 
     def _table_459(self, path: Path) -> NDArray[np.uint8]:
         """Ids of the ``.mat`` files to ids of the 59 classes, by name."""
         if self._table is None:
-            names = _names_459(path)
+            names = names_of_459(path)
             if names is None:
                 raise ScribbleNotFoundError(
                     f"D301 {path.parent / NAMES_459}: {path.name} holds ids of 459 classes, and "
@@ -294,54 +298,6 @@ class PascalContextSource(FileSource):
                 )
             self._table = read_459_ids(names, CONTEXT_CLASSES)
         return self._table
-
-    def _unknown_tags(self, path: Path) -> LabelFormatError:
-        """One error for all unknown tags: files are corrected once."""
-        files = [file for file in self.files.scribbles.values() if file.suffix.lower() == ".xml"]
-        scanned = list(dict.fromkeys([path, *files]))[:_SCANNED]
-        tags = _TagCollector(self._stroke_tags)
-        for file in scanned:
-            # another fault is reported when the file is used
-            with contextlib.suppress(LabelFormatError, ScribbleNotFoundError):
-                read_scribblesup(file, tags)
-        unknown = ", ".join(repr(tag) for tag in sorted(tags.unknown))
-        return LabelFormatError(
-            f"D401 {path}: {len(tags.unknown)} class tags in {len(scanned):,} stroke files are "
-            f"unknown: {unknown}; expected names of the 60 classes or of their known short forms: "
-            "name the class of each in `aliases`, such as `aliases: {TAG: wall}`"
-        )
-
-
-def _names_459(path: Path) -> Path | None:
-    """The list of names for a ``.mat`` file: beside it, or beside its folder."""
-    places = (folder / NAMES_459 for folder in (path.parent, path.parent.parent))
-    return next((file for file in places if file.is_file()), None)
-
-
-class _TagCollector(dict[str, int]):
-    """Known tags; others count as background and are remembered."""
-
-    def __init__(self, known: Mapping[str, int]) -> None:
-        super().__init__(known)
-        self.unknown: set[str] = set()
-
-    def get(self, tag: str, default: Any = None) -> Any:
-        if tag not in self:
-            self.unknown.add(tag)
-        return super().get(tag, 0)
-
-
-def _alias_ids(aliases: Mapping[str, str]) -> dict[str, int]:
-    known = {io.normalise_name(name): index for index, name in enumerate(CONTEXT_CLASSES)}
-    ids = {}
-    for tag, name in {**_ALIASES, **aliases}.items():
-        if io.normalise_name(name) not in known:
-            raise ConfigError(
-                f"aliases={{{tag!r}: {name!r}}}: no class has this name, expected one of "
-                f"{', '.join(CONTEXT_CLASSES)}"
-            )
-        ids[tag] = known[io.normalise_name(name)]
-    return ids
 
 
 def _without_background() -> NDArray[np.uint8]:

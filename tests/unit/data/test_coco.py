@@ -21,8 +21,9 @@ from scribbleseg.data.readers.coco import read_coco_index
 from scribbleseg.data.readers.coco_masks import _Writer, paint_mask
 from scribbleseg.data.readers.json_stream import JsonStream
 from scribbleseg.data.sources.class_names import COCO_CATEGORIES
-from scribbleseg.data.sources.coco import COCOSource, write_coco_masks
+from scribbleseg.data.sources.coco import COCOSource
 from scribbleseg.data.sources.coco_files import image_number
+from scribbleseg.data.sources.coco_painting import write_coco_masks
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import read_manifest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 
 import numpy as np
@@ -66,6 +67,24 @@ def test_masks_of_a_file_do_not_depend_on_the_annotations(tmp_path):
     record = source.records("val")[0]
     assert source.inputs(record, "mask") == [record.mask]
     assert source.inputs(record, "image") == [record.image]
+
+
+def test_painted_masks_of_earlier_annotations_are_warned_of(tmp_path, caplog):
+    root = coco_tree(tmp_path)
+    COCOSource(root).prepare(progress=False)
+    with caplog.at_level(logging.WARNING):
+        COCOSource(root).records("val")
+        assert not caplog.records
+        later(root / "annotations" / "instances_val2014.json")
+        source = COCOSource(root)
+        for _ in range(2):
+            source.records("val")
+            source.records("train")
+    (record,) = caplog.records
+    assert "instances_val2014.json is newer than the masks in" in record.getMessage()
+    assert ".prepare(workers=8)" in record.getMessage()
+    report = COCOSource(root).prepare(splits=("val",), progress=False)
+    assert (report.written, report.kept) == (2, 0)
 
 
 @pytest.mark.parametrize("place", ["VOC2010", "VOC2010/trainval"])
