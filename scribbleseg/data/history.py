@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from scribbleseg.data.comparison import read_facts
 from scribbleseg.data.leaks import overlap_warning
-from scribbleseg.data.lists import voc_stem
+from scribbleseg.data.lists import image_key
 from scribbleseg.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,14 +26,13 @@ _BYTES = 6  # two of 10^5 names have equal digests with a probability of 2 · 10
 def name_digest(name: str) -> bytes:
     """What a checkpoint records of an image: 6 bytes, so that no name of a patient goes with it.
 
-    Folders do not count, nor does the underscore of VOC ids.
+    See :func:`~scribbleseg.data.lists.image_key` for what counts of a name.
 
     Example:
         >>> name_digest("JPEGImages/2008_000002") == name_digest("2008000002")
         True
     """
-    stem = voc_stem(name.rsplit("/", 1)[-1])
-    return hashlib.blake2b(stem.encode(), digest_size=_BYTES).digest()
+    return hashlib.blake2b(image_key(name).encode(), digest_size=_BYTES).digest()
 
 
 def pack_digests(digests: Collection[bytes]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.findings import Finding, some_names
-from scribbleseg.data.lists import voc_stem
+from scribbleseg.data.lists import image_key
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -101,7 +101,7 @@ def overlap_warning(
 ) -> Finding | None:
     """Whether weights trained on one data set have seen the validation images of another.
 
-    Names are compared without their folders, and VOC ids with or without underscore.
+    VOC ids are compared without their folders, with or without underscore; other names as they are.
 
     Args:
         train_stems: Image names that the weights were trained on.
@@ -116,8 +116,8 @@ def overlap_warning(
         >>> overlap_warning(["2008_000002"], ["2008000002", "2008_000003"]).message[:34]
         '1 of 2 images of the validation li'
     """
-    seen = {voc_stem(stem.rsplit("/", 1)[-1]) for stem in train_stems}
-    common = [stem for stem in val_stems if voc_stem(stem.rsplit("/", 1)[-1]) in seen]
+    seen = set(map(image_key, train_stems))
+    common = [stem for stem in val_stems if image_key(stem) in seen]
     if not common:
         return None
     return Finding(

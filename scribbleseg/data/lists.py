@@ -54,6 +54,20 @@ def voc_stem(stem: str) -> str:
     return f"{match[1]}_{match[2]}" if match else stem
 
 
+def image_key(name: str) -> str:
+    """What tells an image in every data set that holds it.
+
+    VOC ids mean one image wherever they stand, with or without underscore; other names, such as
+    ``slice_1``, may stand in the folders of many patients.
+
+    Example:
+        >>> [image_key(name) for name in ("JPEGImages/2008_000002", "2008000002", "p1/slice_1")]
+        ['2008_000002', '2008_000002', 'p1/slice_1']
+    """
+    last = name.rsplit("/", 1)[-1].replace("_", "", 1)
+    return voc_stem(last) if _VOC_NUMBER.fullmatch(last) else name
+
+
 def read_split(path: str | Path) -> list[str]:
     """Image stems of a split file, in its order.
 

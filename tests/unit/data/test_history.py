@@ -122,6 +122,16 @@ def test_evaluating_on_training_images_is_warned_of(tmp_path, caplog):
     assert "recorded in the module (img_5)" in warnings_of(caplog)[1]
 
 
+def test_slices_of_other_patients_are_not_taken_for_each_other(tmp_path, caplog):
+    stems = tuple(f"p{patient}/slice_{number}" for patient in range(4) for number in range(2))
+    data, run = data_of(FolderSource(plain_folder(tmp_path / "set", stems=stems))), trainer()
+    with caplog.at_level(logging.WARNING):
+        run.fit(module_of(data), data)
+        run.save_checkpoint(tmp_path / "run.ckpt")
+        trainer().validate(module_of(data), data, ckpt_path=tmp_path / "run.ckpt", verbose=False)
+    assert not warnings_of(caplog)
+
+
 def test_digests_are_packed_small():
     names = [f"2008_{number:06d}" for number in range(10_582)]
     packed = pack_digests(list(digests(*names)))
@@ -129,7 +139,7 @@ def test_digests_are_packed_small():
     assert len(unpack_digests(packed)) == len(names)
     assert len(packed) < 90_000
     assert (pack_digests([]), unpack_digests("")) == ("", frozenset())
-    assert name_digest("a/b ü") == name_digest("b ü") != name_digest("b u")
+    assert name_digest("a/b ü") != name_digest("b ü") != name_digest("b u")
     for damaged in ("AAAA", "?", packed[:40][:-3]):
         with pytest.raises(ValueError, match=r"."):
             unpack_digests(damaged)
