@@ -316,3 +316,54 @@ def test_argmax_at_size_equals_interpolation(size, classes):
     logits = torch.randn(2, classes, 9, 7, generator=torch.Generator().manual_seed(0)).round()
     scaled = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     assert torch.equal(argmax_at_size(logits, size), scaled.argmax(1))
+
+
+class TestBaseSize:
+    def test_windows_see_the_longer_side_scaled_and_centred(self) -> None:
+        image, seen = _image(20, 30), []
+
+        def spy(x):
+            seen.append(tuple(x.shape))
+            return _forward(x)
+
+        config = InferenceConfig(scales=(0.5, 1.0), base_size=48, window=33, overlap=1 / 3)
+        out = predict_logits(spy, image, config)
+        assert out.shape == (1, 5, 20, 30)
+        torch.testing.assert_close(out.exp().sum(1), torch.ones(1, 20, 30))
+        # 16×24 on a canvas of one window; 32×48 on one of 33×48: two windows, in one batch
+        assert seen == [(1, 3, 33, 33), (2, 3, 33, 33)]
+
+    def test_without_windows_it_is_the_mean_over_resized_copies(self) -> None:
+        image = _image(20, 30)
+        out = predict_logits(_forward, image, InferenceConfig(scales=(1.0, 2.0), base_size=15))
+        copies = [
+            F.interpolate(image, size, mode="bilinear", align_corners=False)
+            for size in ((10, 15), (20, 30))
+        ]
+        probs = [
+            F.interpolate(_forward(copy).softmax(1), (20, 30), mode="bilinear", align_corners=False)
+            for copy in copies
+        ]
+        torch.testing.assert_close(out.exp(), (probs[0] + probs[1]) / 2)
+        flipped = InferenceConfig(scales=(1.0,), base_size=30, flip=True)
+        torch.testing.assert_close(
+            predict_logits(_forward, image, flipped).flip(-1),
+            predict_logits(_forward, image.flip(-1), flipped),
+        )
+
+    def test_memory_running_out_shrinks_the_windows(self) -> None:
+        limited = LimitedMemory(100 * 100)
+        config = InferenceConfig(base_size=256)
+        assert predict_logits(limited, _image(32, 32), config).shape == (1, 3, 32, 32)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [({"base_size": 0}, "base_size"), ({"base_size": 512, "average": "logits"}, "average")],
+    )
+    def test_options_are_checked(self, options, message) -> None:
+        with pytest.raises(ConfigError, match=message):
+            InferenceConfig(**options)
+
+    def test_survives_a_checkpoint(self) -> None:
+        config = InferenceConfig(base_size=512, window=465, overlap=0.3333)
+        assert InferenceConfig.from_dict(config.to_dict()) == config
