@@ -13,7 +13,14 @@ from scribbleseg.functional.images import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["LABEL_SUFFIXES", "find_images", "natural_key", "read_split", "voc_stem"]
+__all__ = [
+    "LABEL_SUFFIXES",
+    "find_images",
+    "image_key",
+    "natural_key",
+    "read_split",
+    "voc_stem",
+]
 
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
 """Label suffixes, preferred first; JPEG is listed to be found and refused."""
