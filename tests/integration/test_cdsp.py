@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 from scribbleseg import CAMModule, CDSPModule, RegularizedModule
 from scribbleseg.callbacks import ExactResume, PseudoLabelQuality, SeedWriter
 from scribbleseg.callbacks.pseudo_label_quality import score_pseudo_labels
+from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.errors import (
@@ -217,6 +218,28 @@ class TestSecondStage:
         module = segmenter(**{f"{name}_weight": 0.0 for name in names})
         fit(module, data_of(), tmp_path)
         assert set(module.loss_terms) == {"pce"}
+
+
+def test_recipes_hand_over_by_files_on_the_command_line(tmp_path) -> None:
+    recipes = Path(__file__).parents[2] / "examples" / "cdsp_tiny"
+    small = [
+        *("--data.init_args.source.init_args.num_train=6", "--data.init_args.num_workers=0"),
+        *("--data.init_args.source.init_args.num_val=2", "--data.init_args.check=false"),
+        *("--data.init_args.source.init_args.size=48", "--trainer.accelerator=cpu"),
+        *("--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1"),
+    ]
+    first, second = tmp_path / "cam", tmp_path / "cdsp"
+    main(["fit", f"--config={recipes / '1_cam.yaml'}", "--run_dir", str(first), *small])
+    labels = sorted((first / "pseudo_labels").glob("*.png"))
+    assert len(labels) == 6
+    assert json.loads((first / "pseudo_label_quality.json").read_text())["images"] == 6
+    labels[0].unlink()
+    main(["predict", "--ckpt_path", str(first / "checkpoints" / "last.ckpt"), *small[:-2]])
+    assert labels[0].is_file(), "made again from the checkpoint"
+    folder = f"--data.init_args.pseudo_label_dir={first / 'pseudo_labels'}"
+    config = f"--config={recipes / '2_segment.yaml'}"
+    main(["fit", config, folder, "--run_dir", str(second), *small])
+    assert (second / "checkpoints" / "last.ckpt").is_file()
 
 
 class _Save(Callback):
