@@ -119,6 +119,8 @@ def attention_map(
     inside = shares[valid] * int(valid.sum())
     low, high = float(inside.min()), float(inside.max())
     relative = (shares * int(valid.sum()) - low) / max(high - low, 1e-12)
+    # cells of padding must not darken the last ones of the image when enlarged
+    relative = torch.where(valid, relative, relative[valid].mean())
     full = F.interpolate(relative[None, None], canvas, mode="bilinear", align_corners=corners)
     full = full[..., : seen[0], : seen[1]]
     heat = F.interpolate(full, size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
