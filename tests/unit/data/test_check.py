@@ -1,4 +1,5 @@
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,23 @@ def test_released_folders(name):
     low, high = {"acdc": (0.8, 1.3), "camvid": (2.3, 2.7)}[name]
     assert low < report.statistics["all"]["labelled_percent"] < high
     assert report.statistics["all"]["disagreement_percent"] < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "images", "labelled", "disagreement"),
+    [("acdc", [1156, 298], 1.04, 0.012), ("camvid", [367, 101], 2.5, 0.0)],
+)
+def test_known_statistics_of_whole_folders(name, images, labelled, disagreement):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"{name} is not on this machine")
+    start = time.process_time()
+    statistics = check_source(FolderSource(SHARED / name)).statistics
+    assert time.process_time() - start < 20
+    splits = statistics["splits"]
+    assert [splits[split]["images"] for split in ("train", "val")] == images
+    assert round(statistics["all"]["labelled_percent"], 2) == labelled
+    assert round(splits["train"]["disagreement_percent"], 3) == disagreement
 
 
 def test_a_chosen_window_of_deep_images_is_not_complained_about(tmp_path) -> None:
