@@ -252,15 +252,11 @@ def degrade_scribble(
     if not degradation.active:
         return scribble
     strokes = label_regions(scribble, connectivity=8)
-    count = len(strokes.classes) - 1
-    order = np.lexsort((strokes.first_pixels[1:], strokes.classes[1:]))
-    number = np.zeros(count, dtype=np.int64)
-    number[order] = np.arange(count)
-    dropped, anchors = degradation.plan(image_id, count)
-    alive = np.concatenate([[False], ~dropped[number]])
+    dropped, anchors = degradation.plan(image_id, len(strokes.classes) - 1)
+    alive = np.concatenate([[False], ~dropped])
     kept = alive[strokes.ids]
     if degradation.shrink > 0 and kept.any():
-        kept = _shrink(kept, strokes.ids, degradation.shrink, anchors[number])
+        kept = _shrink(kept, strokes.ids, degradation.shrink, anchors)
     return np.where(kept, scribble, np.uint8(IGNORE_INDEX))
 
 

@@ -115,6 +115,18 @@ def test_loader_and_train_step_report_ratios(tmp_path) -> None:
     assert step["results"]["memory_ratio"] > 0
 
 
+@pytest.mark.slow
+def test_synthesis_reports_rates_of_a_folder(tmp_path) -> None:
+    plain_folder(tmp_path / "set")
+    words = ["--root", "set", "--images", "2", "--size", "24", "32", "--rounds", "1"]
+    shown = run("synthesis.py", *words, "--output", "rates.json", cwd=tmp_path).stdout
+    result = json.loads((tmp_path / "rates.json").read_text())
+    assert complete(result)
+    assert result["settings"]["root"] == "set"
+    assert all(found["images_per_second"] > 0 for found in result["results"].values())
+    assert "bar 20 images/s" in shown
+
+
 def test_peak_memory_counts_what_a_call_allocates() -> None:
     code = "from ops_memory import peak_mib; print(peak_mib(lambda: len(b'x' * (64 << 20))))"
     done = subprocess.run(
