@@ -10,9 +10,7 @@ from helpers.contract import MethodContract, make_batch
 import scribbleseg
 from scribbleseg.errors import ConfigError
 from scribbleseg.methods import CDSPModule
-from scribbleseg.methods.cdsp import (
-    distance_entropy_loss,
-)
+from scribbleseg.methods.cdsp import distance_entropy_loss
 from scribbleseg.types import DataInfo
 
 OFF = {f"{name}_weight": 0.0 for name in ("pseudo", "lorm", "scribble_distance", "pseudo_distance")}
