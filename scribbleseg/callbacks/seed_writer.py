@@ -129,7 +129,8 @@ class SeedWriter(Callback):
         )
         self._describe(trainer, pl_module, root, 0, facts, complete=False)
         loader, records = data.unaugmented_dataloader(), data.records("train")
-        shown = tqdm(loader, desc="pseudo-labels", disable=not trainer.is_global_zero, leave=False)
+        silent = None if trainer.is_global_zero else True  # None: no bar in a log file
+        shown = tqdm(loader, desc="pseudo-labels", disable=silent, leave=False)
         written = 0
         pl_module.eval()
         try:
