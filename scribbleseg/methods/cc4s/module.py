@@ -134,9 +134,8 @@ class CC4SModule(WalkingModule):
             wanted.add("pseudo_label")
         return frozenset(wanted)
 
-    def on_fit_start(self) -> None:
-        """Start from the weights of another stage, if there is one."""
-        super().on_fit_start()
+    def setup(self, stage: str) -> None:
+        """Silence a warning of Lightning that does not apply."""
         # no data module of ours has the hook below, so nothing is lost where Lightning fears it
         warnings.filterwarnings("ignore", message=r".*overridden `on_before_batch_transfer`.*")
 
