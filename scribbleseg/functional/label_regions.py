@@ -56,7 +56,8 @@ def label_regions(labels: NDArray[np.uint8], *, connectivity: int = 4) -> Region
     first = np.flatnonzero(begins)
     lengths = np.diff(first, append=labels.size)
     upper, lower = [], []
-    pairs = [(np.s_[:-1], np.s_[1:])]
+    pairs: list[tuple[tuple[slice, slice], tuple[slice, slice]]]
+    pairs = [(np.s_[:-1, :], np.s_[1:, :])]
     if connectivity == 8:
         pairs += [(np.s_[:-1, :-1], np.s_[1:, 1:]), (np.s_[:-1, 1:], np.s_[1:, :-1])]
     for above, below in pairs:

@@ -241,11 +241,12 @@ def _choose(
 
 def _draw(plans: list[_Plan], regions: Regions, width: float) -> NDArray[np.uint8]:
     """Every stroke within its own region: strokes can neither leave nor overwrite each other's."""
-    drawn = np.full(regions.ids.shape, IGNORE_INDEX, dtype=np.uint8)
+    drawn: NDArray[np.uint8] = np.full(regions.ids.shape, IGNORE_INDEX, dtype=np.uint8)
     labels = np.array([plan.stroke.label for plan in plans], dtype=np.uint8)
     own = np.array([plan.region for plan in plans], dtype=np.int32)
     lines = [np.asarray(plan.stroke.points, dtype=np.float64) for plan in plans]
-    for pixels, strokes in covered_pixels(lines, drawn.shape, width=width):
+    size = (regions.ids.shape[0], regions.ids.shape[1])
+    for pixels, strokes in covered_pixels(lines, size, width=width):
         inside = regions.ids.ravel()[pixels] == own[strokes]
         drawn.flat[pixels[inside]] = labels[strokes[inside]]
     return drawn
