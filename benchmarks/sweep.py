@@ -30,7 +30,7 @@ def expand_sweep(plan: dict[str, Any]) -> dict[str, Any]:
 def plot_sweep(plan: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
     """Score over value, one panel per data set and option, one line per recipe.
 
-    The metric is the plan's ``plot``. Lines are means over seeds, bars the standard deviation.
+    Data sets without any run get no panel. The metric is the plan's ``plot``. Lines are means over seeds, bars the standard deviation.
     """
     import matplotlib as mpl
 
@@ -39,11 +39,12 @@ def plot_sweep(plan: dict[str, Any], results: list[dict[str, Any]], path: Path) 
     import numpy as np
 
     runs = {(cell["data"], cell["recipe"]): cell["runs"] for cell in results}
-    shape = len(plan["data"]), len(plan["sweep"])
+    shown = [name for name in plan["data"] if any(name == data for data, _ in runs)]
+    shape = len(shown), len(plan["sweep"])
     figure, panels = plt.subplots(
         *shape, figsize=(4 * shape[1], 3.2 * shape[0]), squeeze=False, sharey="row"
     )
-    for row, data in zip(panels, plan["data"], strict=True):
+    for row, data in zip(panels, shown, strict=True):
         for panel, (option, values) in zip(row, plan["sweep"].items(), strict=True):
             for recipe in plan["swept"]:
                 points = []
@@ -59,7 +60,8 @@ def plot_sweep(plan: dict[str, Any], results: list[dict[str, Any]], path: Path) 
             panel.set_title(data)
             panel.grid(alpha=0.3)
         row[0].set_ylabel(plan["metrics"][plan["plot"][data]] + " (%)")
-        row[0].legend()
+        if row[0].get_legend_handles_labels()[0]:
+            row[0].legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)

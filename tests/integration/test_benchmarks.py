@@ -223,9 +223,9 @@ def test_a_sweep_shares_the_unchanged_recipe_and_draws_curves(tmp_path, monkeypa
     plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "robustness_mini.yaml").read_text())
     shrink, drop = plan["sweep"]
     expanded = expand_sweep(plan)
-    assert len(expanded["recipes"]) == 2 * (1 + 4 + 3)
+    assert len(expanded["recipes"]) == 2 * (1 + 4 + 2)
     assert expanded["recipes"]["pce"]["overrides"] == {}
-    assert expanded["recipes"]["pce scribble_drop 0.3"]["overrides"] == {drop: 0.3}
+    assert expanded["recipes"]["pce scribble_drop 0.25"]["overrides"] == {drop: 0.25}
     assert expanded["recipes"]["kernel_cut scribble_shrink 1"]["overrides"] == {shrink: 1}
     assert expand_sweep({"recipes": {"pce": {}}}) == {"recipes": {"pce": {}}}
     results = [
