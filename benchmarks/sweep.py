@@ -30,7 +30,8 @@ def expand_sweep(plan: dict[str, Any]) -> dict[str, Any]:
 def plot_sweep(plan: dict[str, Any], results: list[dict[str, Any]], path: Path) -> None:
     """Score over value, one panel per data set and option, one line per recipe.
 
-    Data sets without any run get no panel. The metric is the plan's ``plot``. Lines are means over seeds, bars the standard deviation.
+    Data sets without any run get no panel. The metric is the plan's ``plot``. Lines are means over
+    seeds, bars the standard deviation.
     """
     import matplotlib as mpl
 
