@@ -1,0 +1,207 @@
+"""Files about every training image, written by a trained method: what all such callbacks share."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback
+from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
+from scribbleseg.data.degraded import read_degraded
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.manifest import read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from numpy.typing import NDArray
+
+    from scribbleseg.inference import InferenceConfig
+    from scribbleseg.types import Record
+
+__all__ = ["TrainingImageWriter", "training_scribble"]
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingImageWriter(Callback):
+    """Writes files of every training image at the end of training and of ``scribbleseg predict``.
+
+    With the last weights, or those of the checkpoint. No mask is read. An interrupted run goes on
+    where it stopped; files of other weights or options are made anew. Every folder gets a
+    ``manifest.json``. A subclass says which folders and options there are, and writes one image.
+
+    Args:
+        folder: Where to; ``null`` = the folder of the run.
+        inference: Test-time options of the method meanwhile; ``null`` = its own.
+    """
+
+    facts: dict[str, Any] = {}  # noqa: RUF012 - further entries of the manifests, never changed
+
+    def __init__(self, folder: str | None, inference: InferenceConfig | None = None) -> None:
+        self.folder = None if folder is None else Path(folder)
+        self.inference = inference
+
+    def folders(self, run: Path) -> list[Path]:
+        """Folders to write to, that of the pseudo-labels first, for the folder of a run."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """Options of the callback that decide what is written, as JSON can hold them."""
+        raise NotImplementedError
+
+    def is_written(self, folders: list[Path], image_id: str) -> bool:
+        """Whether all files of an image are there."""
+        raise NotImplementedError
+
+    def write_image(
+        self,
+        batch: Any,
+        position: int,
+        module: Any,
+        data: Any,
+        record: Record,
+        folders: list[Path],
+    ) -> None:
+        """Write the files of one image of a batch.
+
+        Args:
+            batch: Unaugmented images, see ``ScribbleDataModule.unaugmented_dataloader``.
+            position: Which image of the batch.
+            module: The method, in evaluation mode.
+            data: The data module.
+            record: Record of the image.
+            folders: From :meth:`folders`.
+        """
+        raise NotImplementedError
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write all files."""
+        self.write(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write all files."""
+        self.write(trainer, pl_module)
+
+    @torch.no_grad()
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
+        """Write the files of this rank's share of the training images.
+
+        Args:
+            trainer: Its data module must be a :class:`~scribbleseg.data.ScribbleDataModule`.
+            pl_module: The method.
+
+        Returns:
+            Folder of the pseudo-labels.
+
+        Raises:
+            ConfigError: If there is no data module.
+        """
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ConfigError(f"{type(self).__name__} needs a ScribbleDataModule; train with one")
+        module: Any = pl_module
+        folders = self.folders(Path(trainer.default_root_dir))
+        training, own = module.training, module.inference
+        if self.inference is not None:
+            module.inference = self.inference
+        module.eval()
+        try:
+            facts = {"made_by": self._made_by(module, data), **self.facts}
+            started = read_manifest(folders[0]) if trainer.is_global_zero else None
+            # decided before the manifest is replaced, and alike on all ranks
+            resumed = bool(
+                trainer.strategy.broadcast(
+                    started is not None and started.get("made_by") == facts["made_by"]
+                )
+            )
+            _describe(trainer, module, folders, 0, facts, complete=False)
+            written = self._write_all(trainer, module, data, folders, resumed)
+            _describe(trainer, module, folders, written, facts, complete=True)
+        finally:
+            module.train(training)
+            module.inference = own
+        if trainer.is_global_zero:
+            total = len(data.records("train"))
+            logger.info("pseudo-labels of %d training images: %s", total, folders[0])
+        return folders[0]
+
+    def _write_all(
+        self, trainer: Trainer, module: Any, data: Any, folders: list[Path], resumed: bool
+    ) -> int:
+        """Number of images of this rank whose files are there."""
+        loader, records = data.unaugmented_dataloader(), data.records("train")
+        silent = None if trainer.is_global_zero else True  # None: no bar in a log file
+        written = 0
+        with trainer.precision_plugin.forward_context():
+            for batch in tqdm(loader, desc="pseudo-labels", disable=silent, leave=False):
+                repeated = batch["duplicate"].tolist()  # only to even out the ranks
+                for position, image_id in enumerate(batch["image_id"]):
+                    written += not repeated[position]
+                    if not (resumed and self.is_written(folders, image_id)):
+                        record = records[int(batch["index"][position])]
+                        self.write_image(batch, position, module, data, record, folders)
+        return written
+
+    def _made_by(self, module: Any, data: Any) -> dict[str, Any]:
+        """What decides the content of the files, so that others are not taken for these."""
+        weights = sum(float(p.detach().double().abs().sum()) for p in module.parameters())
+        made_by = {
+            **self.options(),
+            "weights": f"{weights:.12g}",
+            "inference": module.inference.to_dict(),
+            "resize": data.resize,
+            "degradation": None if data.degradation is None else asdict(data.degradation),
+        }
+        # as it is read back: JSON knows no tuples
+        plain: dict[str, Any] = json.loads(json.dumps(made_by))
+        return plain
+
+
+def _describe(
+    trainer: Trainer,
+    module: Any,
+    folders: list[Path],
+    written: int,
+    facts: dict[str, Any],
+    *,
+    complete: bool,
+) -> None:
+    # also waits until every rank has written its files
+    count = torch.tensor(written, device=module.device)
+    files = int(trainer.strategy.reduce(count, reduce_op="sum"))
+    if not trainer.is_global_zero:
+        return
+    for folder in folders:
+        write_manifest(
+            folder,
+            class_names=module.data_info.class_names,
+            files=files,
+            complete=complete,
+            module=f"{type(module).__module__}.{type(module).__qualname__}",
+            source=module.data_info.source,
+            split="train",
+            **facts,
+        )
+
+
+def training_scribble(data: Any, record: Record) -> NDArray[np.int64]:
+    """Scribble of a training image as it is trained on: shortened or thinned out if asked for.
+
+    Args:
+        data: The data module.
+        record: Record of the image.
+
+    Returns:
+        Ids, shape ``(H, W)``; 255 = not drawn.
+    """
+    if data.degradation is None:
+        found = data.source.read_scribble(record)
+    else:
+        found = read_degraded(data.source, record, data.degradation)
+    return np.asarray(found, dtype=np.int64)
