@@ -56,6 +56,7 @@ def class_map_panel(
         classes = [c for c in module.tag_classes if probabilities[c] > least]
     size = (image.shape[0], image.shape[1])
     maps = F.interpolate(found.maps, size, mode="bilinear", align_corners=False)[0].cpu().numpy()
-    tiles = [rgb_view(image), *(overlay_heat(image, maps[c]) for c in classes)]
+    rgb = rgb_view(image, info.rgb_channels)
+    tiles = [rgb, *(overlay_heat(rgb, maps[c]) for c in classes)]
     titles = ["image", *(f"{info.class_names[c]} {probabilities[c]:.2f}" for c in classes)]
     return compose_panel([tiles], titles, tile_height=tile_height)

@@ -34,6 +34,7 @@ def distance_maps(
     lambdas: tuple[float, float] = (math.e, math.e**6),
     background: int | None = 0,
     ignore_index: int = IGNORE_INDEX,
+    rgb_channels: tuple[int, int, int] | None = None,
     tile_height: int = 200,
 ) -> NDArray[np.uint8]:
     """Both distance maps of an image beside the labels that they are made from.
@@ -45,13 +46,15 @@ def distance_maps(
         lambdas: Sharpness of the maps, as ``distance_lambdas`` of the data module.
         background: Class that is no object, or ``None``.
         ignore_index: Value that is no class.
+        rgb_channels: Channels of the image to show; see
+            :func:`~scribbleseg.functional.intensity.rgb_view`.
         tile_height: Height of a tile in pixels.
 
     Returns:
         RGB picture, uint8: scribble, weight near it, pseudo-label, weight away from its boundaries;
         weights from 0 (blue) to 1 (red).
     """
-    rgb = rgb_view(image)
+    rgb = rgb_view(image, rgb_channels)
     near = scribble_distance_map(
         scribble, sharpness=lambdas[0], background=background, ignore_index=ignore_index
     )
@@ -124,9 +127,10 @@ def attention_map(
     full = F.interpolate(relative[None, None], canvas, mode="bilinear", align_corners=corners)
     full = full[..., : seen[0], : seen[1]]
     heat = F.interpolate(full, size, mode="bilinear", align_corners=False)[0, 0].cpu().numpy()
-    marked = _with_cross(rgb_view(image), pixel)
+    rgb = rgb_view(image, module.data_info.rgb_channels)
+    tiles = [_with_cross(rgb, pixel), overlay_heat(rgb, heat)]
     titles = ["image", f"{low:.2f} to {high:.2f}"]
-    return compose_panel([[marked, overlay_heat(image, heat)]], titles, tile_height=tile_height)
+    return compose_panel([tiles], titles, tile_height=tile_height)
 
 
 def _cell(at: float, extent: int, count: int, corners: bool) -> int:

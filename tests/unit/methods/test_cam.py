@@ -223,3 +223,23 @@ def test_picture_shows_the_maps_of_the_classes_found() -> None:
     assert (cat[:, 32:, 2] > cat[:, 32:, 0]).all(), "blue where it is 0"
     assert class_map_panel(module, image, classes=[0, 1, 2]).shape[1] == 4 * 404
     assert module.training
+
+
+def test_picture_shows_the_channels_that_the_data_set_names() -> None:
+    module = CAMModule(3, encoder="tu-test_resnet.r160_in1k", encoder_weights=None)
+    module.data_info = DataInfo(
+        ("ground", "cat", "dog"),
+        mean=(0.5,) * 5,
+        std=(0.5,) * 5,
+        in_channels=5,
+        rgb_channels=(4, 3, 2),
+    )
+    maps = torch.zeros(1, 3, 32, 64)
+    scores = torch.full((1, 3), -4.0)
+    module.class_maps = lambda _: ClassMaps(scores, maps[..., ::4, ::4], maps)
+    image = np.zeros((32, 64, 5), np.uint8)
+    image[..., 2:] = 50, 100, 200
+    picture = class_map_panel(module, image, classes=[1], tile_height=32)
+    assert (picture[26:58, :64] == (200, 100, 50)).all()
+    dark = class_map_panel(module, np.zeros_like(image), classes=[1], tile_height=32)
+    assert (picture[26:58, 68:132].astype(int) > dark[26:58, 68:132]).any(), "brightness of these"

@@ -38,6 +38,10 @@ def test_both_maps_are_drawn_beside_their_labels() -> None:
     assert not is_warm(far)[10, 20:40].any()
     assert is_warm(far)[15:25, 26:34].all()
     assert is_warm(far)[:3].all()
+    deep = np.zeros((40, 60, 5), np.uint8)
+    deep[..., 4] = 200
+    shown = distance_maps(deep, scribble, pseudo, rgb_channels=(4, 3, 2), tile_height=40)
+    assert (shown[26, 59] == (200, 0, 0)).all()
 
 
 @pytest.mark.parametrize(
