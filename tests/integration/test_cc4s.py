@@ -153,6 +153,16 @@ def test_writing_goes_on_where_it_stopped_and_changed_options_begin_anew(tmp_pat
     predict(1.0)
     sure = labels(folder)
     assert all((label == 255).any() for label in sure.values())
+    # fewer scribbles to paste: labels of the whole ones are not taken for theirs
+    data = ScribbleDataModule(
+        SyntheticSource(num_train=3, size=32),
+        batch_size=2,
+        num_workers=0,
+        check=False,
+        scribble_drop=1.0,
+    )
+    predict(1.0)
+    assert all((label == 255).all() for label in labels(folder).values())
 
 
 @pytest.fixture(scope="module")
