@@ -163,7 +163,8 @@ def confidence_weights(
     a = a.masked_fill(a < low + eps, 0)
     scores = (a - low - eps) / (high - low + eps)
     # 1e-9: N/12 as a product may fall just below the integer it is
-    best = scores.topk(max(1, math.floor(scores.shape[2] * ratio + 1e-9)), dim=2)
+    count = max(1, math.floor(scores.shape[2] * ratio + 1e-9))
+    best = scores.topk(count, dim=2, sorted=False)
     # zeros elsewhere instead of gathering k features per class: one product, no (B, C, k, D)
     weights = torch.zeros_like(scores).scatter_(2, best.indices, best.values)
     return ConfidenceWeights(weights.view(logits.shape), high[..., 0] > 0)

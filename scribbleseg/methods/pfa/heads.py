@@ -17,7 +17,7 @@ from scribbleseg.functional.prototypes import (
     predicted_class_labels,
 )
 from scribbleseg.methods.partial import PartiallySupervisedModule
-from scribbleseg.methods.pfa.augmentation import PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.augmentation import PixelQueries, PrototypeFeatureAugmentation
 from scribbleseg.methods.pfa.evaluation import HeadScores
 from scribbleseg.nn.prototype_bank import PrototypeBank
 from scribbleseg.options import check_choice, check_number, check_whole
@@ -129,24 +129,29 @@ class AugmentedModule(PartiallySupervisedModule):
         return Prediction(self.network.classify(features), features, clean)
 
     def augmented_logits(
-        self, features: Tensor, present: Tensor, local: ClassPrototypes | None = None
+        self,
+        features: Tensor | PixelQueries,
+        present: Tensor,
+        local: ClassPrototypes | None = None,
     ) -> Tensor:
         """Scores of features that prototypes have enriched.
 
         Args:
-            features: Decoder features, shape ``(B, D, h, w)``.
+            features: Decoder features, shape ``(B, D, h, w)``, or what the augmenter read in them:
+                local and global prototypes share that.
             present: Classes whose global prototypes an image may use, shape ``(B, C)``.
             local: Local prototypes of each image; ``None`` = global ones.
 
         Returns:
             Shape ``(B, C, h, w)``.
         """
+        of = self.augmenter.read(features) if isinstance(features, torch.Tensor) else features
         if local is not None:
-            enriched = self.augmenter(features, local.prototypes, local.valid)
+            enriched = self.augmenter.enrich(of, local.prototypes, local.valid)
         else:
             bank = self.bank.prototypes.flatten(0, 1)[None].detach().clone()
             mask = (present > 0)[:, :, None] & self.bank.filled
-            enriched = self.augmenter(features, bank, mask.flatten(1))
+            enriched = self.augmenter.enrich(of, bank, mask.flatten(1))
         return self.network.classify(enriched)
 
     def forward(self, image: Tensor) -> Tensor:

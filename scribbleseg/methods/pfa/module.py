@@ -204,10 +204,11 @@ class PFAModule(AugmentedModule):
             pce = self.partial_cross_entropy_at(output.logits, scribble, points)
             terms["pce"] = (weights["plain"], pce)
         heads = {} if prototypes is None else {"local": prototypes, "global": None}
-        for head, own in heads.items():
-            if not (weights[f"pce_{head}"] or weights[f"con_{head}"]):
-                continue
-            augmented = self.augmented_logits(output.features, present, own)
+        used = [head for head in heads if weights[f"pce_{head}"] or weights[f"con_{head}"]]
+        read = self.augmenter.read(output.features) if used else None
+        for head in used:
+            assert read is not None
+            augmented = self.augmented_logits(read, present, heads[head])
             if weights[f"pce_{head}"]:
                 pce = self.partial_cross_entropy_at(augmented, scribble, points)
                 terms[f"pce_{head}"] = (weights[f"pce_{head}"], pce)
