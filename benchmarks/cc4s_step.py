@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
 
 import torch
 from lightning.pytorch import seed_everything
-from report import default_path, environment, write
+from rounds import alternate, judge, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import CC4SModule
@@ -167,28 +165,11 @@ def main() -> None:
         measure = part if options.variant in PARTS else step
         print(json.dumps(measure(options, device)))
         return
-    rounds = []
-    for number in range(options.rounds):
-        variants = [*(PARTS if number % 2 else reversed(PARTS)), *([] if number else STEPS)]
-        row = {}
-        for variant in variants:
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[variant] = json.loads(done.stdout.splitlines()[-1])
-        rounds.append(row)
-        print(row)
+    rounds = alternate(PARTS, options.rounds, once=STEPS)
     results = summary(rounds, options)
     print(json.dumps(results, indent=1))
-    bars = {"time_ratio": 0.3, "part_extra_maps": 3.0, "step_extra_maps": 3.0}
-    for name, bar in bars.items():
-        met = "met" if results[name] <= bar else "MISSED"
-        print(f"{name} {results[name]:.2f}, bar {bar}: {met}")
-    settings = {k: v for k, v in vars(options).items() if k not in {"output", "variant"}}
-    write(
-        options.output or default_path("cc4s_step"),
-        environment("cc4s_step", seed=0, settings=settings),
-        {**results, "rounds": rounds},
-    )
+    judge(results, {"time_ratio": 0.3, "part_extra_maps": 3.0, "step_extra_maps": 3.0})
+    save("cc4s_step", options, {**results, "rounds": rounds})
 
 
 def summary(rounds: list[dict], options: argparse.Namespace) -> dict[str, float]:
@@ -204,9 +185,7 @@ def summary(rounds: list[dict], options: argparse.Namespace) -> dict[str, float]
     return {
         "cells": number,
         "map_bytes": 4 * number**2,
-        "time_ratio": statistics.median(
-            row["ours"]["seconds"] / row["dense"]["seconds"] for row in rounds
-        ),
+        "time_ratio": ratio(rounds, "ours", "dense", "seconds"),
         "part_extra_maps": statistics.median(extra(row, "ours", "walk") for row in rounds),
         "dense_extra_maps": statistics.median(extra(row, "dense", "walk") for row in rounds),
         "step_extra_maps": extra(first, "consistency", "certainty"),

@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,13 +18,12 @@ import cv2
 import numpy as np
 import torch
 from ops_memory import peak_mib
-from report import default_path, environment, write
+from rounds import alternate, judge, ratio, save
 
 from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
 from scribbleseg.methods.cdsp import LocalizationRectification
 
 VARIANTS = ("chunked", "dense")
-BARS = {"map_ms": 2.0, "memory_ratio": 0.5}
 
 
 def strokes(height: int, width: int) -> np.ndarray:
@@ -145,37 +141,22 @@ def main() -> None:
         return
     results = {"maps": maps(options)}
     print(results["maps"])
-    rounds = []
-    for number in range(options.rounds):
-        row = {}
-        for variant in VARIANTS if number % 2 else reversed(VARIANTS):
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[variant] = json.loads(done.stdout.splitlines()[-1])
+    rounds = alternate(VARIANTS, options.rounds)
+    for row in rounds:
         for key in ("loss", "gradient"):
             ours, theirs = row["chunked"][key], row["dense"][key]
             assert abs(ours - theirs) <= 1e-3 * abs(theirs), f"{key}: {ours} and {theirs}"
-        rounds.append(row)
-        print(row)
     results["rectification"] = {
-        "time_ratio": statistics.median(
-            r["chunked"]["seconds"] / r["dense"]["seconds"] for r in rounds
-        ),
-        "memory_ratio": statistics.median(
-            r["chunked"]["peak_mib"] / r["dense"]["peak_mib"] for r in rounds
-        ),
+        "time_ratio": ratio(rounds, "chunked", "dense", "seconds"),
+        "memory_ratio": ratio(rounds, "chunked", "dense", "peak_mib"),
         "rounds": rounds,
     }
     slowest = max(results["maps"]["scribble_ms"], results["maps"]["boundary_ms"])
-    found = {"map_ms": slowest, "memory_ratio": results["rectification"]["memory_ratio"]}
-    for name, bar in BARS.items():
-        print(f"{name} {found[name]:.2f}, bar {bar}: {'met' if found[name] <= bar else 'MISSED'}")
-    settings = {k: v for k, v in vars(options).items() if k not in {"output", "variant"}}
-    write(
-        options.output or default_path("cdsp_blocks"),
-        environment("cdsp_blocks", seed=0, settings=settings),
-        results,
+    judge(
+        {"map_ms": slowest, "memory_ratio": results["rectification"]["memory_ratio"]},
+        {"map_ms": 2.0, "memory_ratio": 0.5},
     )
+    save("cdsp_blocks", options, results)
 
 
 if __name__ == "__main__":

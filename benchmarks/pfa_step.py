@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -19,7 +17,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import seed_everything
-from report import default_path, environment, write
+from rounds import alternate, judge, median, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import PFAModule
@@ -155,37 +153,17 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(options)))
         return
-    rounds = []
-    for number in range(options.rounds):
-        row = {}
-        for variant in VARIANTS if number % 2 else reversed(VARIANTS):
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[variant] = json.loads(done.stdout.splitlines()[-1])
-        rounds.append(row)
-        print(row)
+    rounds = alternate(VARIANTS, options.rounds)
     results = {
-        variant: {
-            key: statistics.median(row[variant][key] for row in rounds)
-            for key in ("seconds", "peak_mib")
-        }
+        variant: {key: median(rounds, variant, key) for key in ("seconds", "peak_mib")}
         for variant in VARIANTS
     }
     for variant in VARIANTS[1:]:
-        for key, name in (("seconds", "time_ratio"), ("peak_mib", "memory_ratio")):
-            ratios = [row[variant][key] / row["plain"][key] for row in rounds]
-            results[variant][name] = statistics.median(ratios)
+        results[variant]["time_ratio"] = ratio(rounds, variant, "plain", "seconds")
+        results[variant]["memory_ratio"] = ratio(rounds, variant, "plain", "peak_mib")
     print(json.dumps(results, indent=1))
-    bars = {"time_ratio": 1.25, "memory_ratio": 1.3}
-    for name, bar in bars.items():
-        met = "met" if results["pfa"][name] <= bar else "MISSED"
-        print(f"{name} {results['pfa'][name]:.2f}, bar {bar}: {met}")
-    settings = {k: v for k, v in vars(options).items() if k not in {"output", "variant"}}
-    write(
-        options.output or default_path("pfa_step"),
-        environment("pfa_step", seed=0, settings=settings),
-        {**results, "rounds": rounds},
-    )
+    judge(results["pfa"], {"time_ratio": 1.25, "memory_ratio": 1.3})
+    save("pfa_step", options, {**results, "rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
@@ -19,7 +17,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
-from report import default_path, environment, write
+from rounds import alternate, median, ratio, save
 from torch.utils.data import DataLoader, Dataset
 
 from scribbleseg import RegularizedModule
@@ -143,35 +141,17 @@ def main() -> None:
     if options.variant:
         print(json.dumps(measure(options.variant, options)))
         return
-    rounds = []
-    for number in range(options.rounds):
-        row = {}
-        for variant in ("trainer", "plain") if number % 2 else ("plain", "trainer"):
-            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            row[variant] = json.loads(run.stdout.splitlines()[-1])
-        rounds.append(row)
-        print(row)
+    rounds = alternate(("trainer", "plain"), options.rounds)
     results = {
-        "seconds_per_step": statistics.median(r["trainer"]["seconds"] for r in rounds),
-        "plain_seconds_per_step": statistics.median(r["plain"]["seconds"] for r in rounds),
-        "time_ratio": statistics.median(
-            r["trainer"]["seconds"] / r["plain"]["seconds"] for r in rounds
-        ),
-        "peak_mib": statistics.median(r["trainer"]["peak_mib"] for r in rounds),
-        "plain_peak_mib": statistics.median(r["plain"]["peak_mib"] for r in rounds),
-        "memory_ratio": statistics.median(
-            r["trainer"]["peak_mib"] / r["plain"]["peak_mib"] for r in rounds
-        ),
-        "rounds": rounds,
+        "seconds_per_step": median(rounds, "trainer", "seconds"),
+        "plain_seconds_per_step": median(rounds, "plain", "seconds"),
+        "time_ratio": ratio(rounds, "trainer", "plain", "seconds"),
+        "peak_mib": median(rounds, "trainer", "peak_mib"),
+        "plain_peak_mib": median(rounds, "plain", "peak_mib"),
+        "memory_ratio": ratio(rounds, "trainer", "plain", "peak_mib"),
     }
-    print({key: value for key, value in results.items() if key != "rounds"})
-    settings = {k: v for k, v in vars(options).items() if k not in {"output", "variant"}}
-    write(
-        options.output or default_path("train_step"),
-        environment("train_step", seed=0, settings=settings),
-        results,
-    )
+    print(results)
+    save("train_step", options, {**results, "rounds": rounds})
 
 
 if __name__ == "__main__":
