@@ -186,16 +186,10 @@ class MethodContract:
         assert not torch.equal(first, other)
 
     def test_checkpoint_reloads_without_arguments(self, tmp_path) -> None:
-        from lightning.pytorch import Trainer
+        from helpers.training import quiet_trainer
 
         module = self.build()
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        trainer = quiet_trainer()
         trainer.strategy.connect(module)
         trainer.save_checkpoint(tmp_path / "model.ckpt")
         assert (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 
@@ -46,14 +47,9 @@ def fit(
     **resume: Any,
 ) -> Trainer:
     source = SyntheticSource(num_train=8, num_val=2, size=33)
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_steps=STEPS,
-        accelerator="cpu",
         limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[ExactResume(), *callbacks],
     )
@@ -136,9 +132,7 @@ def test_writing_goes_on_where_it_stopped_and_changed_options_begin_anew(tmp_pat
         SyntheticSource(num_train=3, size=32), batch_size=2, num_workers=0, check=False
     )
     module = RegularizedModule(5, arch="unet", encoder=NETWORK["encoder"], encoder_weights=None)
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False
-    )
+    trainer = quiet_trainer()
     predict(0.0)
     whole = labels(folder)
     assert all((label != 255).all() for label in whole.values())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from scribbleseg import CAMModule, CDSPModule, RegularizedModule
@@ -40,14 +41,9 @@ def data_of(**options) -> ScribbleDataModule:
 
 
 def fit(module, data, folder: Path, *callbacks: Callback, epochs: int = 1, **resume) -> Trainer:
-    trainer = Trainer(
+    trainer = quiet_trainer(
         max_epochs=epochs,
-        accelerator="cpu",
         limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[ExactResume(), *callbacks],
     )

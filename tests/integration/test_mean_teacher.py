@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from helpers.training import quiet_trainer
+from lightning.pytorch import Callback, seed_everything
 
 from scribbleseg.callbacks import ExactResume
 from scribbleseg.data import ScribbleDataModule
@@ -35,15 +36,10 @@ def make() -> tuple[MeanTeacherModule, ScribbleDataModule]:
 
 def fit(folder: Path, *callbacks: Callback, accumulate: int = 1, **resume) -> MeanTeacherModule:
     module, data = make()
-    Trainer(
+    quiet_trainer(
         max_epochs=3,
-        accelerator="cpu",
         accumulate_grad_batches=accumulate,
         limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[ExactResume(), *callbacks],
     ).fit(module, data, **resume)
@@ -63,16 +59,7 @@ def test_a_second_fit_moves_the_teacher_again(tmp_path) -> None:
     module = fit(tmp_path)
     before = [p.clone() for p in module.teacher.parameters()]
     _, data = make()
-    Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-    ).fit(module, data)
+    quiet_trainer(max_epochs=1, limit_val_batches=0, default_root_dir=tmp_path).fit(module, data)
     assert any(
         not torch.equal(a, b) for a, b in zip(before, module.teacher.parameters(), strict=True)
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from helpers.training import quiet_trainer
+from lightning.pytorch import Callback, seed_everything
 
 from scribbleseg.callbacks import ExactResume
 from scribbleseg.data import ScribbleDataModule
@@ -42,14 +43,9 @@ def fit(folder: Path, *callbacks: Callback, **resume) -> PFAModule:
         confidence="centred",
         lr=1e-3,
     )
-    Trainer(
+    quiet_trainer(
         max_epochs=8,
-        accelerator="cpu",
         limit_val_batches=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         default_root_dir=folder,
         callbacks=[ExactResume(), *callbacks],
     ).fit(module, data, **resume)

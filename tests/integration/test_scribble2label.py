@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from helpers.training import quiet_trainer
+from lightning.pytorch import Callback, seed_everything
 
 from scribbleseg.callbacks import ExactResume
 from scribbleseg.data import ScribbleDataModule
@@ -29,22 +30,14 @@ def make(tmp_path, **options) -> tuple[Scribble2LabelModule, ScribbleDataModule,
         augmentation=Augmentation(hflip=True, rot90=True),
     )
     module = Scribble2LabelModule(source.num_classes, **TINY, **options)
-    trainer = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "default_root_dir": tmp_path,
-        "limit_val_batches": 0,
-    }
-    return module, data, trainer
+    return module, data, {"default_root_dir": tmp_path, "limit_val_batches": 0}
 
 
 def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
     module, data, options = make(
         tmp_path, bank_interval=0, pseudo_start=0.3, threshold=0.3, bias_correction=True
     )
-    trainer = Trainer(max_epochs=3, enable_checkpointing=False, **options)
+    trainer = quiet_trainer(max_epochs=3, **options)
     trainer.fit(module, data)
     assert module.bank.generation == 2  # after the first and the second epoch
     assert sorted(p.name for p in module.bank.path(0).parent.iterdir()) == [
@@ -72,9 +65,7 @@ def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path, step: int)
     def fit(*callbacks: Callback, **resume) -> Scribble2LabelModule:
         module, data, trainer = make(tmp_path, **options)
         callbacks = [ExactResume(), *callbacks]
-        Trainer(max_epochs=4, enable_checkpointing=False, callbacks=callbacks, **trainer).fit(
-            module, data, **resume
-        )
+        quiet_trainer(max_epochs=4, callbacks=callbacks, **trainer).fit(module, data, **resume)
         return module
 
     whole = fit(_SaveAt(step, path))
@@ -90,9 +81,7 @@ def test_resuming_continues_with_the_bank_of_the_checkpoint(tmp_path, step: int)
 
 def test_once_per_epoch_counts_optimiser_steps(tmp_path) -> None:
     module, data, options = make(tmp_path, bank_interval=0)
-    trainer = Trainer(
-        max_epochs=4, accumulate_grad_batches=2, enable_checkpointing=False, **options
-    )
+    trainer = quiet_trainer(max_epochs=4, accumulate_grad_batches=2, **options)
     trainer.fit(module, data)
     assert module.bank.generation == 3
 
@@ -100,6 +89,6 @@ def test_once_per_epoch_counts_optimiser_steps(tmp_path) -> None:
 def test_without_our_data_module_the_error_says_what_is_missing(tmp_path) -> None:
     module, data, options = make(tmp_path)
     data.setup("fit")
-    trainer = Trainer(max_epochs=1, enable_checkpointing=False, **options)
+    trainer = quiet_trainer(max_epochs=1, **options)
     with pytest.raises(ConfigError, match="unaugmented"):
         trainer.fit(module, data.train_dataloader())

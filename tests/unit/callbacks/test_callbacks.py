@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.training import quiet_trainer
 from lightning.pytorch import Trainer
 from PIL import Image
 
@@ -41,16 +42,8 @@ def small_data() -> ScribbleDataModule:
 
 
 def fit(module, *callbacks, **options) -> Trainer:
-    settings = {
-        "max_epochs": 1,
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
-    trainer = Trainer(**{**settings, **options}, callbacks=list(callbacks))
+    settings = {"max_epochs": 1, "num_sanity_val_steps": 0, **options}
+    trainer = quiet_trainer(**settings, callbacks=list(callbacks))
     trainer.fit(module, small_data())
     return trainer
 
@@ -149,12 +142,7 @@ def test_panel_shows_the_same_images_every_epoch(tmp_path) -> None:
 
 def test_predictions_are_written_as_ids_at_original_size(tmp_path) -> None:
     module, data = build(), small_data()
-    trainer = Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        callbacks=[PseudoLabelWriter(str(tmp_path))],
-    )
+    trainer = quiet_trainer(callbacks=[PseudoLabelWriter(str(tmp_path))])
     trainer.predict(module, data, return_predictions=False)
     records = data.records("predict")
     assert len(list(tmp_path.glob("*.png"))) == len(records) == 3
@@ -174,13 +162,8 @@ def test_predictions_are_written_as_ids_at_original_size(tmp_path) -> None:
 @pytest.mark.ddp
 def test_manifest_counts_the_files_of_all_ranks(tmp_path) -> None:
     module, data = build(), small_data()
-    trainer = Trainer(
-        accelerator="cpu",
-        devices=2,
-        strategy="ddp_spawn",
-        logger=False,
-        enable_progress_bar=False,
-        callbacks=[PseudoLabelWriter(str(tmp_path))],
+    trainer = quiet_trainer(
+        devices=2, strategy="ddp_spawn", callbacks=[PseudoLabelWriter(str(tmp_path))]
     )
     trainer.predict(module, data, return_predictions=False)
     # three images on two ranks: one is predicted twice and counts once

@@ -2,13 +2,13 @@
 
 import logging
 
-import lightning as pl
 import numpy as np
 import pytest
 import tifffile
 import torch
 from helpers.contract import TINY_ENCODER
 from helpers.tiny_folders import blocks, photo, plain_folder, save, scribble_of
+from helpers.training import quiet_trainer
 from helpers.trees_medical import channel_folder, raw_acdc
 from PIL import Image
 
@@ -371,16 +371,7 @@ def test_train_and_predict(tmp_path, kind):
         encoder_weights=None,
         regularizers={"gated_crf": 0.1},
     )
-    trainer = pl.Trainer(
-        max_epochs=1,
-        limit_train_batches=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(max_epochs=1, limit_train_batches=1, num_sanity_val_steps=0)
     trainer.fit(module, data)
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert "val/miou" in trainer.callback_metrics

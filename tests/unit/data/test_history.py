@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 from helpers.tiny_folders import VOC_STEMS, plain_folder, voc_tree, write_list
+from helpers.training import quiet_trainer
 from helpers.trees_coco import context_tree
 
 from scribbleseg.checkpoint import load, read_checkpoint
@@ -25,17 +25,8 @@ from scribbleseg.methods import RegularizedModule
 
 
 def trainer(**options):
-    return pl.Trainer(
-        max_epochs=1,
-        limit_train_batches=1,
-        limit_val_batches=1,
-        num_sanity_val_steps=0,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **options,
+    return quiet_trainer(
+        max_epochs=1, limit_train_batches=1, limit_val_batches=1, num_sanity_val_steps=0, **options
     )
 
 

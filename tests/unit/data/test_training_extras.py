@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.tiny_folders import STEMS, plain_folder
+from helpers.training import quiet_trainer
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Trainer
 from PIL import Image
 
 from scribbleseg.data.datamodule import ScribbleDataModule
@@ -623,15 +623,7 @@ def test_a_trainer_hands_the_keys_to_the_method(source, pseudo) -> None:
         pseudo_label_dir=pseudo,
     )
     model = _Looking(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None)
-    trainer = Trainer(
-        max_steps=2,
-        limit_val_batches=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=1)
     trainer.fit(model, data)
     assert len(model.seen) == 2
     assert all({*MAPS, *GRAPH} <= keys for keys in model.seen)

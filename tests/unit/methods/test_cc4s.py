@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.contract import GuardedBatch, MethodContract, make_batch, superpixel_graph
-from lightning.pytorch import Trainer
+from helpers.training import quiet_trainer
 
 import scribbleseg
 from scribbleseg.errors import CheckpointError, ConfigError
@@ -290,7 +290,7 @@ class TestStart:
         return module
 
     def save(self, module: torch.nn.Module, path) -> str:
-        trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+        trainer = quiet_trainer()
         trainer.strategy.connect(module)
         trainer.save_checkpoint(path)
         return str(path)
