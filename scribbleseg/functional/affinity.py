@@ -19,6 +19,7 @@ __all__ = [
     "boundary_to_affinity",
     "pair_displacement",
     "pair_indices",
+    "pair_offsets",
     "path_offsets",
 ]
 
@@ -121,6 +122,23 @@ def pair_indices(
     source = grid[:rows, reach : reach + columns].reshape(-1)
     down, right = _offset_table(radius, grid.device)[:, :, 0].long()
     return source, source + (down * width + right)[:, None]
+
+
+def pair_offsets(radius: int, *, device: torch.device | None = None) -> Tensor:
+    """Displacement of each pair from its source to its partner, on a device; cached there.
+
+    Args:
+        radius: See :func:`path_offsets`, which also gives their order.
+        device: Where the result lives.
+
+    Returns:
+        Cells down and to the right, int8, shape ``(2, P)``.
+
+    Example:
+        >>> pair_offsets(2).tolist()
+        [[0, 1, 1, 1], [1, 0, -1, 1]]
+    """
+    return _offset_table(radius, torch.zeros((), device=device).device)[:, :, 0]
 
 
 def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) -> Tensor:

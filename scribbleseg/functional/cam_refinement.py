@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.cam import cam_labels, cam_probabilities
+from scribbleseg.functional.confident_labels import confident_labels
 from scribbleseg.functional.crf import CRFParams, dense_crf
 from scribbleseg.functional.geometry import area_pool
 from scribbleseg.functional.random_walk import sparse_random_walk
@@ -91,7 +92,14 @@ def refine_cam(
         probs = cam_probabilities(maps, present, threshold=threshold, background=background)
         labels = dense_crf(probs[None], image[None], params=crf)[0].argmax(dim=0)
     elif method == "random_walker":
-        seeds = _confident_labels(maps, present, confident, background, ignore_index)
+        seeds = confident_labels(
+            maps,
+            present,
+            foreground=confident[0],
+            background_score=confident[1],
+            background=background,
+            ignore_index=ignore_index,
+        )
         labels = _walker(seeds, image, scribble, ignore_index)
     else:
         if method == "random_walk":
@@ -130,22 +138,6 @@ def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
     change = torch.maximum(below.norm(dim=0), right.norm(dim=0))
     top = change.flatten().quantile(0.99)
     return (change / torch.where(top > 0, top, 1)).clamp_max(1)
-
-
-def _confident_labels(
-    maps: Tensor,
-    present: Tensor,
-    limits: tuple[float, float],
-    background: int | None,
-    ignore_index: int,
-) -> Tensor:
-    """Foreground above the first limit, background below the second, the rest undecided."""
-    high, low = limits
-    sure = cam_labels(maps, present, threshold=high, background=None, ignore_index=ignore_index)
-    if background is None:
-        return sure
-    maybe = cam_labels(maps, present, threshold=low, background=background)
-    return torch.where((sure == ignore_index) & (maybe == background), background, sure)
 
 
 def _walker(seeds: Tensor, image: Tensor, scribble: Tensor | None, ignore_index: int) -> Tensor:

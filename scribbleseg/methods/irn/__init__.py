@@ -1,0 +1,1 @@
+"""IRN: class boundaries from pairs of pixels, and a walk that does not cross them."""

@@ -1,0 +1,1 @@
+"""PtReCl: pixels reclassified by prototypes."""
