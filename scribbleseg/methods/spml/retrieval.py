@@ -1,0 +1,248 @@
+"""Prediction by the nearest segments of the training images, from a file of prototypes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from scribbleseg.errors import CheckpointError
+from scribbleseg.functional.losses import full_precision
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = [
+    "NearestSegments",
+    "SegmentMemory",
+    "class_votes",
+    "nearest_segments",
+    "retrieval_accuracy",
+]
+
+_SIMILARITIES = 1 << 24  # entries held at a time, 64 MB
+
+
+class NearestSegments(NamedTuple):
+    """What was found for each query, the most similar first.
+
+    Attributes:
+        similarity: Cosine, shape ``(Q, k)``.
+        index: Row of the memory, int64, shape ``(Q, k)``.
+    """
+
+    similarity: Tensor
+    index: Tensor
+
+
+@torch.no_grad()
+def nearest_segments(queries: Tensor, prototypes: Tensor, *, top_k: int = 20) -> NearestSegments:
+    """Most similar prototypes of each query, exactly.
+
+    Time O(Q·M·D), memory 64 MB besides the result: blocks of queries, and no sorting of all M.
+
+    Args:
+        queries: Unit vectors, shape ``(Q, D)``.
+        prototypes: Unit vectors, shape ``(M, D)``.
+        top_k: k, cut to M.
+
+    Returns:
+        Similarities and rows; k = 0 for an empty memory.
+
+    Raises:
+        ValueError: If the shapes disagree or ``top_k`` is below 1.
+
+    Example:
+        >>> found = nearest_segments(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), top_k=1)
+        >>> found.index.tolist()
+        [[0], [1]]
+    """
+    if queries.ndim != 2 or queries.shape[1:] != prototypes.shape[1:] or top_k < 1:
+        raise ValueError(
+            f"queries {tuple(queries.shape)}, prototypes {tuple(prototypes.shape)}, top_k={top_k}: "
+            "expected (Q, D), (M, D) and at least 1"
+        )
+    k = min(top_k, len(prototypes))
+    with torch.autocast(queries.device.type, enabled=False):
+        x, memory = full_precision(queries), full_precision(prototypes)
+        rows = max(1, _SIMILARITIES // max(len(memory), 1))
+        found = [(part @ memory.T).topk(k, dim=1) for part in torch.split(x, rows)]
+    return NearestSegments(
+        torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    )
+
+
+def class_votes(labels: Tensor, num_classes: int) -> Tensor:
+    """Share of each class among the labels that were found; argmax is the majority vote.
+
+    Of equally frequent classes argmax is the smallest. Time and memory O(Q·(k + C)).
+
+    Args:
+        labels: Classes, 0 to C-1, shape ``(Q, k)``; others do not vote.
+        num_classes: C.
+
+    Returns:
+        In [0, 1], float32, shape ``(Q, C)``; all 0 where nothing votes.
+
+    Example:
+        >>> class_votes(torch.tensor([[0, 1, 1, 255]]), 2).argmax(1).tolist()
+        [1]
+    """
+    votes = (labels >= 0) & (labels < num_classes)
+    slots = torch.where(votes, labels, num_classes)
+    counts = torch.zeros(len(labels), num_classes + 1, device=labels.device)
+    counts.scatter_add_(1, slots, torch.ones(slots.shape, device=labels.device))
+    counts = counts[:, :num_classes]
+    return counts / counts.sum(1, keepdim=True).clamp_min(1)
+
+
+@torch.no_grad()
+def retrieval_accuracy(
+    prototypes: Tensor,
+    labels: Tensor,
+    memory: Tensor,
+    memory_labels: Tensor,
+    *,
+    num_classes: int | None = None,
+    top_k: int = 5,
+    exclude_self: bool = True,
+) -> Tensor:
+    """Share of the nearest segments that have the label of the segment that asks.
+
+    The released code lets each segment find itself first and counts unlabelled as a class
+    (``exclude_self=False`` and ``num_classes=None``), which flatters. Time O(S·M·D).
+
+    Args:
+        prototypes: Unit vectors that ask, shape ``(S, D)``.
+        labels: Their labels, shape ``(S,)``.
+        memory: Unit vectors that are found, the first S of them the same, shape ``(M, D)``.
+        memory_labels: Their labels, shape ``(M,)``.
+        num_classes: C: labels from there on neither ask nor are found. ``None`` = all do.
+        top_k: Nearest segments, cut to what there is.
+        exclude_self: Leave out the segment that asks.
+
+    Returns:
+        Scalar in [0, 1]; 0 if there is nothing to ask or to find.
+
+    Example:
+        >>> x, y = torch.eye(2), torch.tensor([0, 1])
+        >>> retrieval_accuracy(x, y, x, y, top_k=1, exclude_self=False).item()
+        1.0
+    """
+    similarity = full_precision(prototypes) @ full_precision(memory).T
+    asks = torch.ones_like(labels, dtype=torch.bool)
+    if num_classes is not None:
+        asks = (labels >= 0) & (labels < num_classes)
+        known = (memory_labels >= 0) & (memory_labels < num_classes)
+        similarity = similarity.masked_fill(~known, -torch.inf)
+    if exclude_self:
+        similarity.diagonal().fill_(-torch.inf)
+    best = similarity.topk(min(top_k, len(memory)), dim=1)
+    counted = best.values.isfinite() & asks[:, None]
+    right = counted & (memory_labels[best.indices] == labels[:, None])
+    return right.sum() / counted.sum().clamp_min(1)
+
+
+class SegmentMemory(nn.Module):
+    """Prototypes of the segments of the training images with their labels.
+
+    Nothing of it is in ``state_dict``: the file is given wherever predictions are made.
+
+    Args:
+        prototypes: Unit vectors, float, shape ``(M, D)``.
+        labels: Classes, integer, shape ``(M,)``.
+        image: Which of ``image_ids`` each comes from, integer, shape ``(M,)``.
+        segment: Which segment of that image it is, integer, shape ``(M,)``.
+        image_ids: Names of the training images.
+        oracle: Whether dense masks of the training images labelled it.
+    """
+
+    prototypes: Tensor
+    labels: Tensor
+    image: Tensor
+    segment: Tensor
+
+    def __init__(
+        self,
+        prototypes: Tensor,
+        labels: Tensor,
+        image: Tensor,
+        segment: Tensor,
+        image_ids: list[str],
+        *,
+        oracle: bool = False,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("prototypes", prototypes.float(), persistent=False)
+        self.register_buffer("labels", labels.long(), persistent=False)
+        self.register_buffer("image", image.long(), persistent=False)
+        self.register_buffer("segment", segment.long(), persistent=False)
+        self.image_ids, self.oracle = image_ids, oracle
+
+    @classmethod
+    def read(cls, path: Path, *, dim: int, num_classes: int) -> SegmentMemory:
+        """Read the file that :class:`~scribbleseg.callbacks.PrototypeWriter` made.
+
+        Args:
+            path: ``prototypes.npz``.
+            dim: D of the module.
+            num_classes: C.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or of another model or data set.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+            made = [torch.from_numpy(arrays[name].astype(np.float32)) for name in ("prototypes",)]
+            made += [
+                torch.from_numpy(arrays[name].astype(np.int64))
+                for name in ("labels", "image", "segment")
+            ]
+            names = [str(name) for name in arrays["image_ids"]]
+            oracle = bool(arrays["oracle"])
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise CheckpointError(
+                f"retrieval={str(path)!r} cannot be read ({error}): expected the "
+                "prototypes.npz that the callback PrototypeWriter leaves in the folder of a run"
+            ) from error
+        found = made[0].shape
+        if len(found) != 2 or found[1] != dim or not found[0]:
+            raise CheckpointError(
+                f"retrieval={str(path)!r} holds prototypes of shape {tuple(found)}, expected "
+                f"(M, {dim}) with M above 0: use the file that this model made"
+            )
+        if int(made[1].max()) >= num_classes:
+            raise CheckpointError(
+                f"retrieval={str(path)!r} holds class {int(made[1].max())}, the model has "
+                f"{num_classes} classes: use the file that this model made"
+            )
+        return cls(made[0], made[1], made[2], made[3], names, oracle=oracle)
+
+    def votes(
+        self,
+        queries: Tensor,
+        num_classes: int,
+        *,
+        top_k: int = 20,
+        without: str | None = None,
+    ) -> Tensor:
+        """Shares of the classes among the nearest segments, shape ``(Q, C)``.
+
+        Args:
+            queries: Need not be unit vectors, shape ``(Q, D)``.
+            num_classes: C.
+            top_k: Nearest segments.
+            without: Training image whose own segments must not vote.
+        """
+        prototypes, labels = self.prototypes, self.labels
+        if without is not None and without in self.image_ids:
+            kept = self.image != self.image_ids.index(without)
+            prototypes, labels = prototypes[kept], labels[kept]
+        found = nearest_segments(F.normalize(queries, dim=1), prototypes, top_k=top_k)
+        return class_votes(labels[found.index], num_classes)
