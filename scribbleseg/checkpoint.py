@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import shutil
 import tempfile
@@ -14,13 +15,16 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from scribbleseg.errors import CheckpointError
 from scribbleseg.inference import InferenceConfig
+from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from scribbleseg.methods.base import ScribbleSegModule
 
-__all__ = ["AtomicCheckpointIO", "load", "read_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "load", "load_start", "read_checkpoint"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -95,6 +99,62 @@ def load(
         "step": state.get("global_step"),
     }
     return cast("ScribbleSegModule", module.eval())
+
+
+def load_start(module: ScribbleSegModule, path: str, *, without: str | None = None) -> None:
+    """Copy the weights of a checkpoint of any method into a module that is about to be trained.
+
+    The network must fit entirely; parts that only one of both has, such as the random walk, stay
+    as they were initialised and are named in the log. Optimiser and counters start afresh.
+
+    Args:
+        module: Where to.
+        path: Checkpoint file.
+        without: Beginning of the names of weights that are left as they are.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is of other classes, or its network differs.
+    """
+    state = read_checkpoint(path)
+    facts, weights = state.get("scribbleseg"), state.get("state_dict")
+    if not facts or not isinstance(weights, dict):
+        raise CheckpointError(
+            f"init_from={path!r} was not written by scribbleseg: expected the checkpoint of an "
+            "earlier stage, such as runs/NAME/checkpoints/last.ckpt"
+        )
+    theirs = DataInfo.from_dict(facts["data"]).class_names
+    if module.data_info.source and theirs != module.data_info.class_names:
+        raise CheckpointError(
+            f"init_from={path!r} was trained on {len(theirs)} classes ({', '.join(theirs[:4])} …), "
+            f"the data has {module.num_classes} "
+            f"({', '.join(module.data_info.class_names[:4])} …): start from a checkpoint of the "
+            "same classes, or set init_from: null"
+        )
+    own = module.state_dict()
+    if without is not None:
+        own = {name: value for name, value in own.items() if not name.startswith(without)}
+        weights = {name: value for name, value in weights.items() if not name.startswith(without)}
+    unfit = [
+        name
+        for name, value in own.items()
+        if (name in weights and weights[name].shape != value.shape)
+        or (name not in weights and name.startswith("network."))
+    ]
+    if unfit:
+        hparams = state.get("hyper_parameters", {})
+        raise CheckpointError(
+            f"init_from={path!r}: {len(unfit)} tensors do not fit, such as {unfit[0]}; the "
+            f"checkpoint has arch={hparams.get('arch')}, encoder={hparams.get('encoder')}, this "
+            f"run arch={module.hparams['arch']}, encoder={module.hparams['encoder']}: use the same "
+            "for both"
+        )
+    shared = {name: weights[name] for name in own if name in weights}
+    module.load_state_dict(shared, strict=False)
+    logger.info("starting from %s, step %s", path, state.get("global_step"))
+    for where, names in (("it", set(own) - set(weights)), ("this module", set(weights) - set(own))):
+        parts = sorted({name.split(".")[0] for name in names})
+        if parts:
+            logger.info("%s has no %s", where, ", ".join(parts))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

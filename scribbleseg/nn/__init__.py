@@ -5,6 +5,14 @@ from __future__ import annotations
 from scribbleseg.nn.network import SegNetwork, build_network
 from scribbleseg.nn.prototype_bank import PrototypeBank
 from scribbleseg.nn.random_walk import SimilarityMeasurement
+from scribbleseg.nn.segment_queue import SegmentQueue
 from scribbleseg.nn.teacher import EMATeacher
 
-__all__ = ["EMATeacher", "PrototypeBank", "SegNetwork", "SimilarityMeasurement", "build_network"]
+__all__ = [
+    "EMATeacher",
+    "PrototypeBank",
+    "SegNetwork",
+    "SegmentQueue",
+    "SimilarityMeasurement",
+    "build_network",
+]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
+from scribbleseg.checkpoint import load_start
 from scribbleseg.errors import ConfigError
 from scribbleseg.methods.cc4s.head import CC4SNetwork
-from scribbleseg.methods.cc4s.start import load_start
 from scribbleseg.methods.cc4s.views import Lattice
 from scribbleseg.methods.partial import PartiallySupervisedModule
 from scribbleseg.nn.random_walk import SimilarityMeasurement

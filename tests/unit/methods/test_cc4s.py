@@ -11,6 +11,7 @@ from helpers.contract import GuardedBatch, MethodContract, make_batch, superpixe
 from helpers.training import quiet_trainer
 
 import scribbleseg
+from scribbleseg.checkpoint import load_start
 from scribbleseg.errors import CheckpointError, ConfigError
 from scribbleseg.functional.losses import entropy_loss
 from scribbleseg.functional.superpixels import region_boundaries
@@ -22,7 +23,6 @@ from scribbleseg.methods.cc4s import (
     eigenspace_consistency_from_logits,
     feature_consistency_loss,
 )
-from scribbleseg.methods.cc4s.start import load_start
 from scribbleseg.methods.cc4s.views import (
     HorizontalFlipView,
     Lattice,
