@@ -13,7 +13,13 @@ from scribbleseg.functional.geometry import one_hot_labels
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BackgroundScope", "cell_purity", "downsample_label", "foreground_background_cells"]
+__all__ = [
+    "BackgroundScope",
+    "cell_purity",
+    "downsample_label",
+    "foreground_background_cells",
+    "label_canvas",
+]
 
 BackgroundScope = Literal["present", "all"]
 
@@ -78,6 +84,45 @@ def downsample_label(
     votes = F.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), cell)
     best, label = votes.max(dim=1)
     return torch.where(best > 0, label, ignore_index)
+
+
+def label_canvas(
+    labels: Tensor,
+    size: tuple[int, int],
+    cells: tuple[int, int],
+    *,
+    stride: int,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Labels of original size on the padded canvas of which a network made its cells.
+
+    Enlarged to the least whole multiple of the network's input that loses no pixel, then padded at
+    the right and bottom. Time and memory O(size of the result).
+
+    Args:
+        labels: Ids of any integer type, shape ``(B, H0, W0)``.
+        size: ``(H, W)`` of the network's input.
+        cells: ``(h, w)`` of its cells; ``h·stride`` is at least H.
+        stride: Pixels of the input per cell.
+        ignore_index: Id of the padding.
+
+    Returns:
+        int64, shape ``(B, m·h·stride, m·w·stride)`` for ``downsample_label(…, cells)``; m = 1 for
+        images that were not made smaller.
+
+    Example:
+        >>> label_canvas(torch.tensor([[[1, 2, 3]]]), (1, 3), (1, 2), stride=2).tolist()
+        [[[1, 2, 3, 255], [255, 255, 255, 255]]]
+    """
+    rows, columns = labels.shape[-2:]
+    factor = max(-(-rows // size[0]), -(-columns // size[1]), 1)
+    target = (size[0] * factor, size[1] * factor)
+    if (rows, columns) != target:
+        grown = F.interpolate(labels[:, None].float(), target, mode="nearest-exact")
+        labels = grown[:, 0]
+    full = (cells[0] * stride * factor, cells[1] * stride * factor)
+    padding = (0, full[1] - target[1], 0, full[0] - target[0])
+    return F.pad(labels.long(), padding, value=ignore_index)
 
 
 def cell_purity(

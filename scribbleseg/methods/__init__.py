@@ -5,6 +5,7 @@ from __future__ import annotations
 from scribbleseg.methods.cam import CAMModule
 from scribbleseg.methods.cc4s import CC4SModule
 from scribbleseg.methods.cdsp import CDSPModule
+from scribbleseg.methods.irn import IRNModule
 from scribbleseg.methods.pfa import PFAModule
 from scribbleseg.methods.regularized import (
     DMPLSModule,
@@ -18,6 +19,7 @@ __all__ = [
     "CC4SModule",
     "CDSPModule",
     "DMPLSModule",
+    "IRNModule",
     "MeanTeacherModule",
     "PFAModule",
     "RegularizedModule",

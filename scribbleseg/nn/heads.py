@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.nn.aspp import SpatialPyramid, conv_norm_relu
+from scribbleseg.nn.aspp import DilatedConvSum, SpatialPyramid, conv_norm_relu
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,7 @@ __all__ = [
     "ASPPLogitHead",
     "CornerAligned",
     "DeepLabV3PlusHead",
+    "DilatedClassifier",
     "LastLevel",
     "NormalizedClassifier",
     "classifier_encoder",
@@ -44,6 +45,25 @@ class NormalizedClassifier(nn.Conv2d):
         """Features ``(B, D, h, w)`` to logits ``(B, C, h, w)``."""
         normalized: Tensor = self.norm(super().forward(features))
         return normalized
+
+
+class DilatedClassifier(DilatedConvSum):
+    r"""Logits as the sum of four dilated 3×3 convolutions of the last encoder map (DeepLab v2).
+
+    Chen et al., TPAMI 2018: dilations 6, 12, 18, 24, with bias, weights drawn from
+    :math:`N(0, 0.01)`. There is no hidden layer.
+
+    Args:
+        in_channels: D of the encoder map.
+        num_classes: C.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int) -> None:
+        super().__init__(in_channels, num_classes)
+        self.in_channels, self.out_channels = in_channels, num_classes
+        for branch in self.branches:
+            nn.init.normal_(branch.weight, std=0.01)
+            nn.init.zeros_(branch.bias)
 
 
 class CornerAligned(nn.Identity):
@@ -190,16 +210,23 @@ def widen_last_stage(encoder: nn.Module, rates: Sequence[int] = (1, 2, 4)) -> bo
 
 
 def dilated_encoder(
-    arch: str, encoder: str, weights: str | None, in_channels: int, stride: int
+    arch: str,
+    encoder: str,
+    weights: str | None,
+    in_channels: int,
+    stride: int,
+    *,
+    multi_grid: bool = True,
 ) -> Any:
     """Encoder of segmentation-models-pytorch whose last maps keep a stride.
 
     Args:
         arch: Whose encoder it is, for the messages.
-        encoder: Name; ResNets of bottleneck blocks get a multi-grid, see :func:`widen_last_stage`.
+        encoder: Name.
         weights: ``"imagenet"`` or ``None``.
         in_channels: Image channels.
         stride: 8 or 16.
+        multi_grid: Whether ResNets of bottleneck blocks get one, see :func:`widen_last_stage`.
 
     Raises:
         ConfigError: If the encoder cannot be dilated, or the stride is another.
@@ -219,12 +246,13 @@ def dilated_encoder(
             f"encoder {encoder!r} cannot keep an output stride of {stride} ({error}); arch "
             f"{arch!r} needs a ResNet, MobileNet, EfficientNet or other network of convolutions"
         ) from error
-    widen_last_stage(built)
+    if multi_grid:
+        widen_last_stage(built)
     return built
 
 
 def classifier_encoder(
-    encoder: str, weights: str | None, in_channels: int, stride: int | None
+    encoder: str, weights: str | None, in_channels: int, stride: int | None, *, arch: str = "cam"
 ) -> tuple[Any, int]:
     """Encoder for class activation maps, and the stride of its last map.
 
@@ -234,13 +262,16 @@ def classifier_encoder(
         in_channels: Image channels.
         stride: 8 or 16 by dilation; ``None`` = 16 for ResNets, whose last stage then keeps its
             resolution without dilation (Ahn et al., CVPR 2019), else the encoder's own.
+        arch: Whose encoder it is; that of ``cam`` alone has a multi-grid where it is dilated.
 
     Raises:
         ConfigError: If the encoder cannot be dilated, or the stride is another.
         KeyError: If the encoder is unknown.
     """
     if stride is not None:
-        return dilated_encoder("cam", encoder, weights, in_channels, stride), stride
+        grid = arch == "cam"
+        found = dilated_encoder(arch, encoder, weights, in_channels, stride, multi_grid=grid)
+        return found, stride
     import segmentation_models_pytorch as smp
 
     built = smp.encoders.get_encoder(encoder, in_channels=in_channels, depth=5, weights=weights)

@@ -16,6 +16,7 @@ from scribbleseg.nn.heads import (
     ASPPLogitHead,
     CornerAligned,
     DeepLabV3PlusHead,
+    DilatedClassifier,
     LastLevel,
     NormalizedClassifier,
     classifier_encoder,
@@ -43,8 +44,10 @@ Arch = Literal[
     "aspp_v2",
     "aspp_v3plus",
     "cam",
+    "deeplab_v2",
 ]
-_OWN_HEADS = ("aspp_v2", "aspp_v3plus", "cam")
+_OWN_HEADS = ("aspp_v2", "aspp_v3plus", "cam", "deeplab_v2")
+_PLAIN = ("cam", "deeplab_v2")  # one classifier on the last map of the encoder
 FreezeBatchNorm = Literal["none", "encoder", "all"]
 
 
@@ -74,7 +77,7 @@ class SegNetwork(nn.Module):
         self,
         encoder: nn.Module,
         decoder: nn.Module,
-        classifier: nn.Conv2d,
+        classifier: nn.Conv2d | DilatedClassifier,
         upsampling: nn.Module,
         *,
         divisor: int,
@@ -152,6 +155,9 @@ class SegNetwork(nn.Module):
         """
         layer = self.classifier
         with torch.autocast(features.device.type, enabled=False):
+            if isinstance(layer, DilatedClassifier):
+                summed: Tensor = layer(full_precision(features))
+                return summed
             bias = None if layer.bias is None else full_precision(layer.bias)
             logits = F.conv2d(
                 full_precision(features),
@@ -202,7 +208,8 @@ def build_network(
         arch: Decoder architecture of segmentation-models-pytorch; or ``aspp_v2`` or ``aspp_v3plus``
             on any encoder that can be dilated: see :mod:`scribbleseg.nn.heads`. They enlarge their
             logits with aligned corners and compute at sizes of 8m + 1, such as 465 or 513. ``cam``
-            is a classifier without bias on the last encoder map, for activation maps.
+            is a classifier without bias on the last encoder map, for activation maps;
+            ``deeplab_v2`` the sum of dilated convolutions there (strides as ``cam``).
         encoder: Encoder name of segmentation-models-pytorch, ``tu-<name>`` for any timm model.
         num_classes: C.
         encoder_weights: ``"imagenet"`` (downloaded once), ``None`` (random), or a local
@@ -226,14 +233,16 @@ def build_network(
         raise ConfigError(f"unknown arch {arch!r}; expected one of {', '.join(Arch.__args__)}")  # type: ignore[attr-defined]
     own_head = arch in _OWN_HEADS
     options: dict[str, Any] = {}
+    if encoder.startswith("tu-swin"):
+        options["strict_img_size"] = False  # else timm takes images of the pretraining's size only
     # smp's own option would also dilate the convolutions of the last stage
     mit_stride_16 = arch == "segformer" and encoder.startswith("mit_b") and output_stride == 16
     if output_stride is not None and not mit_stride_16 and not own_head:
         if arch not in {"deeplabv3", "deeplabv3plus", "pan"}:
             raise ConfigError(
                 f"output_stride={output_stride} is not available for arch {arch!r}; use deeplabv3, "
-                "deeplabv3plus, pan, aspp_v2 or aspp_v3plus (segformer on mit_b*: 16), or leave it "
-                "null"
+                "deeplabv3plus, pan, deeplab_v2, aspp_v2 or aspp_v3plus (segformer on mit_b*: 16), "
+                "or leave it null"
             )
         options["encoder_output_stride"] = output_stride
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
@@ -242,8 +251,10 @@ def build_network(
         warnings.filterwarnings("ignore", module="segmentation_models_pytorch")
         warnings.filterwarnings("ignore", message=".*timm.*encoders.*")
         try:
-            if arch == "cam":
-                own, stride = classifier_encoder(encoder, hub_weights, in_channels, output_stride)
+            if arch in _PLAIN:
+                own, stride = classifier_encoder(
+                    encoder, hub_weights, in_channels, output_stride, arch=arch
+                )
             elif own_head:
                 stride = 8 if output_stride is None else output_stride
                 own = dilated_encoder(arch, encoder, hub_weights, in_channels, stride)
@@ -264,15 +275,19 @@ def build_network(
     if encoder_weights is not None and hub_weights is None:
         load_encoder_weights(body, encoder_weights, name=encoder)
     kept: dict[str, Any] = {"freeze_batchnorm": freeze_batchnorm, "channels_last": channels_last}
-    if arch == "cam":
-        weight = nn.Conv2d(body.out_channels[-1], num_classes, 1, bias=False)
-        return SegNetwork(body, LastLevel(), weight, nn.Identity(), divisor=stride, **kept)
+    if arch in _PLAIN:
+        channels = int(body.out_channels[-1])
+        if arch == "cam":
+            plain, decoder = nn.Conv2d(channels, num_classes, 1, bias=False), LastLevel()
+            return SegNetwork(body, decoder, plain, nn.Identity(), divisor=stride, **kept)
+        summed, decoder = DilatedClassifier(channels, num_classes), LastLevel(nn.Dropout(0.1))
+        return SegNetwork(body, decoder, summed, nn.Identity(), divisor=stride, **kept)
     if own_head:
-        channels = list(body.out_channels)
+        widths = list(body.out_channels)
         head: ASPPLogitHead | DeepLabV3PlusHead = (
-            ASPPLogitHead(channels[-1], num_classes)
+            ASPPLogitHead(widths[-1], num_classes)
             if arch == "aspp_v2"
-            else DeepLabV3PlusHead(channels[-1], channels[2], num_classes)
+            else DeepLabV3PlusHead(widths[-1], widths[2], num_classes)
         )
         return SegNetwork(
             body,

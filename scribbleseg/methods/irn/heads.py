@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["BoundaryHead", "DisplacementHead", "MeanShift", "boundary_of_flips", "tap_channels"]
+__all__ = [
+    "BoundaryHead",
+    "DisplacementHead",
+    "MeanShift",
+    "boundary_of_flips",
+    "pooling_of",
+    "tap_channels",
+]
 
 _SIZES = (1, 1, 2, 4, 4)  # stride of the taps divided by 4, with a last stage of stride 16
 
@@ -33,6 +40,16 @@ def tap_channels(out_channels: Sequence[int]) -> list[int]:
         ([1, 2, 3], [2, 3])
     """
     return [index for index, number in enumerate(out_channels) if index and number]
+
+
+def pooling_of(encoder: object) -> nn.Module | None:
+    """What a ResNet does between its maps of stride 2 and 4; ``None`` for other encoders.
+
+    Args:
+        encoder: Any encoder.
+    """
+    found = getattr(encoder, "maxpool", None)
+    return found if isinstance(found, nn.Module) else None
 
 
 class _Taps(nn.Module):
