@@ -35,7 +35,9 @@ HERE = Path(__file__).parent
 def arguments(plan: dict, data: dict, recipe: dict, options: argparse.Namespace) -> dict[str, Any]:
     """Overrides of one cell; later ones win."""
     source = "data.init_args.source.init_args"
-    given = {f"{source}.root": str(options.data_root / data["folder"])}
+    given: dict[str, Any] = {}
+    if not data.get("built_in"):  # else drawn by the library; the folder is that of pseudo-labels
+        given[f"{source}.root"] = str(options.data_root / data["folder"])
     if options.weights is not None:
         given["model.init_args.encoder_weights"] = str(options.weights)
     if options.workers is not None:

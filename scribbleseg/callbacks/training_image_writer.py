@@ -16,6 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 from scribbleseg.data.degraded import read_degraded
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.manifest import read_manifest, write_manifest
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -107,10 +108,9 @@ class TrainingImageWriter(Callback):
             raise ConfigError(f"{type(self).__name__} needs a ScribbleDataModule; train with one")
         module: Any = pl_module
         folders = self.folders(Path(trainer.default_root_dir))
-        training, own = module.training, module.inference
+        own = module.inference
         if self.inference is not None:
             module.inference = self.inference
-        module.eval()
         try:
             facts = {"made_by": self._made_by(module, data), **self.facts}
             started = read_manifest(folders[0]) if trainer.is_global_zero else None
@@ -121,10 +121,10 @@ class TrainingImageWriter(Callback):
                 )
             )
             _describe(trainer, module, folders, 0, facts, complete=False)
-            written = self._write_all(trainer, module, data, folders, resumed)
+            with evaluation_mode(module):
+                written = self._write_all(trainer, module, data, folders, resumed)
             _describe(trainer, module, folders, written, facts, complete=True)
         finally:
-            module.train(training)
             module.inference = own
         if trainer.is_global_zero:
             total = len(data.records("train"))

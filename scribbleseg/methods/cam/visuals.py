@@ -11,6 +11,7 @@ from scribbleseg.functional.heat import overlay_heat
 from scribbleseg.functional.images import compose_panel
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,12 +45,9 @@ def class_map_panel(
         RGB picture, uint8: the image, then each map from 0 (blue) to 1 (red) with the name of the
         class and the probability that the image shows it.
     """
-    info, training = module.data_info, module.training
-    module.eval()
-    try:
+    info = module.data_info
+    with evaluation_mode(module):
         found = module.class_maps(preprocess(image, info)[None].to(module.device))
-    finally:
-        module.train(training)
     probabilities = found.scores[0].sigmoid().tolist()
     if classes is None:
         least = float(module.hparams["tag_threshold"])

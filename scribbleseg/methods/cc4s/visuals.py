@@ -18,6 +18,7 @@ from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.functional.superpixels import region_boundaries
 from scribbleseg.functional.transition import transition_logits, transition_matrix
 from scribbleseg.methods.cc4s.views import Lattice
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,12 +173,8 @@ def certainty_map(
         RGB picture, uint8: the image, its prediction, its certainty from dark to bright.
     """
     info, size = module.data_info, (image.shape[0], image.shape[1])
-    training = module.training
-    module.eval()
-    try:
+    with evaluation_mode(module):
         logits = module(preprocess(image, info)[None].to(module.device)).float()
-    finally:
-        module.train(training)
     logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)[0]
     log_probs = logits.log_softmax(dim=0)
     entropy = -(log_probs.exp() * log_probs).sum(dim=0) / math.log(len(logits))
@@ -197,14 +194,11 @@ def _factors(
     module: WalkingModule, image: Tensor, *, most: int | None = None
 ) -> tuple[tuple[Tensor, Tensor], Lattice]:
     """Query and key of an image ``(1, K, H, W)`` on at most so many cells, and where these lie."""
-    measurement, training = module.measurement, module.training
+    measurement = module.measurement
     if measurement is None:
         raise ConfigError("this module was built with walk=False: there is nothing to show")
-    module.eval()
-    try:
+    with evaluation_mode(module):
         plain = module.network.decoder(module.network.encode(image.to(module.device)))
-    finally:
-        module.train(training)
     shrink = measurement.shrink_for(plain.shape[2], plain.shape[3])
     while most is not None and math.prod(-(-n // shrink) for n in plain.shape[2:]) > most:
         shrink += 1

@@ -16,6 +16,7 @@ from scribbleseg.functional.images import compose_panel, overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.methods.cdsp.lorm import touched_cells
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     import numpy as np
@@ -102,13 +103,10 @@ def attention_map(
     row, column = pixel
     if not (0 <= row < size[0] and 0 <= column < size[1]):
         raise ValueError(f"pixel={pixel} is outside of the image, {size[0]} rows × {size[1]}")
-    network, training = module.network, module.training
+    network = module.network
     pixels = preprocess(image, module.data_info)[None].to(module.device)
-    module.eval()
-    try:
+    with evaluation_mode(module):
         deepest = network.encode(pixels)[-1]
-    finally:
-        module.train(training)
     seen = (int(pixels.shape[2]), int(pixels.shape[3]))
     cells = (int(deepest.shape[2]), int(deepest.shape[3]))
     canvas, corners = network.padded_size(*seen), network.remainder == 1

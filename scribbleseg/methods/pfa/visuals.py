@@ -13,6 +13,7 @@ from scribbleseg.functional.images import compose_panel
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess, resized_shape
 from scribbleseg.functional.prototypes import confidence_weights
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,12 +98,9 @@ def confident_pixels(
         RGB picture, uint8: the image, then every class with its pixels painted, the more confident
         the stronger. A class without a positive logit has none.
     """
-    info, training = module.data_info, module.training
-    module.eval()
-    try:
+    info = module.data_info
+    with evaluation_mode(module):
         output = module.forward_features(preprocess(image, info)[None].to(module.device))
-    finally:
-        module.train(training)
     scores = module.confidence(output.logits)
     found = confidence_weights(scores, ratio=module.hparams["topk_ratio"])
     seen = resized_shape(image.shape[0], image.shape[1], info.resize)

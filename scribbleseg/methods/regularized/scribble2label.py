@@ -15,6 +15,7 @@ from scribbleseg.functional.losses import masked_mean
 from scribbleseg.methods.regularized.bank import ProbabilityBank
 from scribbleseg.methods.regularized.losses import bank_pseudo_label
 from scribbleseg.methods.regularized.module import RegularizedModule
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,9 +149,7 @@ class Scribble2LabelModule(RegularizedModule):
         bank, images = self.bank, self.unaugmented_images
         if bank is None or images is None:
             raise RuntimeError("the bank is opened when training starts; call trainer.fit")
-        modes = {module: module.training for module in self.modules()}
-        self.eval()
-        try:
+        with evaluation_mode(self):
             for batch in images():
                 batch = self.trainer.strategy.batch_to_device(batch, self.device)
                 repeated = batch["duplicate"].tolist()
@@ -159,9 +158,6 @@ class Scribble2LabelModule(RegularizedModule):
                 ):
                     if not again:  # another rank writes it
                         bank.write(index, probs)
-        finally:
-            for module, training in modes.items():
-                module.training = training
         self.trainer.strategy.barrier()
         bank.advance(tidy=self.trainer.is_global_zero)
         rank_zero_info("pseudo-label bank: refresh %d", bank.generation)
