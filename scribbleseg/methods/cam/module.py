@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam import (
@@ -20,6 +19,7 @@ from scribbleseg.functional.flip_pairs import mirrored_ids
 from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.methods.cam.tag_scores import TagScores
+from scribbleseg.nn.encoder_stages import first_stages
 from scribbleseg.options import check_choice, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from scribbleseg.types import SegBatch
 
 __all__ = ["CAMModule", "ClassMaps"]
-
-_STAGES = (("conv1", "bn1"), ("layer1",), ("layer2",), ("layer3",), ("layer4",))
 
 
 class ClassMaps(NamedTuple):
@@ -96,15 +94,14 @@ class CAMModule(ScribbleSegModule):
         self._seen_scores: list[Tensor] | None = None  # of the images of a validation batch
 
     def _freeze(self, stages: int) -> None:
-        encoder = self.network.encoder
-        if stages and (stages > len(_STAGES) or not hasattr(encoder, "layer4")):
+        layers = first_stages(self.network.encoder, stages)
+        if layers is None:
             raise ConfigError(
                 f"frozen_stages={stages} with encoder {self.hparams['encoder']!r}: expected at "
-                f"most {len(_STAGES)}, and a ResNet; use 0 for other encoders"
+                "most 5, and a ResNet; use 0 for other encoders"
             )
-        for name in (name for stage in _STAGES[:stages] for name in stage):
-            for parameter in cast("nn.Module", getattr(encoder, name)).parameters():
-                parameter.requires_grad_(False)
+        for layer in layers:
+            layer.requires_grad_(False)
 
     @property
     def tag_classes(self) -> list[int]:

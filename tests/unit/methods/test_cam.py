@@ -63,7 +63,12 @@ class TestCAM(MethodContract):
             assert all(p.grad is None for p in getattr(encoder, name).parameters())
         for name in ("layer3", "layer4"):
             assert all(p.grad is not None for p in getattr(encoder, name).parameters())
-        for options in ({"frozen_stages": 6, "encoder": "resnet18"}, {"frozen_stages": 1}):
+        stem = self.build(frozen_stages=1).network.encoder.model.conv1
+        assert not any(p.requires_grad for p in stem.parameters())
+        for options in (
+            {"frozen_stages": 6, "encoder": "resnet18"},
+            {"frozen_stages": 1, "encoder": "mobilenet_v2"},
+        ):
             with pytest.raises(ConfigError, match="frozen_stages"):
                 self.build(**options)
 
