@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         PFAModule,
         RegularizedModule,
         Scribble2LabelModule,
+        SPMLModule,
     )
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "MeanTeacherModule",
     "PFAModule",
     "RegularizedModule",
+    "SPMLModule",
     "Scribble2LabelModule",
     "ScribbleDataModule",
     "__version__",

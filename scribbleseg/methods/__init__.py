@@ -13,6 +13,7 @@ from scribbleseg.methods.regularized import (
     RegularizedModule,
     Scribble2LabelModule,
 )
+from scribbleseg.methods.spml import SPMLModule
 
 __all__ = [
     "CAMModule",
@@ -23,5 +24,6 @@ __all__ = [
     "MeanTeacherModule",
     "PFAModule",
     "RegularizedModule",
+    "SPMLModule",
     "Scribble2LabelModule",
 ]
