@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg.callbacks.affinity_label_writer import AffinityLabelWriter
 from scribbleseg.callbacks.confident_label_writer import ConfidentLabelWriter
 from scribbleseg.callbacks.exact_resume import ExactResume
 from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
@@ -9,10 +10,13 @@ from scribbleseg.callbacks.prediction_panel import PredictionPanel
 from scribbleseg.callbacks.preemption import PreemptionCheckpoint
 from scribbleseg.callbacks.pseudo_label_quality import PseudoLabelQuality
 from scribbleseg.callbacks.pseudo_label_writer import PseudoLabelWriter
+from scribbleseg.callbacks.random_walk_writer import RandomWalkWriter
+from scribbleseg.callbacks.reclassification_writer import ReclassificationWriter
 from scribbleseg.callbacks.run_summary import RunSummary
 from scribbleseg.callbacks.seed_writer import SeedWriter
 
 __all__ = [
+    "AffinityLabelWriter",
     "ConfidentLabelWriter",
     "ExactResume",
     "NonFiniteGuard",
@@ -20,6 +24,8 @@ __all__ = [
     "PreemptionCheckpoint",
     "PseudoLabelQuality",
     "PseudoLabelWriter",
+    "RandomWalkWriter",
+    "ReclassificationWriter",
     "RunSummary",
     "SeedWriter",
 ]

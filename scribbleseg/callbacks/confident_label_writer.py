@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from scribbleseg.callbacks.seed_writer import scribble_and_tags
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter, training_scribble
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.images import write_label
@@ -43,6 +44,8 @@ class ConfidentLabelWriter(TrainingImageWriter):
         folder: Where to; ``null`` = ``pseudo_labels`` in the folder of the run.
         threshold: Least probability in [0, 1] of the class of a pixel; equal is kept, 0 keeps all.
         paste_scribbles: Drawn pixels keep their class, as they are trained on.
+        present_only: Only classes that the training scribble names, or that the source knows of the
+            image, and the background.
         inference: Test-time options of these predictions; ``null`` = those of the method.
     """
 
@@ -52,14 +55,16 @@ class ConfidentLabelWriter(TrainingImageWriter):
         *,
         threshold: float = 0.9,
         paste_scribbles: bool = True,
+        present_only: bool = False,
         inference: InferenceConfig | None = None,
     ) -> None:
         check_number(threshold=threshold)
-        check_flag(paste_scribbles=paste_scribbles)
+        check_flag(paste_scribbles=paste_scribbles, present_only=present_only)
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold={threshold}: expected a probability; 90 % is 0.9")
         super().__init__(folder, inference)
         self.threshold, self.paste_scribbles = threshold, paste_scribbles
+        self.present_only = present_only
         self._labelled = self._pixels = 0
 
     def folders(self, run: Path) -> list[Path]:
@@ -67,8 +72,9 @@ class ConfidentLabelWriter(TrainingImageWriter):
         return [self.folder or run / "pseudo_labels"]
 
     def options(self) -> dict[str, Any]:
-        """Threshold, and whether scribbles are pasted."""
-        return {"threshold": self.threshold, "paste_scribbles": self.paste_scribbles}
+        """Threshold, and what is done with scribbles and tags."""
+        flags = {"present_only": True} if self.present_only else {}
+        return {"threshold": self.threshold, "paste_scribbles": self.paste_scribbles, **flags}
 
     def is_written(self, folders: list[Path], image_id: str) -> bool:
         """Whether the label is there."""
@@ -94,10 +100,18 @@ class ConfidentLabelWriter(TrainingImageWriter):
     ) -> None:
         """Write one label."""
         probs = _probabilities(batch, position, module)
-        scribble = None
+        scribble, present = None, None
         if self.paste_scribbles:
             scribble = torch.from_numpy(training_scribble(data, record)).to(probs.device)
-        labels = filter_pseudo_labels(probs, confidence=self.threshold, labels=scribble)
+        if self.present_only:
+            present = scribble_and_tags(data, record)[1].to(probs.device)
+        labels = filter_pseudo_labels(
+            probs,
+            confidence=self.threshold,
+            labels=scribble,
+            present=present,
+            background=data.source.background,
+        )
         found = labels.cpu().numpy().astype(np.uint8)
         write_label(folders[0] / f"{record.image_id}.png", found, data.source.palette)
         self._labelled += int((found != module.ignore_index).sum())

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.types import Record
 
-__all__ = ["SeedWriter"]
+__all__ = ["SeedWriter", "scribble_and_tags"]
 
 
 class SeedWriter(TrainingImageWriter):
@@ -122,7 +122,7 @@ class SeedWriter(TrainingImageWriter):
         folders: list[Path],
     ) -> None:
         """Write maps and label of one image."""
-        scribble, present = _scribble_and_tags(data, record)
+        scribble, present = scribble_and_tags(data, record)
         height, width = batch["input_size"][position].tolist()
         image = batch["image"][position, None, :, :height, :width]
         found = module.class_maps(image.to(module.device))
@@ -151,8 +151,16 @@ class SeedWriter(TrainingImageWriter):
         write_label(label_file, labels.cpu().numpy().astype(np.uint8), data.source.palette)
 
 
-def _scribble_and_tags(data: Any, record: Record) -> tuple[Tensor, Tensor]:
-    """Scribble of a training image as it is trained on, and its classes without background."""
+def scribble_and_tags(data: Any, record: Record) -> tuple[Tensor, Tensor]:
+    """Scribble of a training image as it is trained on, and its classes without background.
+
+    Args:
+        data: The data module.
+        record: Record of the image.
+
+    Returns:
+        Ids, int64, shape ``(H, W)``, 255 = not drawn; and multi-hot float, shape ``(C,)``.
+    """
     source, scribble = data.source, training_scribble(data, record)
     # what the source knows of an image holds for its whole scribble only
     known = source.class_labels(record) if data.degradation is None else None

@@ -13,12 +13,14 @@ from scribbleseg.functional.image_files import write_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["MANIFEST", "check_manifest", "read_manifest", "write_manifest"]
+__all__ = ["MANIFEST", "check_manifest", "parent_facts", "read_manifest", "write_manifest"]
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 """Name of the file, beside the labels that it describes."""
+
+_VOLATILE = ("version", "files", "complete", "class_names")  # say nothing about what the files hold
 
 
 def write_manifest(
@@ -80,16 +82,33 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
     return content
 
 
+def parent_facts(**folders: str | Path | None) -> dict[str, Any]:
+    """Entry ``parents`` of a manifest: what the folders say that the files are made from.
+
+    Later :func:`check_manifest` refuses the files if one of these has been made anew.
+
+    Args:
+        folders: Role to folder; ``None`` and folders without manifest are left out.
+    """
+    parents: dict[str, Any] = {}
+    for role, folder in folders.items():
+        manifest = None if folder is None else read_manifest(folder)
+        if manifest is not None:
+            facts = {key: v for key, v in manifest.items() if key not in _VOLATILE}
+            parents[role] = {"folder": str(folder), "facts": facts}
+    return {"parents": parents} if parents else {}
+
+
 def check_manifest(folder: str | Path, class_names: Sequence[str]) -> None:
-    """Refuse label files of other classes; a folder without manifest is accepted.
+    """Refuse label files of other classes or stale ones; a folder without manifest is accepted.
 
     Args:
         folder: Folder of label files.
         class_names: Classes of the data set that is to use them.
 
     Raises:
-        LabelFormatError: If number, names or order of the classes differ (D401), or the manifest
-            cannot be read (D202).
+        LabelFormatError: If number, names or order of the classes differ (D401), what the files
+            were made from has been made anew (D403), or the manifest cannot be read (D202).
 
     Example:
         >>> import tempfile
@@ -110,10 +129,39 @@ def check_manifest(folder: str | Path, class_names: Sequence[str]) -> None:
             f"{_first_difference(theirs, ours)}; ids would train the wrong classes. Use labels "
             "made for this data set, or list its classes in the order of the labels"
         )
+    for role, parent in (manifest.get("parents") or {}).items():
+        _check_parent(path, role, parent)
     if manifest.get("complete") is False:
         logger.warning(
             "%s: these labels are not complete; run the command that made them again", path
         )
+
+
+def _check_parent(path: Path, role: str, parent: dict[str, Any]) -> None:
+    now = parent_facts(**{role: parent["folder"]}).get("parents", {}).get(role)
+    if now is None or now["facts"] == parent["facts"]:  # moved or deleted: nothing to compare with
+        return
+    before, after = _flat(parent["facts"]), _flat(now["facts"])
+    changed = [
+        f"{key} was {before.get(key)!r}, is {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+    raise LabelFormatError(
+        f"D403 {path}: these files are stale: the {role} in {parent['folder']} that they were made "
+        f"from have been made anew ({'; '.join(changed[:4])}); run the command that made these "
+        "files again, or point to the folder that belongs to them"
+    )
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def _first_difference(theirs: object, ours: list[str]) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "multi_scale_probabilities",
     "resized_window_probabilities",
+    "scale_image",
     "sliding_window_logits",
     "window_starts",
 ]
@@ -97,6 +98,26 @@ def _bilinear(x: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def scale_image(image: Tensor, scale: float) -> Tensor:
+    """Normalised images at another scale, bicubic without antialiasing; sides are rounded.
+
+    Args:
+        image: Shape ``(B, K, H, W)``.
+        scale: Above 0.
+
+    Returns:
+        Shape ``(B, K, round(H·scale), round(W·scale))``; ``image`` itself at scale 1.
+
+    Example:
+        >>> scale_image(torch.zeros(1, 3, 5, 4), 0.5).shape
+        torch.Size([1, 3, 2, 2])
+    """
+    if scale == 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
+    return F.interpolate(image, size, mode="bicubic", align_corners=False)
 
 
 def resized_window_probabilities(

@@ -7,6 +7,7 @@ from scribbleseg.methods.cc4s import CC4SModule
 from scribbleseg.methods.cdsp import CDSPModule
 from scribbleseg.methods.irn import IRNModule
 from scribbleseg.methods.pfa import PFAModule
+from scribbleseg.methods.ptrecl import PtReClModule
 from scribbleseg.methods.regularized import (
     DMPLSModule,
     MeanTeacherModule,
@@ -23,6 +24,7 @@ __all__ = [
     "IRNModule",
     "MeanTeacherModule",
     "PFAModule",
+    "PtReClModule",
     "RegularizedModule",
     "SPMLModule",
     "Scribble2LabelModule",

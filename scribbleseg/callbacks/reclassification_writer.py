@@ -1,0 +1,196 @@
+"""Training images reclassified by prototypes: seeds for another round, and labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from scribbleseg.callbacks.feature_collection import CollectionOptions, FeatureCollector
+from scribbleseg.callbacks.seed_writer import scribble_and_tags
+from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.pseudo_reader import PseudoLabelReader
+from scribbleseg.data.seed_reader import SeedReader
+from scribbleseg.errors import ConfigError
+from scribbleseg.functional.image_files import write_arrays, write_text
+from scribbleseg.functional.images import write_label
+from scribbleseg.functional.manifest import parent_facts
+from scribbleseg.nn.modes import evaluation_mode
+from scribbleseg.options import check_flag
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+    from scribbleseg.inference import InferenceConfig
+    from scribbleseg.types import Record
+
+__all__ = ["ReclassificationWriter"]
+
+
+class ReclassificationWriter(TrainingImageWriter):
+    """Builds prototypes from masks, and writes what they say of every training image.
+
+    For ``PtReClModule``, at the end of training or of ``scribbleseg predict``. The masks are those
+    of any method. Into the folder of the run: ``prototypes.npz`` and, for reports, the statistics
+    of the clusters in ``prototypes.json``; ``seeds/<id>.npz`` as ``SeedWriter`` writes them;
+    ``pseudo_labels/<id>.png``. The last two have a ``manifest.json``. No dense mask is read.
+
+    Args:
+        mask_dir: Folder of label PNGs, such as those of ``RandomWalkWriter``.
+        folder: Where to; ``null`` = the folder of the run.
+        agree_dir: Second folder; only cells on which both agree make prototypes.
+        fallback_dir: Folder of seeds for classes whose margin is positive nowhere in an image;
+            ``null`` = such a class then has a map of zeros.
+        collection: How cells are sampled and clustered.
+        paste_scribbles: Drawn pixels keep their class in the labels.
+        inference: Test-time options meanwhile; ``null`` = those of the method.
+    """
+
+    def __init__(
+        self,
+        mask_dir: str,
+        folder: str | None = None,
+        *,
+        agree_dir: str | None = None,
+        fallback_dir: str | None = None,
+        collection: CollectionOptions | None = None,
+        paste_scribbles: bool = True,
+        inference: InferenceConfig | None = None,
+    ) -> None:
+        check_flag(paste_scribbles=paste_scribbles)
+        super().__init__(folder, inference)
+        self.mask_dir, self.agree_dir, self.fallback_dir = mask_dir, agree_dir, fallback_dir
+        self.collection = CollectionOptions() if collection is None else collection
+        self.paste_scribbles = paste_scribbles
+        self._fallback: SeedReader | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a method without prototypes, and masks that do not fit, before hours of work.
+
+        Raises:
+            ConfigError: If the method has no ``reclassified_maps``.
+            ScribbleSegError: If masks or seeds are missing, or do not fit the data set.
+        """
+        if not hasattr(pl_module, "reclassified_maps"):
+            raise ConfigError(
+                f"ReclassificationWriter needs a method with prototypes, such as PtReClModule; "
+                f"{type(pl_module).__name__} has none: remove the callback"
+            )
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data is not None:
+            self._open(data)
+
+    def _open(self, data: Any) -> tuple[PseudoLabelReader, PseudoLabelReader | None]:
+        records = data.records("train")
+        masks = PseudoLabelReader(data.source, records, self.mask_dir)
+        agree = None
+        if self.agree_dir is not None:
+            agree = PseudoLabelReader(data.source, records, self.agree_dir)
+        if self.fallback_dir is not None:
+            self._fallback = SeedReader(data.source, records, self.fallback_dir)
+        return masks, agree
+
+    def folders(self, run: Path) -> list[Path]:
+        """Those of the labels and of the seeds."""
+        root = self.folder or run
+        return [root / "pseudo_labels", root / "seeds"]
+
+    def options(self) -> dict[str, Any]:
+        """Options of the callback, and what its inputs say of themselves."""
+        return {
+            "collection": self.collection.__dict__,
+            "paste_scribbles": self.paste_scribbles,
+            "fallback": self.fallback_dir is not None,
+            **self.facts,
+        }
+
+    def is_written(self, folders: list[Path], image_id: str) -> bool:
+        """Whether label and seeds are there."""
+        return all(
+            (f / f"{image_id}{s}").is_file() for f, s in zip(folders, (".png", ".npz"), strict=True)
+        )
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
+        """Build the prototypes, then see :meth:`TrainingImageWriter.write`."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ConfigError("ReclassificationWriter needs a ScribbleDataModule; use one")
+        module: Any = pl_module
+        masks, agree = self._open(data)
+        self.facts = {
+            **parent_facts(
+                masks=self.mask_dir, second_masks=self.agree_dir, fallback=self.fallback_dir
+            ),
+            "prototypes": {
+                key: module.hparams[key]
+                for key in ("num_prototypes", "top_m", "vote", "threshold", "model_background")
+            },
+        }
+        self._prepare(trainer, module, masks, agree)
+        return super().write(trainer, pl_module)
+
+    @torch.no_grad()
+    def _prepare(
+        self, trainer: Trainer, module: Any, masks: Any, agree: PseudoLabelReader | None
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        root = self.folder or Path(trainer.default_root_dir)
+        path, report = root / "prototypes.npz", root / "prototypes.json"
+        made_by = self._made_by(module, data)
+        del made_by["inference"]  # prototypes are those of the plain image
+        stored = json.loads(report.read_text()) if report.is_file() else {}
+        known = path.is_file() and stored.get("made_by") == made_by
+        if trainer.strategy.broadcast(known):
+            module.prototypes.load(path)
+            return
+        with evaluation_mode(module):
+            collector = FeatureCollector(
+                trainer, module, root / "features", masks, agree, self.collection, made_by
+            )
+            classes = collector.build()
+        if trainer.is_global_zero:
+            module.prototypes.save(path)
+            write_text(report, json.dumps({"made_by": made_by, "classes": classes}, indent=1))
+        trainer.strategy.barrier()
+
+    def write_image(
+        self,
+        batch: Any,
+        position: int,
+        module: Any,
+        data: Any,
+        record: Record,
+        folders: list[Path],
+    ) -> None:
+        """Write seeds and label of one image."""
+        height, width = batch["input_size"][position].tolist()
+        image = batch["image"][position, None, :, :height, :width].to(module.device)
+        scribble, present = (t.to(image.device) for t in scribble_and_tags(data, record))
+        found = module.reclassified_maps(image, present[None])
+        size = (scribble.shape[0], scribble.shape[1])
+        margin = F.interpolate(found.margin, size, mode="bilinear", align_corners=False)
+        labels = module.labels_of(margin, present[None])[0]
+        if self.paste_scribbles:
+            labels = torch.where(scribble == IGNORE_INDEX, labels, scribble)
+        classes = present.nonzero()[:, 0].cpu()
+        seeds = found.seeds[0].float().cpu()[classes]
+        if self._fallback is not None and len(classes):
+            own = self._fallback.read(record)[classes]
+            if own.shape != seeds.shape:
+                target = (seeds.shape[1], seeds.shape[2])
+                own = F.interpolate(own[None], target, mode="bilinear", align_corners=False)[0]
+            nothing = seeds.amax(dim=(1, 2), keepdim=True) <= 0
+            seeds = torch.where(nothing, own, seeds)
+        write_arrays(
+            folders[1] / f"{record.image_id}.npz",
+            classes=classes.numpy(),
+            maps=seeds.numpy().astype(np.float16),
+        )
+        # the label last: it says that the image is done
+        pixels = labels.cpu().numpy().astype(np.uint8)
+        write_label(folders[0] / f"{record.image_id}.png", pixels, data.source.palette)
