@@ -11,7 +11,7 @@ from helpers.contract import TINY_ENCODER, MethodContract, make_batch
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
 from scribbleseg.methods import PFAModule
-from scribbleseg.methods.pfa import PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa import PrototypeFeatureAugmentation, augmentation
 from scribbleseg.methods.pfa.visuals import confident_pixels, prototype_map
 from scribbleseg.methods.pfa.weights import PRESETS, TERMS, phase_weights
 from scribbleseg.nn.network import build_network
@@ -391,6 +391,16 @@ class TestAugmenter:
         moved = features.flatten(2)[..., order].view_as(features)
         expected = net(features, prototypes, mask).flatten(2)[..., order].view_as(features)
         torch.testing.assert_close(net(moved, prototypes, mask), expected)
+
+    def test_prototypes_that_are_left_out_change_nothing(self, monkeypatch) -> None:
+        augmenter = PrototypeFeatureAugmentation(6)
+        features, prototypes = torch.rand(3, 6, 4, 5), torch.randn(1, 9, 6)
+        mask = torch.tensor([[True] * 2 + [False] * 7, [False] * 9, [False, True] * 4 + [True]])
+        some = augmenter(features, prototypes, mask)
+        # as on a device, where the rows that are allowed are not counted
+        monkeypatch.setattr(augmentation, "_allowed_only", lambda pairs, mask: (pairs, mask))
+        torch.testing.assert_close(some, augmenter(features, prototypes, mask))
+        assert torch.equal(some[1], features[1]), "nothing to attend to"
 
     def test_gradient(self) -> None:
         net = self.make(4)
