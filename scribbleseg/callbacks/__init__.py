@@ -8,6 +8,8 @@ from scribbleseg.callbacks.exact_resume import ExactResume
 from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
 from scribbleseg.callbacks.prediction_panel import PredictionPanel
 from scribbleseg.callbacks.preemption import PreemptionCheckpoint
+from scribbleseg.callbacks.propagated_label_writer import PropagatedLabelWriter
+from scribbleseg.callbacks.prototype_writer import PrototypeWriter
 from scribbleseg.callbacks.pseudo_label_quality import PseudoLabelQuality
 from scribbleseg.callbacks.pseudo_label_writer import PseudoLabelWriter
 from scribbleseg.callbacks.random_walk_writer import RandomWalkWriter
@@ -22,6 +24,8 @@ __all__ = [
     "NonFiniteGuard",
     "PredictionPanel",
     "PreemptionCheckpoint",
+    "PropagatedLabelWriter",
+    "PrototypeWriter",
     "PseudoLabelQuality",
     "PseudoLabelWriter",
     "RandomWalkWriter",

@@ -97,6 +97,7 @@ class SegNetwork(nn.Module):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
         for layer in self._frozen_layers():
+            layer.eval()  # a fit does not call train() first
             for parameter in layer.parameters():
                 parameter.requires_grad_(False)
 

@@ -62,7 +62,7 @@ class CC4SNetwork(SegNetwork):
             conv_norm_relu(channels, channels, kernel=3), nn.Dropout2d(dropout)
         ).to(memory_format=self.memory_format)
         for layer in self._frozen_layers():  # those of `refine` too
-            layer.requires_grad_(False)
+            layer.requires_grad_(False).eval()
 
     def classify(self, features: Tensor) -> Tensor:
         """Logits ``(B, C, h, w)`` of features that have been walked, ``(B, D, h, w)``."""

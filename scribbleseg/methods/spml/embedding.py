@@ -76,6 +76,8 @@ class EmbeddingModule(PartiallySupervisedModule):
             self._asleep = [self.network.encoder, self.network.decoder]
             for part in self._asleep:
                 part.requires_grad_(False)
+        for part in self._asleep:
+            part.eval()  # a fit does not call train() first
         if norm_momentum is not None:
             check_number(norm_momentum=norm_momentum)
             for layer in _batch_norms(self.network.encoder):

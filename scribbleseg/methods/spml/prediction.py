@@ -19,9 +19,11 @@ from scribbleseg.functional.image_kmeans import (
 )
 from scribbleseg.functional.image_segments import segment_index, segment_prototypes
 from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.random_walk import normalize_class_scores
+from scribbleseg.functional.transition import dense_random_walk, embedding_affinity
 from scribbleseg.methods.spml.embedding import EmbeddingModule
-from scribbleseg.methods.spml.retrieval import SegmentMemory
-from scribbleseg.methods.spml.segments import rows_of_pixels
+from scribbleseg.methods.spml.retrieval import SegmentMemory, nearest_segments
+from scribbleseg.methods.spml.segments import rows_of_pixels, weak_labels_on_grid
 from scribbleseg.options import check_choice, check_whole
 
 if TYPE_CHECKING:
@@ -155,6 +157,88 @@ class SegmentingModule(EmbeddingModule):
         placed = torch.full_like(ids.flatten(), -1)
         placed[segments.pixel_index] = segments.pixel_segment
         return ImageSegments(prototypes, placed.view_as(ids))
+
+    @torch.no_grad()
+    def nearest_label_scores(self, image: Tensor, labels: Tensor) -> Tensor:
+        """How much of each segment is nearest to labelled segments of each class (for points).
+
+        Every cell takes the label of the most similar labelled segment of the image, whatever its
+        distance; segments average over their cells (SPML on DensePose). Segments are those of
+        ``retrieval_clusters``, split by the labels.
+
+        Args:
+            image: Normalised, shape ``(1, K, H, W)``.
+            labels: Ids, 255 = not labelled, int64, shape ``(1, H, W)``.
+
+        Returns:
+            In [0, 1], shape ``(C, H, W)``; all 0 if nothing is labelled.
+        """
+        embedding, classes = self.embed(image), self.num_classes
+        size = (int(embedding.shape[2]), int(embedding.shape[3]))
+        located = join_local_features(embedding, self.local_features(image, size))
+        valid = self.on_grid(torch.ones_like(labels, dtype=torch.bool), size, fill=0)
+        canvas = self.network.on_canvas(labels, fill=self.ignore_index)
+        drawn = weak_labels_on_grid(canvas, size, classes, mode="any")
+        ids = self.clusters(located, valid, self.hparams["retrieval_clusters"])
+        segments = segment_index(ids, drawn)
+        own, count = segments.pixel_segment, len(segments.label)
+        z = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        z = rows_of_pixels(z, segments)
+        (known,) = (segments.label < classes).nonzero(as_tuple=True)
+        if not len(known):
+            return z.new_zeros(classes, *image.shape[2:])
+        labelled = segment_prototypes(z, own, count)[known]
+        nearest = nearest_segments(z, labelled, top_k=1).index[:, 0]
+        one_hot = F.one_hot(segments.label[known][nearest], classes).to(z.dtype)
+        shares = z.new_zeros(count, classes).index_add_(0, own, one_hot)
+        shares = shares / shares.sum(1, keepdim=True)
+        placed = torch.full_like(ids.flatten(), -1)
+        placed[segments.pixel_index] = own
+        target = (int(image.shape[2]), int(image.shape[3]))
+        return self.segment_map(placed.view_as(ids), shares, target)[0]
+
+    @torch.no_grad()
+    def propagated_scores(
+        self,
+        image: Tensor,
+        present: Tensor,
+        *,
+        scores: Tensor | None = None,
+        normalize: bool = True,
+        steps: int = 64,
+        stride: int = 8,
+    ) -> Tensor:
+        """Scores of the classes of an image after a walk between cells of alike embeddings.
+
+        Scores are those of the classifier under ``inference``, or given. The affinity is the mean over the image and its mirror image. Time
+        O(steps·C·n²), memory O(n²) for n cells.
+
+        Args:
+            image: Normalised, shape ``(1, K, H, W)``.
+            present: Classes of the image, multi-hot, shape ``(C,)``.
+            scores: Scores to spread instead, of any size, shape ``(C, h', w')``.
+            normalize: Divide those of each class by the largest.
+            steps: Steps of the walk.
+            stride: Pixels per cell.
+
+        Returns:
+            Shape ``(C, H // stride, W // stride)``, 0 for classes that are not in the image.
+        """
+        size = (int(image.shape[2]), int(image.shape[3]))
+        cells = (max(size[0] // stride, 1), max(size[1] // stride, 1))
+        if scores is None:
+            scores = self.predict_logits(image).float().softmax(1)[0]
+        coarse = F.interpolate(scores[None], cells, mode="bilinear", align_corners=False)[0]
+        views = self.embed(torch.cat([image, image.flip(-1)]))
+        canvas = self.network.padded_size(*size)
+        full = F.interpolate(views, canvas, mode="bilinear", align_corners=False)
+        full = full[..., : size[0], : size[1]]
+        both = torch.stack([full[0], full[1].flip(-1)])
+        both = F.interpolate(both, cells, mode="bilinear", align_corners=False)
+        start = coarse * (present > 0)[:, None, None]
+        if normalize:
+            start = normalize_class_scores(coarse, present)
+        return dense_random_walk(start, embedding_affinity(both), num_steps=steps)
 
     def segment_map(self, ids: Tensor, values: Tensor, size: tuple[int, int]) -> Tensor:
         """Values of segments ``(S, C)`` as a map ``(B, C, H, W)``, without blurring; 0 outside."""

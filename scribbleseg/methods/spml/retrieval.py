@@ -160,6 +160,9 @@ class SegmentMemory(nn.Module):
         segment: Which segment of that image it is, integer, shape ``(M,)``.
         image_ids: Names of the training images.
         oracle: Whether dense masks of the training images labelled it.
+
+    Attributes:
+        without: Training image whose own segments must not vote, if there is one.
     """
 
     prototypes: Tensor
@@ -183,6 +186,7 @@ class SegmentMemory(nn.Module):
         self.register_buffer("image", image.long(), persistent=False)
         self.register_buffer("segment", segment.long(), persistent=False)
         self.image_ids, self.oracle = image_ids, oracle
+        self.without: str | None = None
 
     @classmethod
     def read(cls, path: Path, *, dim: int, num_classes: int) -> SegmentMemory:
@@ -224,25 +228,17 @@ class SegmentMemory(nn.Module):
             )
         return cls(made[0], made[1], made[2], made[3], names, oracle=oracle)
 
-    def votes(
-        self,
-        queries: Tensor,
-        num_classes: int,
-        *,
-        top_k: int = 20,
-        without: str | None = None,
-    ) -> Tensor:
+    def votes(self, queries: Tensor, num_classes: int, *, top_k: int = 20) -> Tensor:
         """Shares of the classes among the nearest segments, shape ``(Q, C)``.
 
         Args:
             queries: Need not be unit vectors, shape ``(Q, D)``.
             num_classes: C.
             top_k: Nearest segments.
-            without: Training image whose own segments must not vote.
         """
         prototypes, labels = self.prototypes, self.labels
-        if without is not None and without in self.image_ids:
-            kept = self.image != self.image_ids.index(without)
+        if self.without in self.image_ids:
+            kept = self.image != self.image_ids.index(self.without)
             prototypes, labels = prototypes[kept], labels[kept]
         found = nearest_segments(F.normalize(queries, dim=1), prototypes, top_k=top_k)
         return class_votes(labels[found.index], num_classes)

@@ -54,6 +54,13 @@ def test_padding_does_not_shift_the_picture() -> None:
     torch.testing.assert_close(cropped, whole[..., :81, :73])
 
 
+def test_frozen_batchnorm_is_frozen_from_the_start() -> None:
+    network = tiny(freeze_batchnorm="encoder")  # a fit does not call train() first
+    frozen = [m for m in network.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert frozen
+    assert not any(layer.training for layer in frozen)
+
+
 def test_frozen_batchnorm_stays_frozen() -> None:
     network = tiny(freeze_batchnorm="encoder").train()
     norms = [m for m in network.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]

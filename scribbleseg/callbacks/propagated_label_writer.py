@@ -1,0 +1,208 @@
+"""Pseudo-labels of the training images, spread by a walk between alike embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from scribbleseg.callbacks.seed_writer import scribble_and_tags
+from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.crf import CRF_PRESETS, dense_crf
+from scribbleseg.functional.geometry import resize_labels
+from scribbleseg.functional.images import write_label
+from scribbleseg.functional.random_walk import cam_background_score, normalize_class_scores
+from scribbleseg.inference import InferenceConfig
+from scribbleseg.options import check_choice, check_flag, check_whole
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+
+    from scribbleseg.types import Record
+
+__all__ = ["PropagatedLabelWriter"]
+
+ScoreSource = Literal["classifier", "nearest", "seeds", "retrieval"]
+
+
+class PropagatedLabelWriter(TrainingImageWriter):
+    """Writes a pseudo-label of every training image, for the next stage of SPML or of any method.
+
+    Scores of the classes of the image, of which each is divided by its maximum, walk between cells
+    of alike embeddings; a dense CRF on the original pixels and the largest score follow (SPML, ICLR
+    2021). The classes are those drawn, or those that the source knows. At the end of training and
+    of ``scribbleseg predict``; no mask is read. The folder holds ``<id>.png`` at image size and
+    ``manifest.json``: a ``pseudo_label_dir``.
+
+    Args:
+        folder: Where to; ``null`` = ``pseudo_labels`` in the folder of the run.
+        scores: ``classifier``; ``nearest``: of the labelled segments of the image (for points on
+            body parts); ``seeds``: activation maps (for tags); ``retrieval``: votes of the nearest
+            segments of all training images, which do not walk.
+        seeds: Folder of activation maps, ``<id>.npz``, as ``SeedWriter`` makes them.
+        prototypes: File for ``retrieval``; ``null`` = ``prototypes/prototypes.npz`` of the run.
+        walk_steps: Steps of the walk, at least 0.
+        stride: Pixels of the network's input per cell of the walk.
+        crf: Preset of the dense CRF; ``null`` = none.
+        paste_scribbles: Drawn pixels keep their class (the released code does not do that).
+        exclude_self: ``retrieval`` without the segments of the image itself.
+        mask_absent: ``retrieval`` with the classes of the image only; else they are only raised.
+        inference: Test-time options of these predictions; ``null`` = the image and its mirror
+            image.
+    """
+
+    def __init__(
+        self,
+        folder: str | None = None,
+        *,
+        scores: ScoreSource = "classifier",
+        seeds: str | None = None,
+        prototypes: str | None = None,
+        walk_steps: int = 64,
+        stride: int = 8,
+        crf: str | None = "spml",
+        paste_scribbles: bool = True,
+        exclude_self: bool = True,
+        mask_absent: bool = True,
+        inference: InferenceConfig | None = None,
+    ) -> None:
+        check_choice("scores", scores, ("classifier", "nearest", "seeds", "retrieval"))
+        check_choice("crf", crf, (None, *CRF_PRESETS))
+        check_whole(0, walk_steps=walk_steps)
+        check_whole(1, stride=stride)
+        check_flag(
+            paste_scribbles=paste_scribbles, exclude_self=exclude_self, mask_absent=mask_absent
+        )
+        if (scores == "seeds") != (seeds is not None):
+            raise ConfigError(
+                f"scores={scores!r}, seeds={seeds!r}: seeds need the folder that SeedWriter made, "
+                "and other scores none"
+            )
+        super().__init__(folder, InferenceConfig(flip=True) if inference is None else inference)
+        self.scores, self.seeds, self.prototypes = scores, seeds, prototypes
+        self.walk_steps, self.stride, self.crf = walk_steps, stride, crf
+        self.paste_scribbles, self.exclude_self = paste_scribbles, exclude_self
+        self.mask_absent = mask_absent
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a method without embeddings before it trains for hours.
+
+        Raises:
+            ConfigError: If the method is not SPML's.
+        """
+        if not hasattr(pl_module, "propagated_scores"):
+            raise ConfigError(
+                f"PropagatedLabelWriter needs SPMLModule; {type(pl_module).__name__} has no "
+                "embedding to walk on: use ConfidentLabelWriter"
+            )
+
+    def folders(self, run: Path) -> list[Path]:
+        """The one folder."""
+        return [self.folder or run / "pseudo_labels"]
+
+    def options(self) -> dict[str, Any]:
+        """Options of the callback."""
+        names = ("scores", "walk_steps", "stride", "crf", "paste_scribbles", "exclude_self")
+        return {name: getattr(self, name) for name in (*names, "mask_absent")}
+
+    def is_written(self, folders: list[Path], image_id: str) -> bool:
+        """Whether the label is there."""
+        return (folders[0] / f"{image_id}.png").is_file()
+
+    def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
+        """See :meth:`TrainingImageWriter.write`; with the prototype file for ``retrieval``."""
+        module: Any = pl_module
+        before = module.retriever
+        module.retriever = None
+        try:
+            if self.scores == "retrieval":
+                run = Path(trainer.default_root_dir)
+                module.use_retrieval(self.prototypes or str(run / "prototypes/prototypes.npz"))
+            return super().write(trainer, pl_module)
+        finally:
+            module.retriever = before
+
+    def write_image(
+        self,
+        batch: Any,
+        position: int,
+        module: Any,
+        data: Any,
+        record: Record,
+        folders: list[Path],
+    ) -> None:
+        """Write one label."""
+        scribble, present = _labels_and_tags(data, record)
+        height, width = batch["input_size"][position].tolist()
+        image = batch["image"][position, None, :, :height, :width].to(module.device)
+        present = present.to(image.device)
+        if self.scores == "retrieval":
+            found = self._votes(module, image, present, record)
+        else:
+            given = self._given(module, image, scribble, record)
+            found = module.propagated_scores(
+                image,
+                present,
+                scores=given,
+                normalize=self.scores != "seeds",
+                steps=self.walk_steps,
+                stride=self.stride,
+            )
+        size = (int(scribble.shape[0]), int(scribble.shape[1]))
+        full = F.interpolate(found[None], size, mode="bilinear", align_corners=False)
+        labels = full.argmax(1)[0]
+        if self.crf is not None and bool(present.any()):
+            raw = batch["image_raw"][position, None, :, : size[0], : size[1]]
+            labels = dense_crf(full, raw.to(full.device), params=self.crf)[0].argmax(0)
+        if not present.any():
+            labels = torch.full_like(labels, IGNORE_INDEX)  # nothing is known of this image
+        if self.paste_scribbles:
+            drawn = scribble.to(labels.device)
+            labels = torch.where(drawn == IGNORE_INDEX, labels, drawn)
+        path = folders[0] / f"{record.image_id}.png"
+        write_label(path, labels.cpu().numpy().astype(np.uint8), data.source.palette)
+
+    def _votes(self, module: Any, image: Tensor, present: Tensor, record: Record) -> Tensor:
+        module.retriever.without = record.image_id if self.exclude_self else None
+        votes: Tensor = module.predict_logits(image).float().softmax(1)[0]
+        absent: Literal["zero", "keep"] = "zero" if self.mask_absent else "keep"
+        return normalize_class_scores(votes, present, floor=0.15, absent=absent)
+
+    def _given(self, module: Any, image: Tensor, scribble: Tensor, record: Record) -> Tensor | None:
+        """Scores that are not the classifier's, ``(C, h, w)``."""
+        if self.scores == "nearest":
+            labels = resize_labels(scribble[None], (int(image.shape[2]), int(image.shape[3])))
+            nearest: Tensor = module.nearest_label_scores(image, labels.to(image.device))
+            return nearest
+        if self.scores == "classifier":
+            return None
+        path = Path(str(self.seeds)) / f"{record.image_id}.npz"
+        if not path.is_file():
+            raise ScribbleNotFoundError(
+                f"{path}: no activation maps of this training image; make them with SeedWriter, "
+                "with `seeds: true`"
+            )
+        with np.load(path, allow_pickle=False) as stored:
+            classes, maps = stored["classes"], torch.from_numpy(stored["maps"].astype(np.float32))
+        scores = torch.zeros(module.num_classes, *maps.shape[1:])
+        scores[classes.tolist()] = maps
+        background = module.data_info.background
+        if background is not None:
+            scores[background] = cam_background_score(maps)[0] if len(classes) else 1.0
+        return scores.to(image.device)
+
+
+def _labels_and_tags(data: Any, record: Record) -> tuple[Tensor, Tensor]:
+    """Label of a training image, and its classes: background too if it is drawn, or none is."""
+    scribble, present = scribble_and_tags(data, record)
+    background = data.source.background
+    drawn = scribble != IGNORE_INDEX
+    if background is not None and bool((scribble == background).any() | ~drawn.any()):
+        present[background] = 1
+    return scribble, present

@@ -1,0 +1,246 @@
+"""SPML over whole runs: embedding, propagated labels, classifier, retrieval, and resuming it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers.contract import TINY_ENCODER
+from lightning.pytorch import Callback, Trainer, seed_everything
+
+from scribbleseg import CAMModule, RegularizedModule, SPMLModule
+from scribbleseg.callbacks import (
+    ExactResume,
+    PropagatedLabelWriter,
+    PrototypeWriter,
+    SeedWriter,
+)
+from scribbleseg.data import ScribbleDataModule, io
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.errors import CheckpointError, ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.manifest import read_manifest
+
+IMAGES = 6
+
+
+def source(**options) -> SyntheticSource:
+    return SyntheticSource(num_train=IMAGES, num_val=2, size=40, **options)
+
+
+def data_of(**options) -> ScribbleDataModule:
+    settings = {"batch_size": 2, "num_workers": 0, "check": False, "superpixels": "grid"}
+    return ScribbleDataModule(source(), **{**settings, **options})
+
+
+def trainer_of(folder: Path, *callbacks: Callback, epochs: int = 1) -> Trainer:
+    return Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        limit_val_batches=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=[ExactResume(), *callbacks],
+    )
+
+
+def fit(module, data, folder: Path, *callbacks: Callback, epochs: int = 1, **resume) -> Trainer:
+    trainer = trainer_of(folder, *callbacks, epochs=epochs)
+    trainer.fit(module, data, **resume)
+    return trainer
+
+
+def module_of(**options) -> SPMLModule:
+    seed_everything(0, verbose=False)
+    settings = {"arch": "unet", "encoder": TINY_ENCODER, "encoder_weights": None, "lr": 0.01}
+    settings |= {"embedding_dim": 8, "memory_capacity": 300, "head_lr_mult": 1.0}
+    return SPMLModule(source().num_classes, **{**settings, **options})
+
+
+class Keep(Callback):
+    """Saves a checkpoint, at a step or at the end."""
+
+    def __init__(self, path: Path, step: int | None = None) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+    def on_fit_end(self, trainer, module) -> None:
+        if self.step is None:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.fixture(scope="module")
+def first_stage(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("embedding")
+    writers = (
+        PropagatedLabelWriter(stride=4),
+        PrototypeWriter(labels="pseudo_labels"),
+        Keep(folder / "last.ckpt"),
+    )
+    module = module_of()
+    fit(module, data_of(), folder, *writers)
+    assert module.training
+    assert module.retriever is None
+    return folder
+
+
+class TestFiles:
+    def test_every_training_image_has_a_label_of_its_classes(self, first_stage) -> None:
+        own = source()
+        for record in own.records("train"):
+            label = io.read_label(
+                first_stage / "pseudo_labels" / f"{record.image_id}.png", own.num_classes
+            )
+            scribble = own.read_scribble(record)
+            assert label.shape == scribble.shape
+            drawn = set(np.unique(scribble).tolist()) - {255}
+            assert set(np.unique(label).tolist()) <= drawn
+            assert np.array_equal(label[scribble != 255], scribble[scribble != 255])
+        manifest = read_manifest(first_stage / "pseudo_labels")
+        assert manifest["files"] == IMAGES
+        assert manifest["made_by"]["scores"] == "classifier"
+
+    def test_the_prototype_file_names_its_images(self, first_stage) -> None:
+        with np.load(first_stage / "prototypes" / "prototypes.npz", allow_pickle=False) as stored:
+            arrays = dict(stored)
+        assert sorted(arrays["image_ids"]) == [r.image_id for r in source().records("train")]
+        count = len(arrays["labels"])
+        assert count > IMAGES
+        assert arrays["prototypes"].shape == (count, 8)
+        np.testing.assert_allclose(np.linalg.norm(arrays["prototypes"], axis=1), 1, rtol=1e-5)
+        assert arrays["labels"].max() < source().num_classes
+        assert set(arrays["image"].tolist()) == set(range(IMAGES))
+        assert not arrays["oracle"]
+        assert not list((first_stage / "prototypes").glob("part_*"))
+
+    def test_from_scribbles_only_drawn_segments_are_kept(self, first_stage, tmp_path) -> None:
+        data = data_of()
+        writer = PrototypeWriter(scales=(1.0, 0.5))
+        fit(module_of(), data, tmp_path, writer)
+        with np.load(tmp_path / "prototypes" / "prototypes.npz") as stored:
+            drawn = dict(stored)
+        assert set(np.unique(drawn["scale"]).tolist()) == {0.5, 1.0}
+        whole = np.load(first_stage / "prototypes" / "prototypes.npz")["labels"]
+        assert (drawn["scale"] == 1).sum() < len(whole)
+
+    def test_masks_label_it_as_an_oracle_only(self, tmp_path) -> None:
+        fit(module_of(), data_of(), tmp_path, PrototypeWriter(oracle=True))
+        path = tmp_path / "oracle_prototypes" / "prototypes.npz"
+        module, trainer = module_of(retrieval=str(path)), trainer_of(tmp_path)
+        (scores,) = trainer.validate(module, data_of(), verbose=False)
+        assert "oracle/val/miou" in scores
+        assert not any(name.startswith("val/") for name in scores)
+
+    @pytest.mark.parametrize("scores", ["nearest", "retrieval"])
+    def test_other_scores(self, scores: str, first_stage, tmp_path) -> None:
+        prototypes = str(first_stage / "prototypes" / "prototypes.npz")
+        given = {"prototypes": prototypes} if scores == "retrieval" else {}
+        writer = PropagatedLabelWriter(scores=scores, crf=None, **given)
+        fit(module_of(), data_of(), tmp_path, writer)
+        assert len(list((tmp_path / "pseudo_labels").glob("*.png"))) == IMAGES
+
+    def test_activation_maps_spread(self, tmp_path) -> None:
+        seed_everything(0, verbose=False)
+        cam = CAMModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None, lr=1e-3)
+        fit(cam, data_of(superpixels=None), tmp_path / "cam", SeedWriter())
+        folder = str(tmp_path / "cam" / "pseudo_labels")
+        data = data_of(pseudo_label_dir=folder)
+        writer = PropagatedLabelWriter(scores="seeds", seeds=str(tmp_path / "cam" / "seeds"))
+        fit(module_of(weak_labels="pseudo_label"), data, tmp_path, writer)
+        assert len(list((tmp_path / "pseudo_labels").glob("*.png"))) == IMAGES
+        next((tmp_path / "cam" / "seeds").glob("*.npz")).unlink()
+        writer = PropagatedLabelWriter(scores="seeds", seeds=str(tmp_path / "cam" / "seeds"))
+        with pytest.raises(ScribbleNotFoundError, match="no activation maps"):
+            fit(module_of(weak_labels="pseudo_label"), data, tmp_path / "again", writer)
+
+    def test_other_methods_and_wrong_options_are_refused(self, tmp_path) -> None:
+        other = RegularizedModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None)
+        for writer in (PropagatedLabelWriter(), PrototypeWriter()):
+            with pytest.raises(ConfigError, match="needs SPMLModule; RegularizedModule"):
+                fit(other, data_of(), tmp_path, writer)
+        with pytest.raises(ConfigError, match="seeds need the folder"):
+            PropagatedLabelWriter(scores="seeds")
+        with pytest.raises(ConfigError, match="masks replace all other labels"):
+            PrototypeWriter(oracle=True, labels="pseudo_labels")
+        with pytest.raises(ConfigError, match="scales"):
+            PrototypeWriter(scales=())
+        with pytest.raises(ScribbleNotFoundError, match=r"pseudo-label of every training image"):
+            fit(module_of(), data_of(), tmp_path / "none", PrototypeWriter(labels="nowhere"))
+
+
+class TestStages:
+    def test_the_classifier_trains_on_the_files_of_the_embedding(
+        self, first_stage, tmp_path
+    ) -> None:
+        start = str(first_stage / "last.ckpt")
+        data = data_of(pseudo_label_dir=str(first_stage / "pseudo_labels"), superpixels=None)
+        module = module_of(stage="classifier", init_from=start, head_dropout=0.65)
+        drawn = module.network.classifier.last.weight.clone()
+        fit(module, data, tmp_path)
+        assert set(module.loss_terms) == {"head"}
+        stored = torch.load(start, weights_only=True)["state_dict"]
+        for name, value in module.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue  # both trained for as many
+            same = torch.equal(value, stored[name])
+            assert same == (not name.startswith("network.classifier.")), name
+        kept = module_of(stage="classifier", init_from=start, reset_classifier=False, lr=1e-12)
+        fit(kept, data, tmp_path)
+        torch.testing.assert_close(
+            kept.network.classifier.last.weight, stored["network.classifier.last.weight"]
+        )
+        assert not torch.equal(drawn, kept.network.classifier.last.weight)
+
+    def test_validation_by_retrieval(self, first_stage, tmp_path) -> None:
+        path = str(first_stage / "prototypes" / "prototypes.npz")
+        trainer = trainer_of(tmp_path)
+        module = SPMLModule.load_from_checkpoint(first_stage / "last.ckpt", retrieval=path)
+        (votes,) = trainer.validate(module, data_of(), verbose=False)
+        module.use_retrieval(None)
+        (classified,) = trainer.validate(module, data_of(), verbose=False)
+        assert set(votes) == set(classified)
+        assert votes["val/miou"] != classified["val/miou"]
+        other = module_of(embedding_dim=16)
+        with pytest.raises(CheckpointError, match=r"expected \(M, 16\)"):
+            other.use_retrieval(path)
+
+    def test_without_superpixels_it_says_what_to_set(self, tmp_path) -> None:
+        with pytest.raises(ConfigError, match="SPMLModule trains with superpixels"):
+            fit(module_of(), data_of(superpixels=None), tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"affinity_weight": 0.5, "embedding_stride": 2}])
+def test_resuming_is_bitwise(options, tmp_path) -> None:
+    # the queue continues with the segments of the steps before
+    def run(*callbacks: Callback, **resume) -> SPMLModule:
+        module = module_of(warmup_steps=2, **options)
+        fit(module, data_of(seed=0), tmp_path, *callbacks, epochs=2, **resume)
+        return module
+
+    whole = run(Keep(tmp_path / "4.ckpt", 4)).state_dict()
+    resumed = run(ckpt_path=tmp_path / "4.ckpt").state_dict()
+    assert int(whole["queue.counts"].min()) > 0
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_superpixels_from_a_folder(tmp_path) -> None:
+    own = source()
+    for record in own.records("train"):
+        height, width = own.read_mask(record).shape
+        rows, columns = np.arange(height) // 5, np.arange(width) // 5
+        regions = (rows[:, None] * 10 + columns).astype(np.uint16)
+        from PIL import Image
+
+        path = tmp_path / "regions" / f"{record.image_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(regions).save(path)
+    module = module_of()
+    fit(module, data_of(superpixels=str(tmp_path / "regions")), tmp_path)
+    assert module.loss_terms["similarity"] > 0
