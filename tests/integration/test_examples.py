@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +36,26 @@ def small_crops(*configs: Path) -> list[str]:
 def no_stage_before(*configs: Path) -> list[str]:
     """Nothing to start from, and pseudo-labels from one scale, since seven take minutes."""
     texts, words = "".join(path.read_text() for path in configs), []
+    if "RandomWalkWriter" in texts:
+        options = {"seed_source": "scribble", "num_steps": 4}
+        words.append(f"--trainer.callbacks={writer('RandomWalkWriter', options)}")
+    if "AffinityLabelWriter" in texts and "SeedWriter" in texts:
+        # without a dense CRF
+        writers = [
+            writer("SeedWriter")[1:-1],
+            writer("AffinityLabelWriter", {"refine": "none"})[1:-1],
+        ]
+        words.append(f"--trainer.callbacks=[{','.join(writers)}]")
     if "init_from:" in texts:
         words.append("--model.init_args.init_from=null")
     if "ConfidentLabelWriter" in texts:
         words.append('--trainer.callbacks=[{"class_path": "ConfidentLabelWriter"}]')
     return words
+
+
+def writer(name: str, options: dict[str, Any] | None = None) -> str:
+    """A callback as an argument."""
+    return json.dumps([{"class_path": name, "init_args": options or {}}])
 
 
 def pseudo_labels(folder: Path, *configs: Path) -> list[str]:
@@ -49,7 +65,11 @@ def pseudo_labels(folder: Path, *configs: Path) -> list[str]:
     source = SyntheticSource(size=48, num_train=6)
     for record in source.records("train"):
         write_label(folder / f"{record.image_id}.png", source.read_mask(record), source.palette)
-    return [f"--data.init_args.pseudo_label_dir={folder}"]
+    words = [f"--data.init_args.pseudo_label_dir={folder}"]
+    if any("ReclassificationWriter" in path.read_text() for path in configs):
+        options = {"mask_dir": str(folder)}
+        words.append(f"--trainer.callbacks={writer('ReclassificationWriter', options)}")
+    return words
 
 
 def fit(run_dir: Path, *configs: Path) -> Path:

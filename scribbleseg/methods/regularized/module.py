@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_dice_loss
 from scribbleseg.methods.partial import PartiallySupervisedModule
+from scribbleseg.options import check_flag
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,17 +28,40 @@ class RegularizedModule(PartiallySupervisedModule):
         num_classes: Number of classes, background included.
         dice_weight: Weight of the soft Dice on the labelled pixels; for labels that cover the whole
             image, such as pseudo-labels.
+        pseudo_labels: Train on ``pseudo_label_dir`` of the data in place of the scribbles, as the
+            last stage of methods that make labels; ``paste_scribbles`` of the data joins both.
         kwargs: See :class:`~scribbleseg.methods.partial.PartiallySupervisedModule`.
     """
 
-    def __init__(self, num_classes: int, *, dice_weight: float = 0.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        dice_weight: float = 0.0,
+        pseudo_labels: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if dice_weight < 0:
             raise ConfigError(f"dice_weight={dice_weight}: expected 0 or more")
+        check_flag(pseudo_labels=pseudo_labels)
+        if pseudo_labels and type(self).training_step is not RegularizedModule.training_step:
+            raise ConfigError(
+                f"pseudo_labels=True with {type(self).__name__}, which makes its own: use "
+                "RegularizedModule"
+            )
         super().__init__(num_classes, **kwargs)
         self.save_hyperparameters(ignore=["inference"])
 
+    @property
+    def train_inputs(self) -> frozenset[str]:
+        """What regularisers look at, and pseudo-labels if they are what trains."""
+        labels = {"pseudo_label"} if self.hparams["pseudo_labels"] else set()
+        return super().train_inputs | labels
+
     def training_step(self, batch: SegBatch, batch_idx: int) -> Tensor:
         """Partial cross-entropy at label resolution and the weighted regularisers."""
+        if self.hparams["pseudo_labels"]:
+            batch = cast("SegBatch", {**batch, "scribble": batch["pseudo_label"]})
         output = self.forward_features(batch["image"])
         scribble = batch["scribble"]
         logits = self.upsample_logits(output.logits, (scribble.shape[1], scribble.shape[2]))
