@@ -210,8 +210,8 @@ class SegmentingModule(EmbeddingModule):
     ) -> Tensor:
         """Scores of the classes of an image after a walk between cells of alike embeddings.
 
-        Scores are those of the classifier under ``inference``, or given. The affinity is the mean over the image and its mirror image. Time
-        O(steps·C·n²), memory O(n²) for n cells.
+        Scores are those of the classifier under ``inference``, or given. The affinity is the mean
+        over the image and its mirror image. Time O(steps·C·n²), memory O(n²) for n cells.
 
         Args:
             image: Normalised, shape ``(1, K, H, W)``.
