@@ -46,6 +46,13 @@ def no_stage_before(*configs: Path) -> list[str]:
             writer("AffinityLabelWriter", {"refine": "none"})[1:-1],
         ]
         words.append(f"--trainer.callbacks=[{','.join(writers)}]")
+    if "scores: seeds" in texts:
+        # no activation maps to spread
+        writers = [
+            writer("PropagatedLabelWriter", {"crf": None})[1:-1],
+            writer("PrototypeWriter", {"labels": "pseudo_labels"})[1:-1],
+        ]
+        words.append(f"--trainer.callbacks=[{','.join(writers)}]")
     if "init_from:" in texts:
         words.append("--model.init_args.init_from=null")
     if "ConfidentLabelWriter" in texts:
