@@ -9,7 +9,9 @@ interrupted one resumes. Runs that the output file already holds with the same s
 so that a table can grow over days and machines; ``--known`` takes them from other result files, so
 that plans share their baselines. Scores are those of the last step, never of a selected checkpoint.
 A plan with ``sweep: {option: [values]}`` runs every recipe at every value, and draws the curves
-beside the table.
+beside the table. A recipe with ``data: [names]`` runs on these data sets only; one with
+``of: recipe`` and ``validate: {option: value}`` scores that recipe's runs again under other
+test-time options.
 """
 
 from __future__ import annotations
@@ -127,6 +129,28 @@ def run(
     return result
 
 
+def validated_again(
+    folder: Path, trained: Path, options: dict[str, Any], wanted: dict[str, Any]
+) -> dict[str, Any]:
+    """Scores of a run that another recipe made, under other options; ``RUN`` is its folder."""
+    done = trained / "result.json"
+    if not done.exists():
+        raise SystemExit(f"{trained} is to be validated again and is not there: run it first")
+    again = folder / "result.json"
+    if again.exists() and json.loads(again.read_text())["settings"] == wanted:
+        return json.loads(again.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    last = trained / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "scribbleseg", "validate", "--ckpt_path", str(last)]
+    command += [f"--{k}={str(v).replace('RUN', str(trained))}" for k, v in options.items()]
+    logged([*command, "--trainer.limit_val_batches=1.0"], folder)
+    scores = json.loads((trained / "scores_validate.json").read_text())
+    kept = {k: v for k, v in scores.items() if k.startswith("val/")}
+    result = {**json.loads(done.read_text()), "settings": wanted, "scores": kept}
+    again.write_text(json.dumps(result, indent=1))
+    return result
+
+
 def recorded_runs(output: Path) -> dict[tuple[str, str], dict[int, dict[str, Any]]]:
     """Runs that the output file holds already, by cell and seed: none is repeated or lost."""
     if not output.is_file():
@@ -193,21 +217,24 @@ def main() -> None:
     cells = [
         (data, recipe)
         for data in plan["data"]
-        for recipe in plan["recipes"]
+        for recipe, spec in plan["recipes"].items()
+        if data in (spec.get("data") or plan["data"])
         if all({data, recipe} & group for group in groups)
     ]
     total, count, begun = len(cells) * len(seeds), 0, time.monotonic()
     output = options.output or default_path(options.plan.stem)
     found, known = recorded_runs(output), known_runs(options.known)
     for data, recipe in cells:
-        spec = plan["data"][data]
-        presets = plan["recipes"][recipe].get("preset") or []
+        spec, again = plan["data"][data], plan["recipes"][recipe].get("validate")
+        trained = plan["recipes"][recipe]["of"] if again else recipe
+        presets = plan["recipes"][trained].get("preset") or []
         names = [spec["config"], *([presets] if isinstance(presets, str) else presets)]
         configs = [HERE.parent / name for name in names]
-        overrides = arguments(plan, spec, plan["recipes"][recipe], options)
+        overrides = arguments(plan, spec, plan["recipes"][trained], options)
         for seed in seeds:
-            folder = (
-                options.work / options.plan.stem / data / recipe.replace(" ", "_") / f"seed{seed}"
+            folder, source = (
+                options.work / options.plan.stem / data / name.replace(" ", "_") / f"seed{seed}"
+                for name in (recipe, trained)
             )
             wanted = {
                 "config": configs[0].name,
@@ -217,10 +244,15 @@ def main() -> None:
             if len(configs) > 1:
                 contents = {path.name: yaml.safe_load(path.read_text()) for path in configs[1:]}
                 wanted["presets"] = contents
+            if again:
+                wanted["validate"] = again
             runs = found.setdefault((data, recipe), {})
             if runs.get(seed, {}).get("settings") != wanted:
                 earlier = known.get(_digest(wanted))
-                runs[seed] = earlier or run(folder, configs, overrides, wanted, seed=seed)
+                if again:
+                    runs[seed] = earlier or validated_again(folder, source, again, wanted)
+                else:
+                    runs[seed] = earlier or run(folder, configs, overrides, wanted, seed=seed)
             if runs[seed]["steps"] != spec["steps"]:
                 raise SystemExit(
                     f"{data}/{recipe}: {runs[seed]['steps']} steps, not {spec['steps']}"
