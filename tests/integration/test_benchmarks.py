@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from helpers.contract import TINY_ENCODER
@@ -215,6 +216,61 @@ def test_cdsp_blocks_agree_with_the_dense_equations(tmp_path) -> None:
     assert complete(result)
     assert result["results"]["maps"]["boundary_ms"] > 0
     assert result["results"]["rectification"]["time_ratio"] > 0
+
+
+@pytest.mark.slow
+def test_spml_blocks_agree_with_the_written_equation(tmp_path) -> None:
+    words = ["--pixels", "300", "--segments", "40", "--dim", "8", "--chunk", "64", "--side", "16"]
+    words += ["--repeats", "1", "--rounds", "1", "--output", "b.json"]
+    run("spml_blocks.py", *words, cwd=tmp_path)
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert complete(result)
+    assert result["results"]["segments"]["kmeans_s"] > 0
+    assert result["results"]["loss"]["seconds_ratio_to_written"] > 0
+
+
+def test_boxes_surround_the_objects(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from boxes import boxes_of
+
+    mask = np.zeros((8, 10), np.uint8)
+    mask[1:4, 2:7], mask[5:7, 8] = 2, 1
+    mask[7, 0], mask[0, 0] = 3, 255
+    found = boxes_of(mask, background=0, min_area=2)
+    assert sorted(found, key=lambda box: box["cls"]) == [
+        {"box": [8, 5, 9, 7], "cls": 1},
+        {"box": [2, 1, 7, 4], "cls": 2},
+    ]
+
+
+def test_a_recipe_may_score_the_run_of_another_one_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import compare
+
+    plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "spml_mini.yaml").read_text())
+    for spec in plan["recipes"].values():
+        assert ("validate" in spec) == ("of" in spec)
+        assert spec.get("of", "spml") in plan["recipes"]
+        assert set(spec.get("data") or []) <= set(plan["data"])
+    again, trained = tmp_path / "again", tmp_path / "spml"
+    options, wanted = plan["recipes"]["spml, retrieval"]["validate"], {"seed": 0}
+    with pytest.raises(SystemExit, match="run it first"):
+        compare.validated_again(again, trained, options, wanted)
+    trained.mkdir()
+    (trained / "result.json").write_text(json.dumps({"steps": 3, "scores": {}, "settings": {}}))
+    asked = []
+
+    def logged(command: list[str], folder: Path) -> None:
+        asked.append(command)
+        scores = {"val/miou": 0.5, "test/miou": 0.1}
+        (trained / "scores_validate.json").write_text(json.dumps(scores))
+
+    monkeypatch.setattr(compare, "logged", logged)
+    for _ in range(2):  # a finished one is not repeated
+        result = compare.validated_again(again, trained, options, wanted)
+        assert result == {"steps": 3, "scores": {"val/miou": 0.5}, "settings": wanted}
+    (command,) = asked
+    assert f"--model.init_args.retrieval={trained}/prototypes/prototypes.npz" in command
 
 
 def test_a_sweep_shares_the_unchanged_recipe_and_draws_curves(tmp_path, monkeypatch) -> None:

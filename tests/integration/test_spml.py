@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from scribbleseg.callbacks import (
     PrototypeWriter,
     SeedWriter,
 )
+from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.errors import CheckpointError, ConfigError, ScribbleNotFoundError
@@ -214,6 +216,37 @@ class TestStages:
     def test_without_superpixels_it_says_what_to_set(self, tmp_path) -> None:
         with pytest.raises(ConfigError, match="SPMLModule trains with superpixels"):
             fit(module_of(), data_of(superpixels=None), tmp_path)
+
+
+def test_recipes_hand_over_by_files_on_the_command_line(tmp_path) -> None:
+    recipes = Path(__file__).parents[2] / "examples" / "spml_tiny"
+    small = [
+        *("--data.init_args.source.init_args.num_train=4", "--data.init_args.num_workers=0"),
+        *("--data.init_args.source.init_args.num_val=2", "--data.init_args.check=false"),
+        *("--data.init_args.source.init_args.size=48", "--trainer.accelerator=cpu"),
+        *("--data.init_args.batch_size=2", "--trainer.max_epochs=1"),
+        "--trainer.check_val_every_n_epoch=1",
+    ]
+    first, second = tmp_path / "embedding", tmp_path / "classifier"
+    main(["fit", f"--config={recipes / '1_embedding.yaml'}", "--run_dir", str(first), *small])
+    assert len(list((first / "pseudo_labels").glob("*.png"))) == 4
+    start = first / "checkpoints" / "last.ckpt"
+    main(
+        [
+            *("fit", f"--config={recipes / '2_classifier.yaml'}", "--run_dir", str(second)),
+            f"--model.init_args.init_from={start}",
+            f"--data.init_args.pseudo_label_dir={first / 'pseudo_labels'}",
+            *small,
+        ]
+    )
+    assert (second / "checkpoints" / "last.ckpt").is_file()
+    # the prototype file is an option of the test, not of the model
+    main(["validate", "--ckpt_path", str(start)])
+    classified = json.loads((first / "scores_validate.json").read_text())
+    prototypes = first / "prototypes" / "prototypes.npz"
+    main(["validate", "--ckpt_path", str(start), f"--model.init_args.retrieval={prototypes}"])
+    retrieved = json.loads((first / "scores_validate.json").read_text())
+    assert classified["val/miou"] != retrieved["val/miou"]
 
 
 @pytest.mark.parametrize("options", [{}, {"affinity_weight": 0.5, "embedding_stride": 2}])

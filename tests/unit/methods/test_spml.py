@@ -209,6 +209,14 @@ class TestSPML(MethodContract):
         assert torch.isfinite(self.step(module, one)), "a batch of one image"
         assert not self.build(arch="spml_aspp").eval().training
 
+    @pytest.mark.slow
+    def test_the_published_network(self) -> None:
+        module = SPMLModule(21, encoder_weights=None).eval()
+        assert module.hparams["encoder"] == "tu-resnet101s"
+        with torch.no_grad():
+            assert module.embed(torch.randn(1, 3, 64, 64)).shape == (1, 64, 16, 16)
+        assert not module.network.encoder.model.layer1[0].conv1.weight.requires_grad
+
     def test_stride_of_the_embedding_is_an_option(self) -> None:
         for stride, cells in ((1, 64), (2, 32), (4, 16), (8, 8)):
             module = self.build(embedding_stride=stride)
