@@ -74,7 +74,7 @@ def cluster_set(
     if shards > 1 and len(x) > k:
         w = torch.ones(len(x)) if weights is None else weights
         parts = zip(x.tensor_split(shards), w.tensor_split(shards), strict=True)
-        centroids = sharded_kmeans(parts, k, iters=iters, redo=redo, seed=seed)
+        centroids = sharded_kmeans(parts, k, iters=iters, seed=seed)
     else:
         centroids, _ = spherical_kmeans(x, k, weights=weights, **options)
     count = len(centroids)
@@ -91,7 +91,7 @@ def sharded_kmeans(
     *,
     oversample: int = 10,
     iters: int = 25,
-    redo: int = 3,
+    redo: int = 10,
     seed: int = 0,
 ) -> Tensor:
     """Clusters of each part, then clusters of these, weighted by their sizes.
@@ -103,7 +103,7 @@ def sharded_kmeans(
         k: K.
         oversample: Each part gives this times K clusters.
         iters: Steps.
-        redo: Runs of the last clustering.
+        redo: Runs of the last clustering, which is small.
         seed: Chooses the initial rows.
 
     Returns:
