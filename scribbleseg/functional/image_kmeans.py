@@ -164,9 +164,14 @@ def join_local_features(embedding: Tensor, local: Tensor, *, scale: float = 1.0)
             "(B, D, h, w) and (L, h, w) or (B, L, h, w)"
         )
     with torch.autocast(embedding.device.type, enabled=False):
-        z = F.normalize(full_precision(embedding), dim=1, eps=_EPS)
-        local = local.to(z).expand(len(z), *local.shape[-3:])
-        return F.normalize(torch.cat([scale * z, local], 1), dim=1, eps=_EPS)
+        f = full_precision(embedding)
+        length = torch.linalg.vector_norm(f, dim=1, keepdim=True)
+        divisor = length.clamp_min(_EPS)
+        local = local.to(f).expand(len(f), *local.shape[-3:])
+        # both normalisations in one pass over f: the length of z is known
+        squared = (scale * length / divisor) ** 2 + (local**2).sum(1, keepdim=True)
+        total = squared.clamp_min(_EPS**2).sqrt()
+        return torch.cat([f * (scale / (divisor * total)), local / total], 1)
 
 
 @torch.no_grad()
@@ -230,10 +235,12 @@ def image_kmeans(
             sums = z.new_zeros(batch, k, z.shape[2])
             members = z.new_zeros(batch, k)
             for part, own in zip(parts, torch.split(labels, rows, dim=1), strict=True):
-                one_hot = z.new_zeros(*own.shape, k + 1).scatter_(2, own[..., None], 1)[..., :k]
+                counted = (own < k)[:, None].to(z.dtype)
+                one_hot = z.new_zeros(batch, k, own.shape[1])
+                one_hot.scatter_(1, own.clamp_max(k - 1)[:, None], counted)
                 # a product, because index_add_ is not deterministic on CUDA
-                sums = torch.baddbmm(sums, one_hot.transpose(1, 2), part)
-                members = members + one_hot.sum(1)
+                sums = torch.baddbmm(sums, one_hot, part)
+                members = members + one_hot.sum(2)
             centers = F.normalize(sums, dim=2, eps=_EPS).transpose(1, 2)
             empty = torch.where(members > 0, 0.0, -torch.inf)[:, None]
             nearest = [(torch.bmm(part, centers) + empty).max(2).indices for part in parts]

@@ -133,7 +133,8 @@ class EmbeddingModule(PartiallySupervisedModule):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Encoder, embedding and classifier, each with its biases apart if they learn faster."""
-        hparams, groups = self.hparams, {}
+        hparams = self.hparams
+        groups: dict[tuple[str, bool, bool], list[nn.Parameter]] = {}
         faster = hparams["bias_lr_mult"] != 1
         for name, parameter in self.named_parameters():
             if not parameter.requires_grad:

@@ -151,7 +151,7 @@ def embedding_head(
         freeze_batchnorm: See :class:`~scribbleseg.nn.network.SegNetwork`.
         channels_last: See there.
     """
-    channels = int(network.encoder.out_channels[-1])  # type: ignore[index,union-attr]
+    channels = int(network.encoder.out_channels[-1])  # type: ignore[index]
     decoder: nn.Module
     if head == "aspp":
         decoder = LastLevel(DilatedConvSum(channels, dim, enlarge=2))

@@ -188,7 +188,7 @@ class SegmentingModule(EmbeddingModule):
         if not len(known):
             return z.new_zeros(classes, *image.shape[2:])
         labelled = segment_prototypes(z, own, count)[known]
-        nearest = nearest_segments(z, labelled, top_k=1).index[:, 0]
+        nearest = nearest_segments(z, labelled, top_k=1).row[:, 0]
         one_hot = F.one_hot(segments.label[known][nearest], classes).to(z.dtype)
         shares = z.new_zeros(count, classes).index_add_(0, own, one_hot)
         shares = shares / shares.sum(1, keepdim=True)

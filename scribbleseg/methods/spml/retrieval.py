@@ -33,11 +33,11 @@ class NearestSegments(NamedTuple):
 
     Attributes:
         similarity: Cosine, shape ``(Q, k)``.
-        index: Row of the memory, int64, shape ``(Q, k)``.
+        row: Of the memory, int64, shape ``(Q, k)``.
     """
 
     similarity: Tensor
-    index: Tensor
+    row: Tensor
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def nearest_segments(queries: Tensor, prototypes: Tensor, *, top_k: int = 20) ->
 
     Example:
         >>> found = nearest_segments(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), top_k=1)
-        >>> found.index.tolist()
+        >>> found.row.tolist()
         [[0], [1]]
     """
     if queries.ndim != 2 or queries.shape[1:] != prototypes.shape[1:] or top_k < 1:
@@ -241,4 +241,4 @@ class SegmentMemory(nn.Module):
             kept = self.image != self.image_ids.index(self.without)
             prototypes, labels = prototypes[kept], labels[kept]
         found = nearest_segments(F.normalize(queries, dim=1), prototypes, top_k=top_k)
-        return class_votes(labels[found.index], num_classes)
+        return class_votes(labels[found.row], num_classes)

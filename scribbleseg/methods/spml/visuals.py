@@ -108,7 +108,7 @@ def retrieved_segments(
     ids, prototypes = _segments(module, image)
     chosen = int(ids[row, column])
     found = nearest_segments(prototypes[chosen][None], memory.prototypes, top_k=count)
-    similarity, index = found.similarity[0].tolist(), found.index[0].tolist()
+    similarity, index = found.similarity[0].tolist(), found.row[0].tolist()
     palette = np.asarray(info.palette, np.uint8)
     tiles = [_highlighted(rgb_view(image, info.rgb_channels), ids == chosen, (255, 255, 255))]
     titles = ["segment"]

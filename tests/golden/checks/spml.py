@@ -248,7 +248,7 @@ def check_retrieval(v: Vectors) -> None:
     v.compare("prototype", prototypes)
     memory_labels = v.labels("memory_label")
     found = nearest_segments(prototypes, v.tensor("memory_prototype"), top_k=int(v.scalar("top_k")))
-    top = memory_labels[found.index]
+    top = memory_labels[found.row]
     v.compare("pixel_topk_label", top[own], rtol=0, atol=0)
     votes = class_votes(top, int(memory_labels.max()) + 1)
     v.compare("pixel_prediction", votes.argmax(1)[own], rtol=0, atol=0)

@@ -283,10 +283,10 @@ class TestRetrieval:
         whole = nearest_segments(x, memory, top_k=3)
         monkeypatch.setattr(retrieval, "_SIMILARITIES", 33)
         parts = nearest_segments(x, memory, top_k=3)
-        assert torch.equal(whole.index, parts.index)
+        assert torch.equal(whole.row, parts.row)
         ranked = (x @ memory.T).argsort(dim=1, descending=True)[:, :3]
-        assert torch.equal(whole.index, ranked)
-        assert nearest_segments(x, memory[:2], top_k=20).index.shape == (20, 2)
+        assert torch.equal(whole.row, ranked)
+        assert nearest_segments(x, memory[:2], top_k=20).row.shape == (20, 2)
 
     def test_ties_go_to_the_smallest_class(self) -> None:
         votes = class_votes(torch.tensor([[2, 2, 1, 1], [3, 255, 255, 255]]), 4)
