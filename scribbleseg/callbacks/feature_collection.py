@@ -270,7 +270,7 @@ class FeatureCollector:
                 write_arrays(
                     path,
                     centroids=found.centroids.numpy(),
-                    count=np.array(found.count),
+                    count=np.array(found.number),
                     sizes=found.sizes.numpy(),
                 )
         self.trainer.strategy.barrier()
@@ -306,7 +306,7 @@ class FeatureCollector:
         path = self.folder / "passes.npz"
         lloyd = StreamingLloyd(
             torch.stack([found.centroids for found in sets]),
-            torch.tensor([found.count for found in sets]),
+            torch.tensor([found.number for found in sets]),
         )
         sizes, done = torch.stack([found.sizes for found in sets]), 0
         if path.is_file():

@@ -167,7 +167,7 @@ def spread_by_crf(
         Ids, int64, shape ``(H, W)``; drawn pixels keep theirs.
     """
     drawn = labels != ignore_index
-    ids = labels[drawn].unique()
+    ids = torch.unique(labels[drawn])
     if len(ids) < 2:  # nothing to tell apart
         return labels.clone()
     base = CRF_PRESETS[params] if isinstance(params, str) else params

@@ -132,7 +132,7 @@ class FeaturePlanner:
         """The chosen cells. Time O(S·N·log(S·N))."""
         parts = [self._store.get(index) for index in range(self.num_sets)]
         ids = torch.cat([(part.uid << 32) | part.cell for part in parts])
-        unique, rows = ids.unique(return_inverse=True)  # sorted: by image, then by cell
+        unique, rows = torch.unique(ids, return_inverse=True)  # sorted: by image, then by cell
         sizes = torch.tensor([0, *(len(part.uid) for part in parts)])
         return FeaturePlan(
             unique >> 32,
@@ -193,10 +193,11 @@ class FeatureFile:
         rows = self.plan.rows_of(uid)
         cells = self.plan.cell[rows].to(features.device)
         flat = full_precision(features).flatten(1)
-        if len(flat) != self.dim or (len(cells) and int(cells.max()) >= flat.shape[1]):
+        last = int(cells.max()) if len(cells) else -1
+        if len(flat) != self.dim or last >= flat.shape[1]:
             raise ValueError(
                 f"features {tuple(features.shape)} of image {uid} do not fit the plan: expected "
-                f"{self.dim} channels and more than {int(cells.max())} cells"
+                f"{self.dim} channels and more than {last} cells"
             )
         unit = F.normalize(flat[:, cells], dim=0, eps=1e-12).T
         if not bool(torch.isfinite(unit).all()):

@@ -29,13 +29,13 @@ class SetPrototypes(NamedTuple):
     """Clusters of one set.
 
     Attributes:
-        centroids: Unit vectors, the first ``count`` are filled, shape ``(K, D)``.
-        count: How many there are: K, or the number of features if that is less.
+        centroids: Unit vectors, the first ``number`` are filled, shape ``(K, D)``.
+        number: How many there are: K, or the number of features if that is less.
         sizes: Weight of each cluster, shape ``(K,)``.
     """
 
     centroids: Tensor
-    count: int
+    number: int
     sizes: Tensor
 
 
@@ -67,16 +67,15 @@ def cluster_set(
 
     Example:
         >>> found = cluster_set(torch.eye(3)[:2], 4)
-        >>> found.count, found.sizes.tolist()
+        >>> found.number, found.sizes.tolist()
         (2, [1.0, 1.0, 0.0, 0.0])
     """
-    options = {"iters": iters, "redo": redo, "seed": seed}
     if shards > 1 and len(x) > k:
         w = torch.ones(len(x)) if weights is None else weights
         parts = zip(x.tensor_split(shards), w.tensor_split(shards), strict=True)
         centroids = sharded_kmeans(parts, k, iters=iters, seed=seed)
     else:
-        centroids, _ = spherical_kmeans(x, k, weights=weights, **options)
+        centroids, _ = spherical_kmeans(x, k, weights=weights, iters=iters, redo=redo, seed=seed)
     count = len(centroids)
     padded = F.pad(centroids, (0, 0, 0, k - count))
     sizes = x.new_zeros(k)
@@ -229,8 +228,8 @@ def prototype_statistics(
         ``smallest`` and ``largest`` cluster by weight, ``duplicates`` (pairs), and ``overlap``: the
         largest cosine between foreground and background, which label noise brings near 1.
     """
-    own = foreground.centroids[: foreground.count]
-    around = background.centroids[: background.count]
+    own = foreground.centroids[: foreground.number]
+    around = background.centroids[: background.number]
     sizes = torch.cat([foreground.sizes[: len(own)], background.sizes[: len(around)]])
     pairs = 0
     for unit in (own, around):

@@ -62,8 +62,9 @@ class DilatedClassifier(DilatedConvSum):
         super().__init__(in_channels, num_classes)
         self.in_channels, self.out_channels = in_channels, num_classes
         for branch in self.branches:
-            nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+            layer: Any = branch
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
 
 
 class CornerAligned(nn.Identity):

@@ -295,3 +295,59 @@ def test_a_sweep_shares_the_unchanged_recipe_and_draws_curves(tmp_path, monkeypa
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 400
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 50, "curves, not an empty sheet"
+
+
+@pytest.mark.slow
+def test_irn_blocks_agree_with_the_dense_walk(tmp_path) -> None:
+    words = ["--side", "24", "--batch", "1", "--radius", "4", "--height", "48", "--width", "64"]
+    words += ["--dense-side", "10", "--rounds", "1", "--output", "b.json"]
+    run("irn_blocks.py", *words, cwd=tmp_path)
+    result = json.loads((tmp_path / "b.json").read_text())
+    assert complete(result)
+    assert result["results"]["difference"] < 1e-4
+    assert result["results"]["walk_s"] > 0
+
+
+@pytest.mark.slow
+def test_memory_of_a_feature_stream_is_bounded(tmp_path) -> None:
+    words = ["--images", "600", "--capacity", "50", "--set-rows", "300", "--set-dim", "16"]
+    run("ptrecl_scale.py", *words, "--dim", "8", "--output", "s.json", cwd=tmp_path)
+    result = json.loads((tmp_path / "s.json").read_text())
+    assert complete(result)
+    stream = result["results"]["stream"]
+    assert stream["rows"] <= 2 * 21 * 50
+    assert stream["growth_mib"] < 30
+    paper = result["results"]["on_paper"]
+    assert paper["voc_store_gb"] < 3.3
+    assert paper["coco_store_gb"] < 13.2
+
+
+@pytest.mark.slow
+def test_masks_of_every_ptrecl_stage_are_tabled(tmp_path) -> None:
+    words = ["--images", "6", "--val-images", "2", "--size", "64", "--work", str(tmp_path / "work")]
+    words += [f"--epochs-{stage}=1" for stage in ("cam", "irn", "recover", "segment")]
+    run("ptrecl_masks.py", *words, "--masks-only", "--output", "m.json", cwd=tmp_path)
+    result = json.loads((tmp_path / "m.json").read_text())
+    assert complete(result)
+    stages = result["results"]["stages"]
+    assert len(stages) == 5
+    assert all(0 <= found["miou"] <= 1 for found in stages.values())
+    assert (tmp_path / "m.md").read_text().count("|\n") >= 7
+
+
+def test_plan_of_ptrecl_names_masks_of_every_stage(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from compare import arguments
+
+    plan = yaml.safe_load((ROOT / "benchmarks" / "plans" / "ptrecl_mini.yaml").read_text())
+    options = SimpleNamespace(
+        data_root=tmp_path, weights=None, workers=None, pseudo_labels=tmp_path / "runs"
+    )
+    key, folders = "data.init_args.pseudo_label_dir", set()
+    for data in plan["data"].values():
+        for recipe in plan["recipes"].values():
+            folders.add(arguments(plan, data, recipe, options).get(key))
+    root = tmp_path / "runs"
+    assert str(root / "ptrecl_acdc" / "5_refine" / "pseudo_labels") in folders
+    assert str(root / "ptrecl_camvid" / "2_irn" / "pseudo_labels") in folders
+    assert len(folders) == 2 * 4 + 1

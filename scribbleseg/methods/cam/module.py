@@ -17,6 +17,7 @@ from scribbleseg.functional.cam import (
 )
 from scribbleseg.functional.flip_pairs import mirrored_ids
 from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
+from scribbleseg.functional.tta import scale_image
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.methods.cam.tag_scores import TagScores
 from scribbleseg.nn.encoder_stages import first_stages
@@ -139,7 +140,7 @@ class CAMModule(ScribbleSegModule):
         config, size = self.inference, (int(image.shape[-2]), int(image.shape[-1]))
         scales, scores = [], []
         for scale in config.scales:
-            resized = _resized(image, scale)
+            resized = scale_image(image, scale)
             found, score = self._one_scale(resized)
             scores.append(score)
             if config.flip:
@@ -213,10 +214,3 @@ def _mean_score(logits: Tensor, share: Tensor) -> Tensor:
     logits = logits.float()
     total = (logits * share).sum(dim=(2, 3))
     return total / share.sum(dim=(2, 3)).clamp_min(torch.finfo(share.dtype).eps)
-
-
-def _resized(image: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return image
-    size = [max(1, round(side * scale)) for side in image.shape[-2:]]
-    return F.interpolate(image, size, mode="bicubic", align_corners=False)

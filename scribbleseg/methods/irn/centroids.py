@@ -86,7 +86,7 @@ def instance_labels(labels: Tensor, clusters: Tensor, *, least: float = 0.01) ->
         From 1, 0 = background or dropped, int64, shape ``(h, w)``.
     """
     key = torch.where((labels > 0) & (labels < 255), labels * (clusters.max() + 1) + clusters, 0)
-    keys, number = key.unique(return_inverse=True)
+    keys, number = torch.unique(key, return_inverse=True)
     counts = torch.bincount(number.flatten(), minlength=len(keys))
     kept = (counts >= least * labels.numel()) & (keys > 0)
     renumbered = torch.where(kept, kept.cumsum(0), 0)

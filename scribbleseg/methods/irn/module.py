@@ -124,7 +124,7 @@ class IRNModule(BoundaryModule):
         # only for its encoder, whose weights are found and checked alike
         built = build_network("cam", encoder, **options)
         body: Any = built.encoder
-        body.requires_grad_(False)
+        body.requires_grad_(False).eval()
         head = BoundaryHead(body.out_channels, pooling_of(body))
         return SegNetwork(
             body,

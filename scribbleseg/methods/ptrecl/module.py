@@ -19,6 +19,7 @@ from scribbleseg.methods.ptrecl.losses import (
     label_gate,
 )
 from scribbleseg.methods.ptrecl.prototypes import PrototypePairs, Vote, label_by_margin
+from scribbleseg.nn.modes import evaluation_mode
 from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
@@ -197,14 +198,12 @@ class PtReClModule(ScribbleSegModule):
     def cell_stride(self) -> int:
         """Pixels of the network's input per cell of the features."""
         if self._stride is None:
-            side, kept = 2 * self.network.divisor, self.training
-            self.eval()
-            with torch.no_grad():
+            side = 2 * self.network.divisor
+            with evaluation_mode(self), torch.no_grad():
                 blank = torch.zeros(
                     1, int(self.hparams["in_channels"]), side, side, device=self.device
                 )
                 self._stride = side // int(self.cell_features(blank).shape[-1])
-            self.train(kept)
         return self._stride
 
     def cell_grid(self, size: tuple[int, int]) -> tuple[int, int]:

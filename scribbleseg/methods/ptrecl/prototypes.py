@@ -79,7 +79,7 @@ class PrototypePairs(nn.Module):
         """
         for name, found in (("foreground", foreground), ("background", background)):
             getattr(self, name)[index] = found.centroids.to(self.threshold.device)
-            count = found.count if foreground.count else 0
+            count = found.number if foreground.number else 0
             getattr(self, f"num_{name}")[index] = count
         return prototype_statistics(foreground, background)
 
@@ -142,7 +142,7 @@ class PrototypePairs(nn.Module):
             one[0, index] = 1
             parts = [
                 self.margin(part.T[None, :, :, None], one, top_m=top_m, vote=vote)[0, index, :, 0]
-                for part in x.split(4096)
+                for part in torch.split(x, 4096)
             ]
             weights = torch.cat([foreground[1], background[1]]).to(x.device)
             found = agreement_threshold(torch.cat(parts), is_class, weights=weights)

@@ -25,11 +25,11 @@ class TestClusters:
     def test_fewer_features_than_prototypes(self) -> None:
         x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
         found = cluster_set(x, 5)
-        assert found.count == 3
+        assert found.number == 3
         torch.testing.assert_close(found.centroids[:3], F.normalize(x, dim=1))
         assert (found.centroids[3:] == 0).all()
         empty = cluster_set(x[:0], 5)
-        assert empty.count == 0
+        assert empty.number == 0
         assert empty.centroids.shape == (5, 4)
 
     @pytest.mark.parametrize("shards", [1, 3])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
@@ -12,6 +13,7 @@ from scribbleseg.inference import InferenceConfig
 from scribbleseg.methods import IRNModule
 from scribbleseg.methods.irn import affinity_loss, displacement_loss
 from scribbleseg.methods.irn.centroids import centroid_clusters, instance_labels, refine_centroids
+from scribbleseg.methods.irn.visuals import boundary_panel
 from scribbleseg.types import DataInfo
 
 
@@ -238,3 +240,18 @@ def test_cells_that_point_at_one_place_are_one_object() -> None:
     tiny = torch.zeros_like(labels)
     tiny[0, 0] = 1
     assert (instance_labels(tiny, clusters) == 0).all()
+
+
+def test_picture_shows_boundaries_and_displacements() -> None:
+    module = IRNModule(3, encoder="resnet18", encoder_weights=None, displacement=True)
+    wall = torch.zeros(1, 8, 16)
+    wall[:, :, 8:] = 1.0
+    module.boundaries = lambda _: wall
+    image = np.full((32, 64, 3), 128, np.uint8)
+    picture = boundary_panel(module, image, tile_height=32)
+    assert picture.shape == (26 + 36, 3 * 68, 3), "image, boundary, displacement"
+    shown = picture[26:58, 68:132].astype(int)
+    assert (shown[:, 40:, 0] > shown[:, 40:, 2]).all(), "red where there is one"
+    assert (shown[:, :24, 2] > shown[:, :24, 0]).all(), "blue where there is none"
+    assert module.training
+    assert not module.network.encoder.training

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.contract import MethodContract, make_batch
+from helpers.contract import TINY_ENCODER, MethodContract, make_batch
 
 from scribbleseg.errors import CheckpointError, ConfigError
 from scribbleseg.functional.set_clustering import cluster_set
@@ -18,7 +18,9 @@ from scribbleseg.methods.ptrecl import (
     label_conditioning_mask,
     reclassify_masks,
 )
+from scribbleseg.methods.ptrecl.module import ReclassifiedMaps
 from scribbleseg.methods.ptrecl.prototypes import label_by_margin
+from scribbleseg.methods.ptrecl.visuals import margin_panel
 from scribbleseg.types import DataInfo
 
 
@@ -357,3 +359,17 @@ class TestReclassifyMasks:
             )
         )
         assert (found == 255).all()
+
+
+def test_picture_shows_the_margin_of_each_class() -> None:
+    module = PtReClModule(3, arch="unet", encoder=TINY_ENCODER, encoder_weights=None)
+    module.data_info = DataInfo(("ground", "cat", "dog"))
+    margin = torch.zeros(1, 3, 32, 64)
+    margin[0, 1, :, :32] = 0.2
+    module.reclassified_maps = lambda *_: ReclassifiedMaps(margin[..., ::4, ::4], margin)
+    image = np.full((32, 64, 3), 128, np.uint8)
+    picture = margin_panel(module, image, [0, 1], tile_height=32)
+    assert picture.shape == (26 + 36, 2 * 68, 3), "the image and one class"
+    cat = picture[26:58, 68:132].astype(int)
+    assert (cat[:, :24, 0] > cat[:, :24, 2]).all(), "red where the margin is largest"
+    assert (cat[:, 40:, 2] > cat[:, 40:, 0]).all()
