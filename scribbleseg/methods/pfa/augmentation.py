@@ -81,7 +81,7 @@ class PrototypeFeatureAugmentation(nn.Module):
             original = full_precision(features)
             pixels = original.flatten(2).transpose(1, 2)  # (B, N, D)
             queries = _linear(self.feature_fc, pixels)
-            of_queries = full_precision(self.fc3.weight).split(queries.shape[2], dim=1)[1]
+            of_queries = full_precision(self.fc3.weight)[:, queries.shape[2] :]
             return PixelQueries(
                 original, queries, F.linear(queries, of_queries, full_precision(self.fc3.bias))
             )
@@ -107,7 +107,7 @@ class PrototypeFeatureAugmentation(nn.Module):
         original = of.features
         with torch.autocast(original.device.type, enabled=False):
             keys = _linear(self.prototype_fc, full_precision(prototypes))
-            of_read = full_precision(self.fc3.weight).split(keys.shape[2], dim=1)[0]
+            of_read = full_precision(self.fc3.weight)[:, : keys.shape[2]]
             pairs = torch.cat([keys, F.linear(keys, of_read)], dim=2)
             pairs = pairs.expand(len(original), -1, -1)
             some = mask.any(dim=1)
