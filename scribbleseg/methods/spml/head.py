@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.nn.aspp import DilatedConvSum, conv_norm_relu
 from scribbleseg.nn.heads import LastLevel
+from scribbleseg.nn.modes import evaluation_mode
 from scribbleseg.nn.network import FreezeBatchNorm, SegNetwork
 
 if TYPE_CHECKING:
@@ -83,7 +85,8 @@ class PyramidPoolingHead(nn.Module):
             # BatchNorm over one value per image has no variance in a batch of one
             frozen = self.training and cells == 1 and len(features) == 1
             pooled = F.adaptive_avg_pool2d(features, cells)
-            reduced = _with_running_statistics(level, pooled) if frozen else level(pooled)
+            with evaluation_mode(level) if frozen else nullcontext():
+                reduced = level(pooled)
             levels.append(F.interpolate(reduced, size, mode="bilinear", align_corners=False))
         embedding: Tensor = self.embed(self.fuse(torch.cat([features, *levels], dim=1)))
         if self.enlarge == 1:
@@ -91,15 +94,6 @@ class PyramidPoolingHead(nn.Module):
         return F.interpolate(
             embedding, scale_factor=self.enlarge, mode="bilinear", align_corners=False
         )
-
-
-def _with_running_statistics(block: nn.Module, x: Tensor) -> Tensor:
-    block.eval()
-    try:
-        result: Tensor = block(x)
-    finally:
-        block.train()
-    return result
 
 
 class ReducedDecoder(nn.Module):
@@ -175,11 +169,7 @@ def embedding_head(
 @torch.no_grad()
 def _decoder_stride(network: SegNetwork, in_channels: int) -> int:
     """Pixels per cell of the decoder's map, found by running it once."""
-    training, side = network.training, 2 * network.divisor
-    network.eval()
-    try:
-        image = torch.zeros(1, in_channels, side, side)
-        features = network.decoder(network.encoder(image))
-    finally:
-        network.train(training)
+    side = 2 * network.divisor
+    with evaluation_mode(network):
+        features = network.decoder(network.encoder(torch.zeros(1, in_channels, side, side)))
     return max(side // int(features.shape[-1]), 1)
