@@ -80,6 +80,14 @@ def test_subpackages_are_attributes():
     assert scribbleseg.data.ScribbleDataModule is scribbleseg.ScribbleDataModule
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_count():
+    """Whoever starts the tests in the background of a shell has them ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_interruption_while_packages_are_imported():
     finished = run(INTERRUPTED_IMPORT)
     assert finished.returncode == 130
