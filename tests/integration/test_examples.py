@@ -19,6 +19,21 @@ from scribbleseg.functional.images import write_label
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))
 RECIPES = sorted(set(EXAMPLES.rglob("*.yaml")) - set(PRESETS))
+LARGE = ("voc", "context", "coco", "densepose")  # published networks: seconds to minutes each
+
+
+def recipes() -> list[Any]:
+    """Every recipe; those with the published networks are slow."""
+    return [
+        pytest.param(
+            path,
+            id=str(path.relative_to(EXAMPLES)),
+            marks=pytest.mark.slow
+            if any(name in str(path.relative_to(EXAMPLES)) for name in LARGE)
+            else (),
+        )
+        for path in RECIPES
+    ]
 
 
 def data_options(*configs: Path) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def fit(run_dir: Path, *configs: Path) -> Path:
     return run_dir / "checkpoints" / "last.ckpt"
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda p: str(p.relative_to(EXAMPLES)))
+@pytest.mark.parametrize("recipe", recipes())
 def test_recipe_runs(recipe: Path, tmp_path) -> None:
     assert fit(tmp_path / "run", recipe).is_file()
 
