@@ -19,17 +19,18 @@ from scribbleseg.functional.images import write_label
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))
 RECIPES = sorted(set(EXAMPLES.rglob("*.yaml")) - set(PRESETS))
-LARGE = ("voc", "context", "coco", "densepose")  # published networks: seconds to minutes each
+# published networks, seconds to minutes each; and the seven stages on other data than `ptrecl_shapes`
+SLOW = ("voc", "context", "coco", "densepose", "ptrecl_acdc", "ptrecl_camvid")
 
 
 def recipes() -> list[Any]:
-    """Every recipe; those with the published networks are slow."""
+    """Every recipe, some of them slow."""
     return [
         pytest.param(
             path,
             id=str(path.relative_to(EXAMPLES)),
             marks=pytest.mark.slow
-            if any(name in str(path.relative_to(EXAMPLES)) for name in LARGE)
+            if any(name in str(path.relative_to(EXAMPLES)) for name in SLOW)
             else (),
         )
         for path in RECIPES
