@@ -19,7 +19,7 @@ from scribbleseg.functional.images import write_label
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))
 RECIPES = sorted(set(EXAMPLES.rglob("*.yaml")) - set(PRESETS))
-# published networks, seconds to minutes each; and the seven stages on other data than `ptrecl_shapes`
+# published networks, seconds to minutes each; the seven stages on other data than `ptrecl_shapes`
 SLOW = ("voc", "context", "coco", "densepose", "ptrecl_acdc", "ptrecl_camvid")
 
 
