@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.seed_reader import SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.confident_labels import (
@@ -20,7 +16,6 @@ from scribbleseg.functional.confident_labels import (
     spread_by_crf,
 )
 from scribbleseg.functional.crf import CRF_PRESETS
-from scribbleseg.functional.images import write_label
 from scribbleseg.functional.manifest import parent_facts
 from scribbleseg.options import check_choice, check_number
 
@@ -28,7 +23,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from scribbleseg.types import Record
+    from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["AffinityLabelWriter", "SeedSource"]
 
@@ -100,10 +95,6 @@ class AffinityLabelWriter(TrainingImageWriter):
             **self.facts,
         }
 
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether the label is there."""
-        return (folders[0] / f"{image_id}.png").is_file()
-
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -114,38 +105,23 @@ class AffinityLabelWriter(TrainingImageWriter):
             self.facts = parent_facts(seeds=folder)
         return super().write(trainer, pl_module)
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write the label of one image."""
-        scribble, present = scribble_and_tags(data, record)
-        rows, columns = scribble.shape
-        raw = batch["image_raw"][position, :, :rows, :columns]
-        labels = self._labels(record, raw, scribble, present, data.source)
-        found = labels.numpy().astype(np.uint8)
-        write_label(folders[0] / f"{record.image_id}.png", found, data.source.palette)
+        sample.write_label(folders[0], self._labels(sample.on_host()))
 
-    def _labels(
-        self, record: Record, raw: Tensor, scribble: Tensor, present: Tensor, source: Any
-    ) -> Tensor:
+    def _labels(self, sample: TrainingImage) -> Tensor:
+        source, raw = sample.data.source, sample.raw
         if self._seeds is None:
             if self.refine == "none":
-                return scribble
+                return sample.scribble
             return spread_by_crf(
-                scribble, raw, source.num_classes, least=self.least, params=self.crf
+                sample.scribble, raw, source.num_classes, least=self.least, params=self.crf
             )
-        maps = self._seeds.read(record)[None]
-        size = (scribble.shape[0], scribble.shape[1])
-        full = F.interpolate(maps, size, mode="bilinear", align_corners=False)[0]
+        maps = self._seeds.read(sample.record)[None]
+        full = F.interpolate(maps, sample.size, mode="bilinear", align_corners=False)[0]
         labels = confident_labels(
             full,
-            present,
+            sample.tags,
             foreground=self.foreground,
             background_score=self.background,
             refine=crf_index_refiner(raw, self.crf) if self.refine == "crf" else None,
@@ -153,4 +129,4 @@ class AffinityLabelWriter(TrainingImageWriter):
         )
         if self.seed_source == "cam":
             return labels
-        return torch.where(scribble == IGNORE_INDEX, labels, scribble)
+        return sample.with_scribble(labels)

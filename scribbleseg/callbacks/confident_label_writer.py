@@ -5,14 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
-from scribbleseg.callbacks.training_image_writer import TrainingImageWriter, training_scribble
+from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.images import write_label
 from scribbleseg.functional.pseudo_labels import filter_pseudo_labels
 from scribbleseg.inference import InferenceConfig, refine_logits
 from scribbleseg.options import check_flag, check_number
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from scribbleseg.types import Record
+    from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["ConfidentLabelWriter"]
 
@@ -76,10 +72,6 @@ class ConfidentLabelWriter(TrainingImageWriter):
         flags = {"present_only": True} if self.present_only else {}
         return {"threshold": self.threshold, "paste_scribbles": self.paste_scribbles, **flags}
 
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether the label is there."""
-        return (folders[0] / f"{image_id}.png").is_file()
-
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`; also says how many pixels are labelled."""
         self._labelled = self._pixels = 0
@@ -89,45 +81,26 @@ class ConfidentLabelWriter(TrainingImageWriter):
             logger.info("%.1f %% of their pixels are labelled", share)
         return folder
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write one label."""
-        probs = _probabilities(batch, position, module)
-        scribble, present = None, None
-        if self.paste_scribbles:
-            scribble = torch.from_numpy(training_scribble(data, record)).to(probs.device)
-        if self.present_only:
-            present = scribble_and_tags(data, record)[1].to(probs.device)
         labels = filter_pseudo_labels(
-            probs,
+            _probabilities(sample, module),
             confidence=self.threshold,
-            labels=scribble,
-            present=present,
-            background=data.source.background,
+            labels=sample.scribble if self.paste_scribbles else None,
+            present=sample.tags if self.present_only else None,
+            background=sample.data.source.background,
         )
-        found = labels.cpu().numpy().astype(np.uint8)
-        write_label(folders[0] / f"{record.image_id}.png", found, data.source.palette)
-        self._labelled += int((found != module.ignore_index).sum())
-        self._pixels += found.size
+        sample.write_label(folders[0], labels)
+        self._labelled += int((labels != module.ignore_index).sum())
+        self._pixels += labels.numel()
 
 
-def _probabilities(batch: Any, position: int, module: Any) -> Tensor:
+def _probabilities(sample: TrainingImage, module: Any) -> Tensor:
     """Of one image at its original size, ``(C, H, W)``; probabilities are resized, not logits."""
-    height, width = batch["input_size"][position].tolist()
-    rows, columns = batch["orig_size"][position].tolist()
-    image = batch["image"][position, None, :, :height, :width].to(module.device)
-    logits = module.predict_logits(image)
+    logits, size = module.predict_logits(sample.image), sample.raw.shape[1:]
     if module.inference.crf is not None:
-        raw = batch["image_raw"][position, None, :, :rows, :columns]
-        logits = refine_logits(logits, raw.to(module.device), module.inference)
+        logits = refine_logits(logits, sample.raw[None].to(module.device), module.inference)
     probs: Tensor = logits.float().softmax(dim=1)
-    if probs.shape[2:] != (rows, columns):
-        probs = F.interpolate(probs, (rows, columns), mode="bilinear", align_corners=False)
+    if probs.shape[2:] != size:
+        probs = F.interpolate(probs, tuple(size), mode="bilinear", align_corners=False)
     return probs[0]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
+from scribbleseg.callbacks.training_image import TrainingImage
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cell_labels import (
@@ -184,8 +184,8 @@ class FeatureCollector:
             index: Position of its record.
         """
         record, source = self.records[index], self.data.source
-        scribble, present = scribble_and_tags(self.data, record)
-        rows, columns = scribble.shape
+        sample = TrainingImage.of_record(record, self.data)
+        rows, columns = sample.size
         size = resized_shape(rows, columns, self.data.resize)
         grid, stride = self.module.cell_grid(size), self.module.cell_stride
         count = source.num_classes
@@ -205,11 +205,11 @@ class FeatureCollector:
         drawn = None
         if self.options.scribbles:
             strokes = downsample_label(
-                on_canvas(scribble), grid, mode="majority", num_classes=count
+                on_canvas(sample.scribble), grid, mode="majority", num_classes=count
             )
             drawn = strokes[0] != IGNORE_INDEX
             cells = torch.where(drawn, strokes, cells)
-        tags = self.module.modelled_classes(present[None])
+        tags = self.module.modelled_classes(sample.tags[None])
         pair = foreground_background_cells(cells, tags, scope=self.options.background_scope)
         return torch.stack(pair, dim=2)[0], drawn
 

@@ -9,13 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.crf import CRF_PRESETS, dense_crf
 from scribbleseg.functional.geometry import resize_labels
-from scribbleseg.functional.images import write_label
 from scribbleseg.functional.random_walk import cam_background_score, normalize_class_scores
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.options import check_choice, check_flag, check_whole
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from scribbleseg.types import Record
+    from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["PropagatedLabelWriter"]
 
@@ -56,6 +54,8 @@ class PropagatedLabelWriter(TrainingImageWriter):
         inference: Test-time options of these predictions; ``null`` = the image and its mirror
             image.
     """
+
+    needs = ("propagated_scores", "a method with embeddings to walk on, such as SPMLModule")
 
     def __init__(
         self,
@@ -90,18 +90,6 @@ class PropagatedLabelWriter(TrainingImageWriter):
         self.paste_scribbles, self.exclude_self = paste_scribbles, exclude_self
         self.mask_absent = mask_absent
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a method without embeddings before it trains for hours.
-
-        Raises:
-            ConfigError: If the method is not SPML's.
-        """
-        if not hasattr(pl_module, "propagated_scores"):
-            raise ConfigError(
-                f"PropagatedLabelWriter needs SPMLModule; {type(pl_module).__name__} has no "
-                "embedding to walk on: use ConfidentLabelWriter"
-            )
-
     def folders(self, run: Path) -> list[Path]:
         """The one folder."""
         return [self.folder or run / "pseudo_labels"]
@@ -110,10 +98,6 @@ class PropagatedLabelWriter(TrainingImageWriter):
         """Options of the callback."""
         names = ("scores", "walk_steps", "stride", "crf", "paste_scribbles", "exclude_self")
         return {name: getattr(self, name) for name in (*names, "mask_absent")}
-
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether the label is there."""
-        return (folders[0] / f"{image_id}.png").is_file()
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`; with the prototype file for ``retrieval``."""
@@ -128,61 +112,48 @@ class PropagatedLabelWriter(TrainingImageWriter):
         finally:
             module.retriever = before
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write one label."""
-        scribble, present = _labels_and_tags(data, record)
-        height, width = batch["input_size"][position].tolist()
-        image = batch["image"][position, None, :, :height, :width].to(module.device)
-        present = present.to(image.device)
+        present, size = _tags(sample), sample.size
         if self.scores == "retrieval":
-            found = self._votes(module, image, present, record)
+            found = self._votes(module, sample, present)
         else:
-            given = self._given(module, image, scribble, record)
+            given = self._given(module, sample)
             found = module.propagated_scores(
-                image,
+                sample.image,
                 present,
                 scores=given,
                 normalize=self.scores != "seeds",
                 steps=self.walk_steps,
                 stride=self.stride,
             )
-        size = (int(scribble.shape[0]), int(scribble.shape[1]))
         full = F.interpolate(found[None], size, mode="bilinear", align_corners=False)
         labels = full.argmax(1)[0]
         if self.crf is not None and bool(present.any()):
-            raw = batch["image_raw"][position, None, :, : size[0], : size[1]]
-            labels = dense_crf(full, raw.to(full.device), params=self.crf)[0].argmax(0)
+            raw = sample.raw[None].to(full.device)
+            labels = dense_crf(full, raw, params=self.crf)[0].argmax(0)
         if not present.any():
             labels = torch.full_like(labels, IGNORE_INDEX)  # nothing is known of this image
         if self.paste_scribbles:
-            drawn = scribble.to(labels.device)
-            labels = torch.where(drawn == IGNORE_INDEX, labels, drawn)
-        path = folders[0] / f"{record.image_id}.png"
-        write_label(path, labels.cpu().numpy().astype(np.uint8), data.source.palette)
+            labels = sample.with_scribble(labels)
+        sample.write_label(folders[0], labels)
 
-    def _votes(self, module: Any, image: Tensor, present: Tensor, record: Record) -> Tensor:
-        module.retriever.without = record.image_id if self.exclude_self else None
-        votes: Tensor = module.predict_logits(image).float().softmax(1)[0]
+    def _votes(self, module: Any, sample: TrainingImage, present: Tensor) -> Tensor:
+        module.retriever.without = sample.name if self.exclude_self else None
+        votes: Tensor = module.predict_logits(sample.image).float().softmax(1)[0]
         absent: Literal["zero", "keep"] = "zero" if self.mask_absent else "keep"
         return normalize_class_scores(votes, present, floor=0.15, absent=absent)
 
-    def _given(self, module: Any, image: Tensor, scribble: Tensor, record: Record) -> Tensor | None:
+    def _given(self, module: Any, sample: TrainingImage) -> Tensor | None:
         """Scores that are not the classifier's, ``(C, h, w)``."""
         if self.scores == "nearest":
-            labels = resize_labels(scribble[None], (int(image.shape[2]), int(image.shape[3])))
-            nearest: Tensor = module.nearest_label_scores(image, labels.to(image.device))
+            size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
+            labels = resize_labels(sample.scribble[None], size)
+            nearest: Tensor = module.nearest_label_scores(sample.image, labels)
             return nearest
         if self.scores == "classifier":
             return None
-        path = Path(str(self.seeds)) / f"{record.image_id}.npz"
+        path = Path(str(self.seeds)) / f"{sample.name}.npz"
         if not path.is_file():
             raise ScribbleNotFoundError(
                 f"{path}: no activation maps of this training image; make them with SeedWriter, "
@@ -195,14 +166,13 @@ class PropagatedLabelWriter(TrainingImageWriter):
         background = module.data_info.background
         if background is not None:
             scores[background] = cam_background_score(maps)[0] if len(classes) else 1.0
-        return scores.to(image.device)
+        return scores.to(sample.image.device)
 
 
-def _labels_and_tags(data: Any, record: Record) -> tuple[Tensor, Tensor]:
-    """Label of a training image, and its classes: background too if it is drawn, or none is."""
-    scribble, present = scribble_and_tags(data, record)
-    background = data.source.background
-    drawn = scribble != IGNORE_INDEX
+def _tags(sample: TrainingImage) -> Tensor:
+    """Classes of a training image: background too if it is drawn, or nothing is."""
+    scribble, background = sample.scribble, sample.data.source.background
+    present, drawn = sample.tags.clone(), scribble != IGNORE_INDEX
     if background is not None and bool((scribble == background).any() | ~drawn.any()):
         present[background] = 1
-    return scribble, present
+    return present

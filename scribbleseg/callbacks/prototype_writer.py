@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.training_image_writer import TrainingImageWriter, training_scribble
+from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.data import io
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.geometry import resize_labels
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from scribbleseg.types import Record
+    from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["PrototypeWriter"]
 
@@ -47,6 +47,8 @@ class PrototypeWriter(TrainingImageWriter):
         scales: Factors of the network's input size whose segments are all kept.
     """
 
+    needs = ("segments_of", "a method with segments, such as SPMLModule")
+
     def __init__(
         self,
         folder: str | None = None,
@@ -67,18 +69,6 @@ class PrototypeWriter(TrainingImageWriter):
         self.labels, self.oracle, self.scales = labels, oracle, tuple(scales)
         self._parts: dict[str, list[Any]] = {}
         self._label_folder = Path(labels)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a method without segments before it trains for hours.
-
-        Raises:
-            ConfigError: If the method is not SPML's.
-        """
-        if not hasattr(pl_module, "segments_of"):
-            raise ConfigError(
-                f"PrototypeWriter needs SPMLModule; {type(pl_module).__name__} has no segments: "
-                "remove the callback"
-            )
 
     def folders(self, run: Path) -> list[Path]:
         """The one folder."""
@@ -111,23 +101,14 @@ class PrototypeWriter(TrainingImageWriter):
         self._parts = {}
         return folder
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Add the segments of one image."""
-        if record.image_id in self._parts["image_ids"]:
+        if sample.name in self._parts["image_ids"]:
             return  # repeated to even out the ranks
-        height, width = batch["input_size"][position].tolist()
-        image = batch["image"][position, None, :, :height, :width].to(module.device)
-        given = torch.from_numpy(self._read(data, record))[None].to(module.device)
+        image, given = sample.image, self._read(sample)[None]
+        height, width = int(image.shape[2]), int(image.shape[3])
         number = len(self._parts["image_ids"])
-        self._parts["image_ids"].append(record.image_id)
+        self._parts["image_ids"].append(sample.name)
         for scale in self.scales:
             size = (max(round(height * scale), 1), max(round(width * scale), 1))
             if size == (height, width):
@@ -149,19 +130,23 @@ class PrototypeWriter(TrainingImageWriter):
         for name, values in zip(_COLUMNS, rows, strict=True):
             self._parts[name].append(values.cpu().numpy())
 
-    def _read(self, data: Any, record: Record) -> Any:
+    def _read(self, sample: TrainingImage) -> Tensor:
         """Labels of one training image, int64, 255 = not labelled."""
+        if self.labels == "scribble" and not self.oracle:
+            return sample.scribble
+        source, path = sample.data.source, self._label_folder / f"{sample.name}.png"
         if self.oracle:
-            return data.source.read_mask(record).astype(np.int64)
-        if self.labels == "scribble":
-            return training_scribble(data, record)
-        path = self._label_folder / f"{record.image_id}.png"
+            return self._tensor(source.read_mask(sample.record), sample)
         if not path.is_file():
             raise ScribbleNotFoundError(
                 f"labels={self.labels!r}: {path} does not exist; give `scribble`, or a folder with "
                 "a pseudo-label of every training image, such as PropagatedLabelWriter makes"
             )
-        return io.read_label(path, data.source.num_classes).astype(np.int64)
+        return self._tensor(io.read_label(path, source.num_classes), sample)
+
+    @staticmethod
+    def _tensor(labels: Any, sample: TrainingImage) -> Tensor:
+        return torch.from_numpy(labels.astype(np.int64)).to(sample.image.device)
 
     def _save(self, path: Path) -> None:
         ids = np.array(self._parts["image_ids"], dtype=np.str_)

@@ -10,9 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.affinity_label_writer import SeedSource
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.seed_reader import SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cell_labels import downsample_label, label_canvas
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
     from torch import Tensor
 
-    from scribbleseg.types import Record
+    from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["RandomWalkWriter"]
 
@@ -55,6 +53,9 @@ class RandomWalkWriter(TrainingImageWriter):
         instances: Also write numbers of objects, ``instances/<id>.png``, where the method has
             learned displacements.
     """
+
+    suffixes = (".png", ".png")
+    needs = ("boundaries", "a method that learns boundaries, such as IRNModule")
 
     def __init__(
         self,
@@ -97,11 +98,7 @@ class RandomWalkWriter(TrainingImageWriter):
                 apart by.
             ScribbleSegError: See :class:`~scribbleseg.data.seed_reader.SeedReader`.
         """
-        if not hasattr(pl_module, "boundaries"):
-            raise ConfigError(
-                f"RandomWalkWriter needs a method that learns boundaries, such as IRNModule; "
-                f"{type(pl_module).__name__} does not: remove the callback"
-            )
+        super().setup(trainer, pl_module, stage)
         if self.instances and getattr(pl_module, "displacement", None) is None:
             raise ConfigError("instances=True needs IRNModule with displacement: true")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -124,10 +121,6 @@ class RandomWalkWriter(TrainingImageWriter):
             **self.facts,
         }
 
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether the label is there, which is written last."""
-        return all((folder / f"{image_id}.png").is_file() for folder in folders)
-
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -137,67 +130,45 @@ class RandomWalkWriter(TrainingImageWriter):
         self.facts = parent_facts(seeds=self.seed_dir, labels=trained_on)
         return super().write(trainer, pl_module)
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write the label of one image."""
-        height, width = batch["input_size"][position].tolist()
-        image = batch["image"][position, None, :, :height, :width].to(module.device)
-        scribble, present = (t.to(image.device) for t in scribble_and_tags(data, record))
-        boundary = module.boundaries(image)[0]
-        walked = self.walk(record, boundary, scribble, present, (height, width))
+        size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
         labels = synthesize_mask(
-            walked,
-            present,
-            (height, width),
-            original=(scribble.shape[0], scribble.shape[1]),
+            self.walk(sample, module.boundaries(sample.image)[0]),
+            sample.tags,
+            size,
+            original=sample.size,
             stride=_CELL,
             threshold=self.threshold,
-            background=data.source.background,
+            background=sample.data.source.background,
         )
         if self.seed_source != "cam":
-            labels = torch.where(scribble == IGNORE_INDEX, labels, scribble)
-        name = f"{record.image_id}.png"
+            labels = sample.with_scribble(labels)
         if self.instances:
-            numbers = module.instance_labels(image, labels).clamp_max(255)
-            write_label(folders[1] / name, numbers.cpu().numpy().astype(np.uint8))
-        found = labels.cpu().numpy().astype(np.uint8)
-        write_label(folders[0] / name, found, data.source.palette)
+            numbers = module.instance_labels(sample.image, labels).clamp_max(255)
+            path = folders[1] / f"{sample.name}.png"
+            write_label(path, numbers.cpu().numpy().astype(np.uint8))
+        sample.write_label(folders[0], labels)
 
-    def walk(
-        self,
-        record: Record,
-        boundary: Tensor,
-        scribble: Tensor,
-        present: Tensor,
-        size: tuple[int, int],
-    ) -> Tensor:
-        """Maps of the classes of an image after the walk, by class id.
+    def walk(self, sample: TrainingImage, boundary: Tensor) -> Tensor:
+        """Maps of the classes of an image after the walk, by class id, ``(C, h, w)``.
 
         Args:
-            record: Record of the image.
+            sample: The image.
             boundary: Probability at each cell, shape ``(h, w)``.
-            scribble: Ids at original size, 255 = not drawn.
-            present: Multi-hot, shape ``(C,)``, without background.
-            size: ``(H, W)`` of the network's input.
         """
-        cells = (boundary.shape[0], boundary.shape[1])
+        present, cells = sample.tags, (boundary.shape[0], boundary.shape[1])
         classes = present.nonzero()[:, 0]  # a walk costs as much as it has maps
         maps = torch.zeros(len(present), *cells, device=boundary.device)
         if self._seeds is not None:
-            seeds = self._seeds.read(record)[None].to(boundary.device)
+            seeds = self._seeds.read(sample.record)[None].to(boundary.device)
             if seeds.shape[2:] != cells:
                 seeds = F.interpolate(seeds, cells, mode="bilinear", align_corners=False)
             maps[classes] = seeds[0, classes]
         clamp = None
         if self.seed_source != "cam":
-            canvas = label_canvas(scribble[None], size, cells, stride=_CELL)
+            size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
+            canvas = label_canvas(sample.scribble[None], size, cells, stride=_CELL)
             drawn = downsample_label(canvas, cells, mode="majority", num_classes=len(maps))[0]
             maps, held = clamp_seeds(maps, drawn)
             clamp = (held[0], held[1][classes])

@@ -11,14 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.feature_collection import CollectionOptions, FeatureCollector
-from scribbleseg.callbacks.seed_writer import scribble_and_tags
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.pseudo_reader import PseudoLabelReader
 from scribbleseg.data.seed_reader import SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.image_files import write_arrays, write_text
-from scribbleseg.functional.images import write_label
 from scribbleseg.functional.manifest import parent_facts
 from scribbleseg.nn.modes import evaluation_mode
 from scribbleseg.options import check_flag
@@ -26,8 +23,8 @@ from scribbleseg.options import check_flag
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
+    from scribbleseg.callbacks.training_image import TrainingImage
     from scribbleseg.inference import InferenceConfig
-    from scribbleseg.types import Record
 
 __all__ = ["ReclassificationWriter"]
 
@@ -50,6 +47,8 @@ class ReclassificationWriter(TrainingImageWriter):
         paste_scribbles: Drawn pixels keep their class in the labels.
         inference: Test-time options meanwhile; ``null`` = those of the method.
     """
+
+    needs = ("reclassified_maps", "a method with prototypes, such as PtReClModule")
 
     def __init__(
         self,
@@ -76,11 +75,7 @@ class ReclassificationWriter(TrainingImageWriter):
             ConfigError: If the method has no ``reclassified_maps``.
             ScribbleSegError: If masks or seeds are missing, or do not fit the data set.
         """
-        if not hasattr(pl_module, "reclassified_maps"):
-            raise ConfigError(
-                f"ReclassificationWriter needs a method with prototypes, such as PtReClModule; "
-                f"{type(pl_module).__name__} has none: remove the callback"
-            )
+        super().setup(trainer, pl_module, stage)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             self._open(data)
@@ -108,12 +103,6 @@ class ReclassificationWriter(TrainingImageWriter):
             "fallback": self.fallback_dir is not None,
             **self.facts,
         }
-
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether label and seeds are there."""
-        return all(
-            (f / f"{image_id}{s}").is_file() for f, s in zip(folders, (".png", ".npz"), strict=True)
-        )
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """Build the prototypes, then see :meth:`TrainingImageWriter.write`."""
@@ -158,39 +147,27 @@ class ReclassificationWriter(TrainingImageWriter):
             write_text(report, json.dumps({"made_by": made_by, "classes": classes}, indent=1))
         trainer.strategy.barrier()
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write seeds and label of one image."""
-        height, width = batch["input_size"][position].tolist()
-        image = batch["image"][position, None, :, :height, :width].to(module.device)
-        scribble, present = (t.to(image.device) for t in scribble_and_tags(data, record))
-        found = module.reclassified_maps(image, present[None])
-        size = (scribble.shape[0], scribble.shape[1])
-        margin = F.interpolate(found.margin, size, mode="bilinear", align_corners=False)
+        present = sample.tags
+        found = module.reclassified_maps(sample.image, present[None])
+        margin = F.interpolate(found.margin, sample.size, mode="bilinear", align_corners=False)
         labels = module.labels_of(margin, present[None])[0]
         if self.paste_scribbles:
-            labels = torch.where(scribble == IGNORE_INDEX, labels, scribble)
+            labels = sample.with_scribble(labels)
         classes = present.nonzero()[:, 0].cpu()
         seeds = found.seeds[0].float().cpu()[classes]
         if self._fallback is not None and len(classes):
-            own = self._fallback.read(record)[classes]
+            own = self._fallback.read(sample.record)[classes]
             if own.shape != seeds.shape:
                 target = (seeds.shape[1], seeds.shape[2])
                 own = F.interpolate(own[None], target, mode="bilinear", align_corners=False)[0]
             nothing = seeds.amax(dim=(1, 2), keepdim=True) <= 0
             seeds = torch.where(nothing, own, seeds)
         write_arrays(
-            folders[1] / f"{record.image_id}.npz",
+            folders[1] / f"{sample.name}.npz",
             classes=classes.numpy(),
             maps=seeds.numpy().astype(np.float16),
         )
         # the label last: it says that the image is done
-        pixels = labels.cpu().numpy().astype(np.uint8)
-        write_label(folders[0] / f"{record.image_id}.png", pixels, data.source.palette)
+        sample.write_label(folders[0], labels)

@@ -5,27 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.training_image_writer import TrainingImageWriter, training_scribble
-from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam_refinement import CAMRefinement, refine_cam
 from scribbleseg.functional.crf import CRF_PRESETS
 from scribbleseg.functional.image_files import write_arrays
-from scribbleseg.functional.images import write_label
 from scribbleseg.options import check_choice, check_flag, check_number
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lightning.pytorch import LightningModule, Trainer
-    from torch import Tensor
+    from scribbleseg.callbacks.training_image import TrainingImage
 
-    from scribbleseg.types import Record
-
-__all__ = ["SeedWriter", "scribble_and_tags"]
+__all__ = ["SeedWriter"]
 
 
 class SeedWriter(TrainingImageWriter):
@@ -52,6 +46,7 @@ class SeedWriter(TrainingImageWriter):
     """
 
     facts = {"tags": "classes of the training scribbles"}  # noqa: RUF012 - see the base class
+    needs = ("class_maps", "a method with activation maps, such as CAMModule")
 
     def __init__(
         self,
@@ -78,18 +73,6 @@ class SeedWriter(TrainingImageWriter):
         self.threshold, self.refine, self.crf = threshold, refine, crf
         self.confident, self.paste_scribbles, self.seeds = confident, paste_scribbles, seeds
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a method that has no maps, before it trains for hours.
-
-        Raises:
-            ConfigError: If the method has no ``class_maps``.
-        """
-        if not hasattr(pl_module, "class_maps"):
-            raise ConfigError(
-                f"SeedWriter needs a method with activation maps, such as CAMModule; "
-                f"{type(pl_module).__name__} has none: remove the callback"
-            )
-
     def folders(self, run: Path) -> list[Path]:
         """Those of the pseudo-labels and, if wanted, of the maps."""
         root = self.folder or run
@@ -105,67 +88,26 @@ class SeedWriter(TrainingImageWriter):
             "paste_scribbles": self.paste_scribbles,
         }
 
-    def is_written(self, folders: list[Path], image_id: str) -> bool:
-        """Whether the label, and the maps if wanted, are there."""
-        suffixes = (".png", ".npz")
-        return all(
-            (f / f"{image_id}{s}").is_file() for f, s in zip(folders, suffixes, strict=False)
-        )
-
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write maps and label of one image."""
-        scribble, present = scribble_and_tags(data, record)
-        height, width = batch["input_size"][position].tolist()
-        image = batch["image"][position, None, :, :height, :width]
-        found = module.class_maps(image.to(module.device))
-        rows, columns = batch["orig_size"][position].tolist()
-        raw = batch["image_raw"][position, :, :rows, :columns]
-        full = F.interpolate(
-            found.maps.float(), (rows, columns), mode="bilinear", align_corners=False
-        )[0]
+        found, present = module.class_maps(sample.image), sample.tags
+        full = F.interpolate(found.maps.float(), sample.size, mode="bilinear", align_corners=False)[
+            0
+        ]
         labels = refine_cam(
             full,
-            present.to(full.device),
-            raw.to(full.device),
-            scribble=scribble.to(full.device) if self.paste_scribbles else None,
+            present,
+            sample.raw.to(full.device),
+            scribble=sample.scribble if self.paste_scribbles else None,
             method=self.refine,
             threshold=self.threshold,
             confident=self.confident,
             crf=self.crf,
-            background=data.source.background,
+            background=sample.data.source.background,
         )
         if self.seeds:
-            classes = present.nonzero()[:, 0]
+            classes = present.nonzero()[:, 0].cpu()
             kept = found.seeds[0].float().cpu()[classes].numpy().astype(np.float16)
-            write_arrays(folders[1] / f"{record.image_id}.npz", classes=classes.numpy(), maps=kept)
+            write_arrays(folders[1] / f"{sample.name}.npz", classes=classes.numpy(), maps=kept)
         # the label last: it says that the image is done
-        label_file = folders[0] / f"{record.image_id}.png"
-        write_label(label_file, labels.cpu().numpy().astype(np.uint8), data.source.palette)
-
-
-def scribble_and_tags(data: Any, record: Record) -> tuple[Tensor, Tensor]:
-    """Scribble of a training image as it is trained on, and its classes without background.
-
-    Args:
-        data: The data module.
-        record: Record of the image.
-
-    Returns:
-        Ids, int64, shape ``(H, W)``, 255 = not drawn; and multi-hot float, shape ``(C,)``.
-    """
-    source, scribble = data.source, training_scribble(data, record)
-    # what the source knows of an image holds for its whole scribble only
-    known = source.class_labels(record) if data.degradation is None else None
-    if known is None:
-        known = [int(label) for label in np.unique(scribble) if label != IGNORE_INDEX]
-    present = torch.zeros(source.num_classes)
-    present[[label for label in known if label != source.background]] = 1
-    return torch.from_numpy(scribble), present
+        sample.write_label(folders[0], labels)

@@ -8,24 +8,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
-from scribbleseg.data.degraded import read_degraded
+from scribbleseg.callbacks.training_image import TrainingImage
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.manifest import read_manifest, write_manifest
 from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
-    from numpy.typing import NDArray
 
     from scribbleseg.inference import InferenceConfig
-    from scribbleseg.types import Record
 
-__all__ = ["TrainingImageWriter", "training_scribble"]
+__all__ = ["TrainingImageWriter"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +40,24 @@ class TrainingImageWriter(Callback):
     """
 
     facts: dict[str, Any] = {}  # noqa: RUF012 - further entries of the manifests, never changed
+    suffixes: tuple[str, ...] = (".png", ".npz")  # of the files in each folder
+    needs: tuple[str, str] | None = None  # attribute of the method, and what has it
 
     def __init__(self, folder: str | None, inference: InferenceConfig | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
         self.inference = inference
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a method that has not what is written, before it trains for hours.
+
+        Raises:
+            ConfigError: If it lacks the attribute that the writer needs.
+        """
+        if self.needs is not None and not hasattr(pl_module, self.needs[0]):
+            raise ConfigError(
+                f"{type(self).__name__} needs {self.needs[1]}; {type(pl_module).__name__} is none: "
+                "remove the callback, or use ConfidentLabelWriter, which works with all methods"
+            )
 
     def folders(self, run: Path) -> list[Path]:
         """Folders to write to, that of the pseudo-labels first, for the folder of a run."""
@@ -58,25 +69,17 @@ class TrainingImageWriter(Callback):
 
     def is_written(self, folders: list[Path], image_id: str) -> bool:
         """Whether all files of an image are there."""
-        raise NotImplementedError
+        return all(
+            (folder / f"{image_id}{suffix}").is_file()
+            for folder, suffix in zip(folders, self.suffixes, strict=False)
+        )
 
-    def write_image(
-        self,
-        batch: Any,
-        position: int,
-        module: Any,
-        data: Any,
-        record: Record,
-        folders: list[Path],
-    ) -> None:
-        """Write the files of one image of a batch.
+    def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
+        """Write the files of one image.
 
         Args:
-            batch: Unaugmented images, see ``ScribbleDataModule.unaugmented_dataloader``.
-            position: Which image of the batch.
+            sample: The image.
             module: The method, in evaluation mode.
-            data: The data module.
-            record: Record of the image.
             folders: From :meth:`folders`.
         """
         raise NotImplementedError
@@ -135,7 +138,7 @@ class TrainingImageWriter(Callback):
         self, trainer: Trainer, module: Any, data: Any, folders: list[Path], resumed: bool
     ) -> int:
         """Number of images of this rank whose files are there."""
-        loader, records = data.unaugmented_dataloader(), data.records("train")
+        loader = data.unaugmented_dataloader()
         silent = None if trainer.is_global_zero else True  # None: no bar in a log file
         written = 0
         with trainer.precision_plugin.forward_context():
@@ -144,8 +147,8 @@ class TrainingImageWriter(Callback):
                 for position, image_id in enumerate(batch["image_id"]):
                     written += not repeated[position]
                     if not (resumed and self.is_written(folders, image_id)):
-                        record = records[int(batch["index"][position])]
-                        self.write_image(batch, position, module, data, record, folders)
+                        sample = TrainingImage.of_batch(batch, position, data, module.device)
+                        self.write_image(sample, module, folders)
         return written
 
     def _made_by(self, module: Any, data: Any) -> dict[str, Any]:
@@ -188,20 +191,3 @@ def _describe(
             split="train",
             **facts,
         )
-
-
-def training_scribble(data: Any, record: Record) -> NDArray[np.int64]:
-    """Scribble of a training image as it is trained on: shortened or thinned out if asked for.
-
-    Args:
-        data: The data module.
-        record: Record of the image.
-
-    Returns:
-        Ids, shape ``(H, W)``; 255 = not drawn.
-    """
-    if data.degradation is None:
-        found = data.source.read_scribble(record)
-    else:
-        found = read_degraded(data.source, record, data.degradation)
-    return np.asarray(found, dtype=np.int64)

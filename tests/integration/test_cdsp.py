@@ -131,7 +131,7 @@ class TestSeedWriter:
 
     def test_methods_without_maps_are_refused(self, tmp_path) -> None:
         module = RegularizedModule(5, encoder=TINY_ENCODER, encoder_weights=None)
-        with pytest.raises(ConfigError, match="RegularizedModule has none"):
+        with pytest.raises(ConfigError, match="RegularizedModule is none"):
             fit(module, data_of(), tmp_path, SeedWriter())
 
     @pytest.mark.parametrize(

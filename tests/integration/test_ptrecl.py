@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -280,19 +281,17 @@ class TestRandomWalk:
         record = source().records("train")[0]
         wall, tags = torch.zeros(16, 16), torch.zeros(source().num_classes)
         tags[np.load(Path(seeds) / f"{record.image_id}.npz")["classes"]] = 1
-        own = [
-            writer.walk(record, wall, torch.full((64, 64), value), tags, (64, 64))
-            for value in (255, 1)
-        ]
+
+        def walk(scribble: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
+            image = torch.zeros(1, 3, 64, 64)
+            sample = SimpleNamespace(record=record, image=image, scribble=scribble, tags=tags)
+            return writer.walk(sample, wall)
+
+        own = [walk(torch.full((64, 64), value), tags) for value in (255, 1)]
         assert torch.equal(*own)
         writer.seed_source = "cam+scribble"
-        held = writer.walk(
-            record,
-            wall,
-            torch.full((64, 64), 255).index_fill(0, torch.tensor([0, 1, 2, 3]), 1),
-            tags.index_fill(0, torch.tensor(1), 1),
-            (64, 64),
-        )
+        drawn = torch.full((64, 64), 255).index_fill(0, torch.tensor([0, 1, 2, 3]), 1)
+        held = walk(drawn, tags.index_fill(0, torch.tensor(1), 1))
         assert (held[1, 0] == 1).all(), "exactly"
         assert (held[2:, 0] == 0).all()
 
@@ -319,7 +318,7 @@ class TestRandomWalk:
             with pytest.raises(ConfigError, match=message):
                 RandomWalkWriter(**options)
         module = RegularizedModule(5, encoder=TINY_ENCODER, encoder_weights=None)
-        with pytest.raises(ConfigError, match="RegularizedModule does not"):
+        with pytest.raises(ConfigError, match="RegularizedModule is none"):
             trainer_of(tmp_path, RandomWalkWriter(seed_source="scribble")).fit(module, data_of())
 
 
@@ -428,7 +427,7 @@ class TestReclassification:
     def test_methods_without_prototypes_are_refused(self, tmp_path) -> None:
         masks_in(tmp_path / "masks")
         module = RegularizedModule(5, encoder=TINY_ENCODER, encoder_weights=None)
-        with pytest.raises(ConfigError, match="RegularizedModule has none"):
+        with pytest.raises(ConfigError, match="RegularizedModule is none"):
             trainer_of(tmp_path, self.writer(tmp_path)).fit(module, data_of())
 
 

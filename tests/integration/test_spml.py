@@ -165,7 +165,7 @@ class TestFiles:
     def test_other_methods_and_wrong_options_are_refused(self, tmp_path) -> None:
         other = RegularizedModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None)
         for writer in (PropagatedLabelWriter(), PrototypeWriter()):
-            with pytest.raises(ConfigError, match="needs SPMLModule; RegularizedModule"):
+            with pytest.raises(ConfigError, match="such as SPMLModule; RegularizedModule"):
                 fit(other, data_of(), tmp_path, writer)
         with pytest.raises(ConfigError, match="seeds need the folder"):
             PropagatedLabelWriter(scores="seeds")
