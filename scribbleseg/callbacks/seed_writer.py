@@ -8,7 +8,9 @@ import numpy as np
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
+from scribbleseg.data.label_types import box_pixels
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.cam import normalize_in_boxes
 from scribbleseg.functional.cam_refinement import CAMRefinement, refine_cam
 from scribbleseg.functional.crf import CRF_PRESETS
 from scribbleseg.functional.image_files import write_arrays
@@ -43,6 +45,8 @@ class SeedWriter(TrainingImageWriter):
         confident: Scores above and below which a pixel is a seed of the random walker.
         paste_scribbles: Drawn pixels keep their class.
         seeds: Whether to write the maps too.
+        per_box: For sources with boxes: stretch each map to [0, 1] in each box of its class, and
+            nothing activates outside of them.
     """
 
     facts = {"tags": "classes of the training scribbles"}  # noqa: RUF012 - see the base class
@@ -58,9 +62,10 @@ class SeedWriter(TrainingImageWriter):
         confident: tuple[float, float] = (0.6, 0.1),
         paste_scribbles: bool = True,
         seeds: bool = True,
+        per_box: bool = False,
     ) -> None:
         check_number(threshold=threshold)
-        check_flag(paste_scribbles=paste_scribbles, seeds=seeds)
+        check_flag(paste_scribbles=paste_scribbles, seeds=seeds, per_box=per_box)
         check_choice("refine", refine, get_args(CAMRefinement))
         check_choice("crf", crf, tuple(CRF_PRESETS))
         if not 0 < threshold < 1:
@@ -72,6 +77,7 @@ class SeedWriter(TrainingImageWriter):
         super().__init__(folder)
         self.threshold, self.refine, self.crf = threshold, refine, crf
         self.confident, self.paste_scribbles, self.seeds = confident, paste_scribbles, seeds
+        self.per_box = per_box
 
     def folders(self, run: Path) -> list[Path]:
         """Those of the pseudo-labels and, if wanted, of the maps."""
@@ -86,6 +92,7 @@ class SeedWriter(TrainingImageWriter):
             "crf": self.crf,
             "confident": list(self.confident),
             "paste_scribbles": self.paste_scribbles,
+            **({"per_box": True} if self.per_box else {}),
         }
 
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
@@ -94,6 +101,10 @@ class SeedWriter(TrainingImageWriter):
         full = F.interpolate(found.maps.float(), sample.size, mode="bilinear", align_corners=False)[
             0
         ]
+        if self.per_box:
+            boxes = sample.data.source.boxes(sample.record)
+            regions = [box_pixels(box, sample.size) for box in boxes]
+            full = normalize_in_boxes(full, [box.label for box in boxes], regions)
         labels = refine_cam(
             full,
             present,

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 
     from scribbleseg.data.readers.boxes import Box
 
-__all__ = ["BoxFill", "LabelType", "TagOrigin", "WeakLabels", "check_weak_options", "render_boxes"]
+__all__ = [
+    "BoxFill",
+    "LabelType",
+    "TagOrigin",
+    "WeakLabels",
+    "box_pixels",
+    "check_weak_options",
+    "render_boxes",
+]
 
 LabelType = Literal["scribble", "point", "box", "tag", "mask", "pseudo"]
 """What trains: scribbles, clicks drawn as discs, boxes, image tags alone, dense masks (upper bound
@@ -157,14 +165,23 @@ def render_boxes(
     """
     label = np.full(size, background, dtype=np.uint8)
     for box in sorted(boxes, key=lambda b: (b.x0 - b.x1) * (b.y1 - b.y0)):
-        rows, columns = _span(box.y0, box.y1, size[0]), _span(box.x0, box.x1, size[1])
-        label[rows, columns] = box.label if fill == "full" else IGNORE_INDEX
+        label[box_pixels(box, size)] = box.label if fill == "full" else IGNORE_INDEX
         if fill == "center":
             y, x = (box.y0 + box.y1) / 2, (box.x0 + box.x1) / 2
             dy, dx = center * (box.y1 - box.y0) / 2, center * (box.x1 - box.x0) / 2
             inner = _span(y - dy, y + dy, size[0]), _span(x - dx, x + dx, size[1])
             label[inner] = box.label
     return label
+
+
+def box_pixels(box: Box, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns whose centres are inside a box, at least one of each.
+
+    Args:
+        box: Box; parts outside the image are clipped.
+        size: Height and width of the image in pixels.
+    """
+    return _span(box.y0, box.y1, size[0]), _span(box.x0, box.x1, size[1])
 
 
 def _span(low: float, high: float, length: int) -> slice:

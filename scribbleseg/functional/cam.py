@@ -22,6 +22,7 @@ __all__ = [
     "class_activation_maps",
     "image_tag_loss",
     "merge_flips",
+    "normalize_in_boxes",
 ]
 
 
@@ -110,6 +111,40 @@ def assemble_cam(
         total = total + enlarged[..., : size[0], : size[1]]
     total = total.reshape(*maps[0].shape[:-2], *size)
     return total / (total.amax(dim=(-2, -1), keepdim=True) + eps)
+
+
+def normalize_in_boxes(
+    maps: Tensor, labels: Sequence[int], regions: Sequence[tuple[slice, slice]]
+) -> Tensor:
+    """Activation maps stretched to [0, 1] inside each box of their class, 0 outside of all.
+
+    The weak label of SPML from boxes: every object has its own maximum, however weakly it
+    activates beside others. Where boxes of one class overlap, the larger value counts. A map
+    that is constant in a box is 1 there.
+
+    Args:
+        maps: Indexed by class id, float, shape ``(C, H, W)``.
+        labels: Class id of each box.
+        regions: Rows and columns of each box.
+
+    Returns:
+        In [0, 1], shape ``(C, H, W)``.
+
+    Example:
+        >>> maps = torch.tensor([[[0.2, 0.4, 0.1, 0.9]]])
+        >>> normalize_in_boxes(maps, [0], [(slice(0, 1), slice(0, 2))]).tolist()
+        [[[0.0, 1.0, 0.0, 0.0]]]
+    """
+    found = torch.zeros_like(maps)
+    for label, (rows, columns) in zip(labels, regions, strict=True):
+        inside = maps[label, rows, columns]
+        if not inside.numel():
+            continue  # the box lies outside the image
+        low, high = inside.amin(), inside.amax()
+        span = high - low
+        own = torch.where(span > 0, (inside - low) / torch.where(span > 0, span, 1), 1)
+        found[label, rows, columns] = torch.maximum(found[label, rows, columns], own)
+    return found
 
 
 def cam_labels(

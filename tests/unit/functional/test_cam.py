@@ -10,6 +10,7 @@ from scribbleseg.functional.cam import (
     class_activation_maps,
     image_tag_loss,
     merge_flips,
+    normalize_in_boxes,
 )
 from scribbleseg.functional.cam_refinement import colour_boundary, refine_cam
 
@@ -33,6 +34,34 @@ def test_maps_of_a_batch_are_those_of_its_images() -> None:
         torch.testing.assert_close(together[i], alone)
     pair = torch.stack(scales[:1] * 2)
     torch.testing.assert_close(merge_flips(pair)[0], merge_flips(pair[:, 0]))
+
+
+def test_every_box_has_its_own_range_and_nothing_activates_outside() -> None:
+    maps = torch.rand(3, 8, 10, generator=torch.Generator().manual_seed(1))
+    maps[1, :4, :5] *= 0.1  # a weak object beside a strong one
+    regions = [(slice(0, 4), slice(0, 5)), (slice(4, 8), slice(5, 10)), (slice(2, 6), slice(3, 7))]
+    found = normalize_in_boxes(maps, [1, 1, 2], regions)
+    for label, region in zip((1, 1, 2), regions, strict=True):
+        assert found[label][region].min() == 0
+        assert found[label][region].max() == 1
+    assert (found[0] == 0).all(), "no box"
+    outside = torch.ones(8, 10, dtype=torch.bool)
+    outside[regions[2]] = False
+    assert (found[2][outside] == 0).all()
+    order = maps[1, :4, :5].flatten().argsort()
+    assert torch.equal(found[1, :4, :5].flatten().argsort(), order)
+    beyond = normalize_in_boxes(maps, [1], [(slice(8, 8), slice(0, 5))])
+    assert (beyond == 0).all(), "a box outside the image"
+    flat = normalize_in_boxes(torch.zeros(1, 2, 2), [0], [(slice(0, 1), slice(0, 2))])
+    assert flat.tolist() == [[[1, 1], [0, 0]]]
+
+
+def test_boxes_of_one_class_that_overlap_keep_the_larger_value() -> None:
+    maps = torch.tensor([[[0.0, 0.5, 1.0]]])
+    found = normalize_in_boxes(
+        maps, [0, 0], [(slice(0, 1), slice(0, 3)), (slice(0, 1), slice(0, 2))]
+    )
+    assert found.tolist() == [[[0, 1, 1]]]
 
 
 def test_maps_of_zeros_stay_zeros_and_sizes_are_checked() -> None:
