@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scribbleseg.callbacks.affinity_label_writer import AffinityLabelWriter
+from scribbleseg.callbacks.collection_options import CollectionOptions
 from scribbleseg.callbacks.confident_label_writer import ConfidentLabelWriter
 from scribbleseg.callbacks.exact_resume import ExactResume
 from scribbleseg.callbacks.non_finite_guard import NonFiniteGuard
@@ -19,6 +20,7 @@ from scribbleseg.callbacks.seed_writer import SeedWriter
 
 __all__ = [
     "AffinityLabelWriter",
+    "CollectionOptions",
     "ConfidentLabelWriter",
     "ExactResume",
     "NonFiniteGuard",

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.callbacks.feature_collection import CollectionOptions, FeatureCollector
+from scribbleseg.callbacks.collection_options import CollectionOptions
+from scribbleseg.callbacks.feature_collection import FeatureCollector
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.data.pseudo_reader import PseudoLabelReader
 from scribbleseg.data.seed_reader import SeedReader

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scribbleseg import IRNModule, PtReClModule, ScribbleDataModule
-from scribbleseg.callbacks.feature_collection import CollectionOptions, FeatureCollector
+from scribbleseg.callbacks.collection_options import CollectionOptions
+from scribbleseg.callbacks.feature_collection import FeatureCollector
 from scribbleseg.data.pseudo_reader import PseudoLabelReader
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.functional.images import write_label

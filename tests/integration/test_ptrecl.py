@@ -20,7 +20,7 @@ from scribbleseg.callbacks import (
     RandomWalkWriter,
     ReclassificationWriter,
 )
-from scribbleseg.callbacks.feature_collection import CollectionOptions
+from scribbleseg.callbacks.collection_options import CollectionOptions
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import SyntheticSource
