@@ -19,6 +19,8 @@ from scribbleseg.options import check_choice, check_flag, check_number
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lightning.pytorch import LightningModule, Trainer
+
     from scribbleseg.callbacks.training_image import TrainingImage
 
 __all__ = ["SeedWriter"]
@@ -78,6 +80,18 @@ class SeedWriter(TrainingImageWriter):
         self.threshold, self.refine, self.crf = threshold, refine, crf
         self.confident, self.paste_scribbles, self.seeds = confident, paste_scribbles, seeds
         self.per_box = per_box
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a method without maps, and a source without boxes, before hours of training.
+
+        Raises:
+            ConfigError: If the method has no ``class_maps``.
+            ScribbleNotFoundError: If boxes are asked for and the source has none.
+        """
+        super().setup(trainer, pl_module, stage)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if self.per_box and data is not None:
+            data.source.boxes(data.records("train")[0])
 
     def folders(self, run: Path) -> list[Path]:
         """Those of the pseudo-labels and, if wanted, of the maps."""

@@ -18,6 +18,7 @@ from scribbleseg.callbacks.pseudo_label_quality import score_pseudo_labels
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.readers.boxes import Box
+from scribbleseg.data.source import ScribbleSource
 from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.errors import (
     ConfigError,
@@ -131,9 +132,8 @@ class TestSeedWriter:
         assert report["decided"] == 1
 
     def test_maps_are_stretched_in_boxes_if_asked_for(self, tmp_path, monkeypatch) -> None:
-        images = source()
         box = Box(1, 10, 10, 20, 30)
-        monkeypatch.setattr(type(images), "boxes", lambda self, record: [box], raising=False)
+        monkeypatch.setattr(SyntheticSource, "boxes", lambda self, record: [box])
         options = {"paste_scribbles": False, "threshold": 0.5}
         trainer = fit(classifier(), data_of(), tmp_path / "run")
         labels = []
@@ -141,13 +141,16 @@ class TestSeedWriter:
             writer = SeedWriter(str(tmp_path / name), per_box=per_box, **options)
             folder = writer.write(trainer, trainer.lightning_module)
             paths = sorted(folder.glob("*.png"))
-            labels.append([io.read_label(path, images.num_classes) for path in paths])
+            labels.append([io.read_label(path, source().num_classes) for path in paths])
         inside = [label[10:30, 10:20].copy() for label in labels[1]]
         assert any((part == 1).any() for part in inside)
         for label in labels[1]:
             label[10:30, 10:20] = 0
         assert not any(label.any() for label in labels[1]), "nothing outside of the box"
         assert any(label[:10].any() for label in labels[0])
+        monkeypatch.setattr(SyntheticSource, "boxes", ScribbleSource.boxes)
+        with pytest.raises(ScribbleNotFoundError, match="SyntheticSource has no boxes"):
+            fit(classifier(), data_of(), tmp_path / "none", SeedWriter(per_box=True))
 
     def test_methods_without_maps_are_refused(self, tmp_path) -> None:
         module = RegularizedModule(5, encoder=TINY_ENCODER, encoder_weights=None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.readers.boxes import Box
 from scribbleseg.data.source import ScribbleSource
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.strokes import Stroke, rasterize
@@ -22,6 +23,15 @@ __all__ = ["SyntheticSource"]
 
 _SHAPES = ("disc", "square", "triangle", "hexagon", "bar", "diamond", "star", "pentagon")
 _SPLITS = ("train", "val", "test", "predict")
+
+
+class _Drawing(NamedTuple):
+    """One picture and all labels of it."""
+
+    image: NDArray[np.uint8]
+    scribble: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    boxes: list[Box]
 
 
 class SyntheticSource(ScribbleSource):
@@ -56,7 +66,7 @@ class SyntheticSource(ScribbleSource):
         self.class_names = ("background", *_SHAPES[: num_classes - 1])
         self.num_train, self.num_val = num_train, num_val
         self.size, self.seed, self.scribble_width = size, seed, scribble_width
-        self._last: tuple[str, tuple[NDArray[np.uint8], ...]] | None = None
+        self._last: tuple[str, _Drawing] | None = None
 
     def records(self, split: Split) -> list[Record]:
         """Samples of a split; ids are ``<split>_<number>``."""
@@ -65,17 +75,21 @@ class SyntheticSource(ScribbleSource):
 
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """RGB image."""
-        return self._render(record.image_id)[0]
+        return self._render(record.image_id).image
 
     def read_scribble(self, record: Record) -> NDArray[np.uint8]:
         """Scribble ids, 255 = not drawn."""
-        return self._render(record.image_id)[1]
+        return self._render(record.image_id).scribble
 
     def read_mask(self, record: Record) -> NDArray[np.uint8]:
         """Dense ids."""
-        return self._render(record.image_id)[2]
+        return self._render(record.image_id).mask
 
-    def _render(self, image_id: str) -> tuple[NDArray[np.uint8], ...]:
+    def boxes(self, record: Record) -> list[Box]:
+        """One around what is to be seen of each object."""
+        return self._render(record.image_id).boxes
+
+    def _render(self, image_id: str) -> _Drawing:
         # an item reads image, then scribble or mask: remember one rendering
         if self._last is None or self._last[0] != image_id:
             split, number = image_id.rsplit("_", 1)
@@ -83,12 +97,12 @@ class SyntheticSource(ScribbleSource):
             self._last = (image_id, self._draw(rng))
         return self._last[1]
 
-    def _draw(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], ...]:
+    def _draw(self, rng: np.random.Generator) -> _Drawing:
         height = self.size - int(rng.integers(0, max(self.size // 8, 1)))
         width = self.size
         image = _texture(rng, height, width, rng.uniform(60, 190, 3), contrast=28)
-        mask = np.zeros((height, width), np.uint8)
-        strokes = []
+        mask, owner = np.zeros((2, height, width), np.uint8)
+        strokes: list[tuple[int, NDArray[np.float64]]] = []
         for _ in range(int(rng.integers(2, 5))):
             label = int(rng.integers(1, self.num_classes))
             radius = rng.uniform(0.14, 0.26) * self.size
@@ -97,7 +111,7 @@ class SyntheticSource(ScribbleSource):
             shape = np.zeros_like(mask)
             cv2.fillPoly(shape, [np.round(outline).astype(np.int32)], 1)
             inside = shape.astype(bool)
-            mask[inside] = label
+            mask[inside], owner[inside] = label, len(strokes) + 1
             paint = _object_texture(rng, height, width, label)
             image[inside] = paint[inside]
             strokes.append((label, self._stroke(rng, centre, radius)))
@@ -109,7 +123,12 @@ class SyntheticSource(ScribbleSource):
             # an annotator sees what is on top: strokes stop where another object begins
             visible = (drawn == label) & (mask == label)
             scribble[visible] = label
-        return image.astype(np.uint8), scribble, mask
+        boxes = []
+        for number, (label, _) in enumerate(strokes, start=1):
+            x, y, across_x, across_y = cv2.boundingRect((owner == number).astype(np.uint8))
+            if across_x:  # else all of it is covered
+                boxes.append(Box(label, x, y, x + across_x, y + across_y))
+        return _Drawing(image.astype(np.uint8), scribble, mask, boxes)
 
     def _stroke(
         self, rng: np.random.Generator, centre: NDArray[np.float64], radius: float

@@ -103,6 +103,23 @@ def test_collate_pads_with_ignore_not_with_a_class() -> None:
     assert batch["image"][0, :, 4:].abs().sum() == 0
 
 
+def test_boxes_of_drawn_pictures_enclose_their_objects() -> None:
+    source = SyntheticSource(num_train=6, size=64, num_classes=9)
+    for record in source.records("train"):
+        mask, boxes = source.read_mask(record), source.boxes(record)
+        inside = np.zeros_like(mask, dtype=bool)
+        for box in boxes:
+            assert 0 <= box.x0 < box.x1 <= mask.shape[1]
+            assert 0 <= box.y0 < box.y1 <= mask.shape[0]
+            window = np.s_[int(box.y0) : int(box.y1), int(box.x0) : int(box.x1)]
+            own = mask[window] == box.label
+            # as tight as can be: its class is on all four sides
+            assert all(side.any() for side in (own[0], own[-1], own[:, 0], own[:, -1]))
+            inside[window] = True
+        assert (mask[~inside] == 0).all()
+        assert {box.label for box in boxes} == set(np.unique(mask).tolist()) - {0}
+
+
 class _Shifted(SyntheticSource):
     def read_scribble(self, record: Record) -> np.ndarray:
         return super().read_scribble(record)[:-1]
