@@ -18,6 +18,7 @@ from scribbleseg.data.loader_options import (
     check_least,
     default_workers,
     make_loader,
+    side_pair,
 )
 from scribbleseg.data.position import check_step_size, training_position
 from scribbleseg.data.sampler import EpochSampler
@@ -108,6 +109,7 @@ class ScribbleDataModule(LightningDataModule):
         distance_lambdas: tuple[float, float] = (math.e, math.e**6),
     ) -> None:
         super().__init__()
+        crop_size, resize = side_pair("crop_size", crop_size), side_pair("resize", resize)
         check_least(
             batch_size=(batch_size, 1),
             val_batch_size=(val_batch_size, 1),

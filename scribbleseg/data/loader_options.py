@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.data.sampler import EpochSampler
 
-__all__ = ["channel_moments", "check_least", "default_workers", "make_loader"]
+__all__ = ["channel_moments", "check_least", "default_workers", "make_loader", "side_pair"]
 
 
 def check_least(**options: tuple[int | tuple[int, int] | None, int]) -> None:
@@ -36,6 +36,28 @@ def check_least(**options: tuple[int | tuple[int, int] | None, int]) -> None:
         parts = value if isinstance(value, tuple) else (value,)
         if any(part is not None and part < smallest for part in parts):
             raise ConfigError(f"{name}={value}: expected at least {smallest}")
+
+
+def side_pair(name: str, value: int | Sequence[int] | None) -> int | tuple[int, int] | None:
+    """One size, or height and width, from Python or YAML.
+
+    Args:
+        name: Name of the option, for errors.
+        value: What was given; a list counts as a pair.
+
+    Raises:
+        ConfigError: If it is neither a whole number nor two.
+
+    Example:
+        >>> side_pair("resize", [128, 160])
+        (128, 160)
+    """
+    if value is None or isinstance(value, int):
+        return value
+    sides = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ConfigError(f"{name}={value!r}: expected a whole number, or height and width")
+    return sides[0], sides[1]
 
 
 def default_workers() -> int:

@@ -120,6 +120,14 @@ def test_boxes_of_drawn_pictures_enclose_their_objects() -> None:
         assert {box.label for box in boxes} == set(np.unique(mask).tolist()) - {0}
 
 
+def test_sizes_may_be_lists_and_others_are_refused() -> None:
+    assert module(crop_size=[24, 32], resize=[40, 48]).crop_size == (24, 32)
+    assert module(crop_size=None, resize=[40, 48]).resize == (40, 48)
+    for size in ([32], [32, 32, 3], "32", (32.0, 32.0)):
+        with pytest.raises(ConfigError, match="height and width"):
+            module(crop_size=size)
+
+
 class _Shifted(SyntheticSource):
     def read_scribble(self, record: Record) -> np.ndarray:
         return super().read_scribble(record)[:-1]
