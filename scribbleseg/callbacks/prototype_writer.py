@@ -136,7 +136,7 @@ class PrototypeWriter(TrainingImageWriter):
             return sample.scribble
         source, path = sample.data.source, self._label_folder / f"{sample.name}.png"
         if self.oracle:
-            return self._tensor(source.read_mask(sample.record), sample)
+            return self._tensor(source.read_mask(source.with_mask(sample.record)), sample)
         if not path.is_file():
             raise ScribbleNotFoundError(
                 f"labels={self.labels!r}: {path} does not exist; give `scribble`, or a folder with "

@@ -45,8 +45,8 @@ def score_pseudo_labels(source: Any, folder: str | Path, *, split: str = "train"
     folder = Path(folder)
     metrics = SegmentationMetrics(source.num_classes)
     images, decided, known = 0, 0, 0
-    for record in source.records(split):
-        path = folder / f"{record.image_id}.png"
+    for listed in source.records(split):
+        path, record = folder / f"{listed.image_id}.png", source.with_mask(listed)
         if not path.is_file() or (record.image is not None and record.mask is None):
             continue
         truth = torch.from_numpy(source.read_mask(record).astype("int64"))

@@ -119,9 +119,7 @@ def _draw(records: list[Record], count: int | None, rng: np.random.Generator) ->
 
 
 def _inspect_all(source: ScribbleSource, records: list[Record], title: str | None) -> list[Sample]:
-    with_mask = getattr(source, "with_mask", None)
-    if with_mask is not None:
-        records = [with_mask(record) for record in records]
+    records = [source.with_mask(record) for record in records]
     # how strokes look is a habit of the annotator, for which some images are enough
     step = max(1, len(records) // _MEASURED)
     numbered = list(enumerate(records))

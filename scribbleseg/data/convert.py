@@ -214,11 +214,10 @@ def _list(
 
 def _merge(source: ScribbleSource, listed: Mapping[str, Sequence[Record]]) -> dict[str, Record]:
     """Every image once, with all its labels: a fold may be val and test at the same time."""
-    with_mask = getattr(source, "with_mask", None)
     merged: dict[str, Record] = {}
     for records in listed.values():
         for record in records:
-            full = record if with_mask is None else with_mask(record)
+            full = source.with_mask(record)
             earlier = merged.get(record.image_id)
             if earlier is not None:
                 full = replace(

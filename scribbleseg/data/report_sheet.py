@@ -78,7 +78,6 @@ def draw_sheet(
 def _choose(
     source: ScribbleSource, findings: Sequence[Finding], splits: Sequence[Split]
 ) -> list[_Tile]:
-    with_mask = getattr(source, "with_mask", None)
     listed: list[tuple[str, Record]] = []
     for split in splits:
         with suppress(ScribbleSegError):  # the report says why
@@ -86,7 +85,7 @@ def _choose(
     named = {finding.file: finding for finding in reversed(findings) if finding.file is not None}
     flagged = []
     for name, record in listed:
-        mask = record.mask if with_mask is None else with_mask(record).mask
+        mask = source.with_mask(record).mask
         for file in (record.scribble, record.image, mask, record.image_id):
             finding = named.get(str(file))
             if file is not None and finding is not None:

@@ -80,6 +80,13 @@ class ScribbleSource(ABC):
         """
         return None
 
+    def with_mask(self, record: Record) -> Record:
+        """The record with its dense mask, if there is one: for reports, never for training.
+
+        Training records of files have none, so that nothing reads it by accident.
+        """
+        return record
+
     def boxes(self, record: Record) -> list[Box]:
         """Bounding boxes of an image, edges in pixels: for methods that need more than a map.
 

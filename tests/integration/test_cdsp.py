@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.tiny_folders import plain_folder
 from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 
@@ -19,7 +20,7 @@ from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.readers.boxes import Box
 from scribbleseg.data.source import ScribbleSource
-from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.errors import (
     ConfigError,
     LabelFormatError,
@@ -201,6 +202,16 @@ class TestQuality:
         share = (np.concatenate(masks) == 0).mean()
         assert nothing["acc"] == pytest.approx(share)
         assert nothing["iou"][source().class_names[0]] == pytest.approx(share)
+
+    def test_files_of_training_masks_are_found(self, tmp_path) -> None:
+        folder = FolderSource(plain_folder(tmp_path / "data"))
+        for record in folder.records("train"):
+            assert record.mask is None, "training reads no mask"
+            mask = folder.read_mask(folder.with_mask(record))
+            write_label(tmp_path / "labels" / f"{record.image_id}.png", mask)
+        scores = score_pseudo_labels(folder, tmp_path / "labels")
+        assert scores["miou"] == 1
+        assert scores["images"] == len(folder.records("train"))
 
     def test_nothing_to_score(self, tmp_path) -> None:
         with pytest.raises(ScribbleSegError, match="nothing to score"):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.tiny_folders import plain_folder
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from scribbleseg import CAMModule, RegularizedModule, SPMLModule
@@ -20,7 +21,7 @@ from scribbleseg.callbacks import (
 )
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
-from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.errors import CheckpointError, ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import read_manifest
 
@@ -139,6 +140,17 @@ class TestFiles:
         (scores,) = trainer.validate(module, data_of(), verbose=False)
         assert "oracle/val/miou" in scores
         assert not any(name.startswith("val/") for name in scores)
+
+    def test_masks_of_files_label_it_too(self, tmp_path) -> None:
+        folder = FolderSource(plain_folder(tmp_path / "data", classes=source().class_names))
+        module = module_of()
+        options = {"batch_size": 2, "num_workers": 0, "check": False, "superpixels": "grid"}
+        data = ScribbleDataModule(folder, crop_size=32, **options)
+        fit(module, data, tmp_path / "run", PrototypeWriter(oracle=True))
+        path = tmp_path / "run" / "oracle_prototypes" / "prototypes.npz"
+        with np.load(path) as arrays:
+            assert len(set(arrays["labels"].tolist())) > 1
+            assert arrays["oracle"]
 
     @pytest.mark.parametrize("scores", ["nearest", "retrieval"])
     def test_other_scores(self, scores: str, first_stage, tmp_path) -> None:
