@@ -147,8 +147,7 @@ class PropagatedLabelWriter(TrainingImageWriter):
     def _given(self, module: Any, sample: TrainingImage) -> Tensor | None:
         """Scores that are not the classifier's, ``(C, h, w)``."""
         if self.scores == "nearest":
-            size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
-            labels = resize_labels(sample.scribble[None], size)
+            labels = resize_labels(sample.scribble[None], sample.input_size)
             nearest: Tensor = module.nearest_label_scores(sample.image, labels)
             return nearest
         if self.scores == "classifier":

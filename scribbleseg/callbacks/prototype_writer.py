@@ -106,7 +106,7 @@ class PrototypeWriter(TrainingImageWriter):
         if sample.name in self._parts["image_ids"]:
             return  # repeated to even out the ranks
         image, given = sample.image, self._read(sample)[None]
-        height, width = int(image.shape[2]), int(image.shape[3])
+        height, width = sample.input_size
         number = len(self._parts["image_ids"])
         self._parts["image_ids"].append(sample.name)
         for scale in self.scales:

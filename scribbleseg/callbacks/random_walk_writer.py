@@ -132,11 +132,10 @@ class RandomWalkWriter(TrainingImageWriter):
 
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write the label of one image."""
-        size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
         labels = synthesize_mask(
             self.walk(sample, module.boundaries(sample.image)[0]),
             sample.tags,
-            size,
+            sample.input_size,
             original=sample.size,
             stride=_CELL,
             threshold=self.threshold,
@@ -167,8 +166,7 @@ class RandomWalkWriter(TrainingImageWriter):
             maps[classes] = seeds[0, classes]
         clamp = None
         if self.seed_source != "cam":
-            size = (int(sample.image.shape[2]), int(sample.image.shape[3]))
-            canvas = label_canvas(sample.scribble[None], size, cells, stride=_CELL)
+            canvas = label_canvas(sample.scribble[None], sample.input_size, cells, stride=_CELL)
             drawn = downsample_label(canvas, cells, mode="majority", num_classes=len(maps))[0]
             maps, held = clamp_seeds(maps, drawn)
             clamp = (held[0], held[1][classes])

@@ -112,9 +112,8 @@ class SeedWriter(TrainingImageWriter):
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write maps and label of one image."""
         found, present = module.class_maps(sample.image), sample.tags
-        full = F.interpolate(found.maps.float(), sample.size, mode="bilinear", align_corners=False)[
-            0
-        ]
+        maps = found.maps.float()
+        full = F.interpolate(maps, sample.size, mode="bilinear", align_corners=False)[0]
         if self.per_box:
             boxes = sample.data.source.boxes(sample.record)
             regions = [box_pixels(box, sample.size) for box in boxes]

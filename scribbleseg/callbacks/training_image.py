@@ -80,6 +80,11 @@ class TrainingImage:
         """Original height and width."""
         return (int(self.scribble.shape[0]), int(self.scribble.shape[1]))
 
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of :attr:`image`."""
+        return (int(self.image.shape[2]), int(self.image.shape[3]))
+
     @cached_property
     def scribble(self) -> Tensor:
         """As it is trained on: shortened or thinned out if asked for.

@@ -283,8 +283,8 @@ class TestRandomWalk:
         tags[np.load(Path(seeds) / f"{record.image_id}.npz")["classes"]] = 1
 
         def walk(scribble: torch.Tensor, tags: torch.Tensor) -> torch.Tensor:
-            image = torch.zeros(1, 3, 64, 64)
-            sample = SimpleNamespace(record=record, image=image, scribble=scribble, tags=tags)
+            known = {"record": record, "scribble": scribble, "tags": tags}
+            sample = SimpleNamespace(**known, input_size=(64, 64))
             return writer.walk(sample, wall)
 
         own = [walk(torch.full((64, 64), value), tags) for value in (255, 1)]
