@@ -70,10 +70,13 @@ def distance_to_mask(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     )
 
 
-def _scaled_distance(
-    mask: NDArray[np.bool_], sharpness: float, quantize: bool
+def _weights(
+    mask: NDArray[np.bool_], sharpness: float, quantize: bool, *, falling: bool
 ) -> NDArray[np.float32]:
-    """``min(sqrt(sharpness) · distance, 255)``, in whole levels if ``quantize``."""
+    """``min(sqrt(sharpness) · distance, 255) / 255``, in whole levels if ``quantize``.
+
+    ``falling`` = one minus that.
+    """
     if not (math.isfinite(sharpness) and sharpness > 0):
         raise ValueError(
             f"sharpness={sharpness} is not a positive number; the weight saturates "
@@ -82,21 +85,27 @@ def _scaled_distance(
     distance = distance_to_mask(mask)  # in place from here on: fresh pages cost more than the sums
     if not quantize:
         distance *= math.sqrt(sharpness)
-        return np.minimum(distance, _LEVELS, out=distance)
+        np.minimum(distance, _LEVELS, out=distance)
+        if falling:
+            np.subtract(_LEVELS, distance, out=distance)
+        distance /= _LEVELS
+        return distance
     # Levels are cut off, so the last bit of a distance could change one: go back to the squared
     # distances, which are whole numbers, and look their levels up.
     height, width = mask.shape
     size = min(math.ceil(_LEVELS**2 / sharpness), height**2 + width**2)
     distance *= distance
     np.minimum(distance, size, out=distance)
-    return _table(sharpness, size)[np.rint(distance, out=distance).astype(np.intp)]
+    table = _table(sharpness, size, falling)
+    return table.take(np.rint(distance, out=distance).astype(np.intp))
 
 
 @lru_cache(maxsize=16)
-def _table(sharpness: float, size: int) -> NDArray[np.float32]:
-    """Level of every squared distance below ``size``, and of all others."""
+def _table(sharpness: float, size: int, falling: bool) -> NDArray[np.float32]:
+    """Weight of every squared distance below ``size``, and of all others."""
     squared = np.append(np.arange(size, dtype=np.float64), np.inf)
-    return np.floor(np.minimum(np.sqrt(sharpness * squared), _LEVELS)).astype(np.float32)
+    levels = np.floor(np.minimum(np.sqrt(sharpness * squared), _LEVELS)).astype(np.float32)
+    return (_LEVELS - levels if falling else levels) / np.float32(_LEVELS)
 
 
 def scribble_distance_map(
@@ -138,10 +147,7 @@ def scribble_distance_map(
     sources = _label_map(scribble, "scribble") != ignore_index
     if background is not None:
         sources &= scribble != background
-    levels = _scaled_distance(sources, sharpness, quantize)
-    np.subtract(_LEVELS, levels, out=levels)
-    levels /= _LEVELS
-    return levels
+    return _weights(sources, sharpness, quantize, falling=True)
 
 
 def label_boundary(
@@ -220,6 +226,4 @@ def boundary_distance_map(
         [[255.0, 255.0, 200.0, 100.0, 0.0]]
     """
     boundary = label_boundary(labels, background=background, ignore_index=ignore_index)
-    levels = _scaled_distance(boundary, sharpness, quantize)
-    levels /= _LEVELS
-    return levels
+    return _weights(boundary, sharpness, quantize, falling=False)
