@@ -14,11 +14,10 @@ import json
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from lightning.pytorch import seed_everything
-from rounds import alternate, judge, ratio, save
+from rounds import alternate, judge, parse, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import CC4SModule
@@ -146,6 +145,14 @@ def clock(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """One part, or one step."""
+    warnings.simplefilter("ignore")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = part if options.variant in PARTS else step
+    return run(options, device)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=465, help="side of the crop, pixels, 8m + 1")
@@ -155,16 +162,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="resnet50")
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3, help="of the parts; steps run once")
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=(*PARTS, *STEPS), help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        warnings.simplefilter("ignore")
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        measure = part if options.variant in PARTS else step
-        print(json.dumps(measure(options, device)))
-        return
+    options = parse(parser, (*PARTS, *STEPS), measure)
     rounds = alternate(PARTS, options.rounds, once=STEPS)
     results = summary(rounds, options)
     print(json.dumps(results, indent=1))

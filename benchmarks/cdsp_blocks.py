@@ -10,15 +10,13 @@ turns.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 from ops_memory import peak_mib
-from rounds import alternate, judge, ratio, save
+from rounds import alternate, judge, parse, ratio, save
 
 from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
 from scribbleseg.methods.cdsp import LocalizationRectification
@@ -132,13 +130,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=2048)
     parser.add_argument("--side", type=int, default=58)
     parser.add_argument("--foreground", type=float, default=0.3, help="share of the cells")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options)))
-        return
+    options = parse(parser, VARIANTS, measure)
     results = {"maps": maps(options)}
     print(results["maps"])
     rounds = alternate(VARIANTS, options.rounds)

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from ops_memory import peak_mib
-from rounds import alternate, judge, median, save
+from rounds import alternate, judge, median, parse, save
 
 from scribbleseg.functional.affinity import (
     affinity_targets,
@@ -119,14 +118,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=3, help="maps that walk")
     parser.add_argument("--steps", type=int, default=256)
     parser.add_argument("--dense-side", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.variant:
-        print(json.dumps(measure(options)))
-        return
+    options = parse(parser, VARIANTS, measure)
     rounds = alternate(VARIANTS, options.rounds)
     found = {
         "loss_peak_mib": median(rounds, "loss", "peak_mib"),

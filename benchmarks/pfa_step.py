@@ -12,12 +12,11 @@ import json
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import seed_everything
-from rounds import alternate, judge, median, ratio, save
+from rounds import alternate, judge, median, parse, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import PFAModule
@@ -146,13 +145,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--warmup", type=int, default=1)
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options)))
-        return
+    options = parse(parser, VARIANTS, measure)
     rounds = alternate(VARIANTS, options.rounds)
     results = {
         variant: {key: median(rounds, variant, key) for key in ("seconds", "peak_mib")}

@@ -5,19 +5,45 @@ Peak memory is a process's, and whatever else the machine does falls on all vari
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from report import default_path, environment, write
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Round = dict[str, dict[str, float]]
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    variants: Sequence[str],
+    measure: Callable[[argparse.Namespace], Mapping[str, float]],
+    *,
+    rounds: int = 3,
+) -> argparse.Namespace:
+    """Options of a benchmark. In the process of one variant: measure it, print it, and end.
+
+    Args:
+        parser: With the options of its own; those of rounds, variants and output are added.
+        variants: Their names.
+        measure: Measures ``options.variant``.
+        rounds: How often by default.
+    """
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--variant", choices=variants, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.variant:
+        print(json.dumps(measure(options)))
+        raise SystemExit
+    return options
 
 
 def alternate(variants: Sequence[str], rounds: int, *, once: Sequence[str] = ()) -> list[Round]:

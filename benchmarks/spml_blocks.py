@@ -11,14 +11,12 @@ seconds: with one thread and nothing else running, those on the clock.
 from __future__ import annotations
 
 import argparse
-import json
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from ops_memory import peak_mib
-from rounds import alternate, judge, median, ratio, save
+from rounds import alternate, judge, median, parse, ratio, save
 
 from scribbleseg.functional.image_kmeans import (
     grid_clusters,
@@ -134,13 +132,7 @@ def main() -> None:
     parser.add_argument("--grid", type=int, default=6)
     parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options)))
-        return
+    options = parse(parser, VARIANTS, measure)
     results = {"segments": segments(options)}
     print(results["segments"])
     rounds = alternate(VARIANTS, options.rounds)

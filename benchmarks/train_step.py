@@ -8,7 +8,6 @@ schedule; the fit has all callbacks and the CSV log of the command line.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
-from rounds import alternate, median, ratio, save
+from rounds import alternate, median, parse, ratio, save
 from torch.utils.data import DataLoader, Dataset
 
 from scribbleseg import RegularizedModule
@@ -77,7 +76,7 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
+def measure(options: argparse.Namespace) -> dict[str, float]:
     """Seconds per step (after a warm-up) and peak memory of one variant."""
     warnings.simplefilter("ignore")
     seed_everything(0, verbose=False)
@@ -88,7 +87,7 @@ def measure(variant: str, options: argparse.Namespace) -> dict[str, float]:
     batches = Batches(min(total + 1, 4), options.batch_size, options.size, 5)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clock = Clock()
-    if variant == "trainer":
+    if options.variant == "trainer":
         repeated = Batches(0, 1, 8, 5)
         repeated.batches = [batches[i % len(batches)] for i in range(total + 1)]
         with tempfile.TemporaryDirectory() as folder:
@@ -134,13 +133,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=None)
-    parser.add_argument("--variant", choices=["plain", "trainer"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.variant:
-        print(json.dumps(measure(options.variant, options)))
-        return
+    options = parse(parser, ("trainer", "plain"), measure, rounds=5)
     rounds = alternate(("trainer", "plain"), options.rounds)
     results = {
         "seconds_per_step": median(rounds, "trainer", "seconds"),
