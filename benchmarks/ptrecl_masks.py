@@ -67,6 +67,9 @@ def command(
         given["model.init_args.encoder_weights"] = options.weights
     elif verb == "fit":
         given["model.init_args.encoder_weights"] = "null"
+    last = run_dir / "checkpoints" / "last.ckpt"
+    if verb == "fit" and last.is_file():  # it was stopped
+        given["ckpt_path"] = last
     words = [f"--{key}={value}" for key, value in given.items()]
     start = time.monotonic()
     with (options.work / "log.txt").open("a") as log:
