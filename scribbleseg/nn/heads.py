@@ -10,6 +10,7 @@ from torch import nn
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.nn.aspp import DilatedConvSum, SpatialPyramid, conv_norm_relu
+from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,6 +219,7 @@ def dilated_encoder(
     stride: int,
     *,
     multi_grid: bool = True,
+    depth: int = 5,
 ) -> Any:
     """Encoder of segmentation-models-pytorch whose last maps keep a stride.
 
@@ -228,6 +230,7 @@ def dilated_encoder(
         in_channels: Image channels.
         stride: 8 or 16.
         multi_grid: Whether ResNets of bottleneck blocks get one, see :func:`widen_last_stage`.
+        depth: Maps of the encoder, 1 to 5.
 
     Raises:
         ConfigError: If the encoder cannot be dilated, or the stride is another.
@@ -240,7 +243,7 @@ def dilated_encoder(
         raise ConfigError(f"output_stride={stride} with arch {arch!r}: expected 8 or 16")
     try:
         built = smp.encoders.get_encoder(
-            encoder, in_channels=in_channels, depth=5, weights=weights, output_stride=stride
+            encoder, in_channels=in_channels, depth=depth, weights=weights, output_stride=stride
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(
@@ -253,7 +256,13 @@ def dilated_encoder(
 
 
 def classifier_encoder(
-    encoder: str, weights: str | None, in_channels: int, stride: int | None, *, arch: str = "cam"
+    encoder: str,
+    weights: str | None,
+    in_channels: int,
+    stride: int | None,
+    *,
+    arch: str = "cam",
+    depth: int = 5,
 ) -> tuple[Any, int]:
     """Encoder for class activation maps, and the stride of its last map.
 
@@ -264,25 +273,48 @@ def classifier_encoder(
         stride: 8 or 16 by dilation; ``None`` = 16 for ResNets, whose last stage then keeps its
             resolution without dilation (Ahn et al., CVPR 2019), else the encoder's own.
         arch: Whose encoder it is; that of ``cam`` alone has a multi-grid where it is dilated.
+        depth: Maps of the encoder, 3 to 5; fewer see less of the image around each cell. What comes
+            behind the last one is frozen.
 
     Raises:
         ConfigError: If the encoder cannot be dilated, or the stride is another.
         KeyError: If the encoder is unknown.
     """
-    if stride is not None:
-        grid = arch == "cam"
-        found = dilated_encoder(arch, encoder, weights, in_channels, stride, multi_grid=grid)
-        return found, stride
     import segmentation_models_pytorch as smp
 
-    built = smp.encoders.get_encoder(encoder, in_channels=in_channels, depth=5, weights=weights)
-    last = getattr(built, "layer4", None)
-    if last is None:
-        return built, int(built.output_stride)
-    for layer in last[0].modules():
-        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
-            layer.stride = (1, 1)
-    return built, 16
+    if stride is not None:
+        built = dilated_encoder(
+            arch,
+            encoder,
+            weights,
+            in_channels,
+            stride,
+            multi_grid=arch == "cam" and depth == 5,
+            depth=depth,
+        )
+    else:
+        built = smp.encoders.get_encoder(
+            encoder, in_channels=in_channels, depth=depth, weights=weights
+        )
+        last = getattr(built, "layer4", None)
+        if last is not None and depth == 5:
+            for layer in last[0].modules():
+                if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+                    layer.stride = (1, 1)
+            stride = 16
+    if depth < 5:
+        _freeze_unused(built, in_channels)
+    own = min(int(built.output_stride), 2**depth)
+    return built, own if stride is None else min(stride, own)
+
+
+def _freeze_unused(encoder: nn.Module, in_channels: int) -> None:
+    """No gradient for what the last map does not depend on: ranks would wait for it forever."""
+    with evaluation_mode(encoder):
+        encoder(torch.zeros(1, in_channels, 64, 64))[-1].sum().backward()
+    for parameter in encoder.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
 
 
 def _initialise(layer: nn.Module) -> None:

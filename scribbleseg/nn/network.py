@@ -202,6 +202,7 @@ def build_network(
     output_stride: int | None = None,
     freeze_batchnorm: FreezeBatchNorm = "none",
     channels_last: bool = True,
+    encoder_depth: int = 5,
 ) -> SegNetwork:
     """Build a network of segmentation-models-pytorch on any of its (or timm's) encoders.
 
@@ -222,6 +223,8 @@ def build_network(
             own.
         freeze_batchnorm: Keep BatchNorm statistics and affine parameters of the encoder, or of all.
         channels_last: Memory order; see :class:`SegNetwork`.
+        encoder_depth: Maps of the encoder of ``cam`` and ``deeplab_v2``, 3 to 5: the fewer, the
+            less of the image each cell has seen.
 
     Raises:
         ConfigError: If the architecture or encoder is unknown, or the stride does not fit.
@@ -254,7 +257,12 @@ def build_network(
         try:
             if arch in _PLAIN:
                 own, stride = classifier_encoder(
-                    encoder, hub_weights, in_channels, output_stride, arch=arch
+                    encoder,
+                    hub_weights,
+                    in_channels,
+                    output_stride,
+                    arch=arch,
+                    depth=encoder_depth,
                 )
             elif own_head:
                 stride = 8 if output_stride is None else output_stride

@@ -26,6 +26,7 @@ from scribbleseg.options import check_choice, check_number, check_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scribbleseg.nn.network import Arch, SegNetwork
     from scribbleseg.types import SegBatch
 
 __all__ = ["CAMModule", "ClassMaps"]
@@ -62,6 +63,8 @@ class CAMModule(ScribbleSegModule):
         encoder: ``resnet50`` in the literature; any encoder works.
         output_stride: 8 or 16 by dilation; ``null`` = 16 without dilation for ResNets as in the
             literature, else the encoder's own.
+        encoder_depth: Maps of the encoder up to the classifier's, 3 to 5. In small images every
+            cell of the last one has seen the whole image, so that classes show anywhere: 4 then.
         frozen_stages: Parts of a ResNet that keep their weights, from the input on, at most 5:
             stem, ``layer1`` to ``layer4``. The literature freezes 3.
         tag_threshold: Probability in (0, 1) from which a class counts as found.
@@ -75,6 +78,7 @@ class CAMModule(ScribbleSegModule):
         *,
         arch: Literal["cam"] = "cam",
         encoder: str = "resnet50",
+        encoder_depth: int = 5,
         frozen_stages: int = 0,
         tag_threshold: float = 0.5,
         map_threshold: float = 0.25,
@@ -82,6 +86,8 @@ class CAMModule(ScribbleSegModule):
     ) -> None:
         check_choice("arch", arch, ("cam",))
         check_whole(0, frozen_stages=frozen_stages)
+        if encoder_depth not in (3, 4, 5):
+            raise ConfigError(f"encoder_depth={encoder_depth}: expected 3, 4 or 5")
         check_number(tag_threshold=tag_threshold, map_threshold=map_threshold)
         if not (0 < tag_threshold < 1 and 0 < map_threshold < 1):
             raise ConfigError(
@@ -93,6 +99,11 @@ class CAMModule(ScribbleSegModule):
         self._freeze(frozen_stages)
         self.tag_scores = TagScores(threshold=tag_threshold)
         self._seen_scores: list[Tensor] | None = None  # of the images of a validation batch
+
+    def make_network(self, arch: Arch, encoder: str, **options: Any) -> SegNetwork:
+        """See the base class; the encoder ends at ``encoder_depth``."""
+        depth = int(self.hparams["encoder_depth"])
+        return super().make_network(arch, encoder, encoder_depth=depth, **options)
 
     def _freeze(self, stages: int) -> None:
         layers = first_stages(self.network.encoder, stages)

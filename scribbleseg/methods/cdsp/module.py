@@ -186,8 +186,9 @@ class CDSPModule(PartiallySupervisedModule):
             terms["pseudo"] = (float(weights["pseudo_weight"]), loss)
         if self.lorm is not None:
             foreground, valid = self._cells(batch, (deepest.shape[2], deepest.shape[3]))
+            # published for encoders that end in a ReLU; inverted bottlenecks end without
             loss = self.lorm(
-                deepest, foreground, valid=None if quirks else valid, across_ranks=True
+                deepest.relu(), foreground, valid=None if quirks else valid, across_ranks=True
             )
             terms["lorm"] = (float(weights["lorm_weight"]), loss)
         return terms
