@@ -72,6 +72,25 @@ class TestCAM(MethodContract):
             with pytest.raises(ConfigError, match="frozen_stages"):
                 self.build(**options)
 
+    @pytest.mark.parametrize("stride", [None, 8])
+    @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18", "timm-tf_efficientnet_lite0"])
+    def test_an_earlier_map_sees_less_and_nothing_behind_it_waits_for_a_gradient(
+        self, encoder: str, stride: int | None
+    ) -> None:
+        module = self.build(encoder=encoder, encoder_depth=4, output_stride=stride)
+        image = torch.randn(2, 3, 64, 96)
+        found = module.forward_features(image)
+        step = stride or 16
+        assert found.features.shape[1:] == (
+            module.network.encoder.out_channels[4],
+            *(64 // step, 96 // step),
+        )
+        found.logits.sum().backward()
+        learns = [p for p in module.parameters() if p.requires_grad]
+        assert all(p.grad is not None for p in learns)
+        deep = self.build(encoder=encoder).forward_features(image)
+        assert deep.features.shape[1] > found.features.shape[1]
+
     def test_last_stage_of_a_resnet_keeps_its_resolution_without_dilation(self) -> None:
         network = self.build(encoder="resnet18").network
         assert network.divisor == 16
@@ -160,6 +179,7 @@ class TestCAM(MethodContract):
             ({"arch": "unet"}, "arch='unet'"),
             ({"tag_threshold": 1.0}, "tag_threshold=1.0"),
             ({"map_threshold": 0.0}, "map_threshold=0.0"),
+            ({"encoder_depth": 2}, "encoder_depth=2"),
             ({"output_stride": 4, "encoder": "resnet18"}, "output_stride=4"),
         ],
     )

@@ -131,6 +131,15 @@ class TestCDSP(MethodContract):
         without = {"lorm_weight": 0.0}
         assert pseudo(batch, reference_quirks=True, **without) == pseudo(batch, **without)
 
+    def test_lorm_sees_what_a_rectifier_leaves(self) -> None:
+        module, batch = self.build(), with_stage_one(make_batch())
+        deepest = torch.randn(2, int(module.network.encoder.out_channels[-1]), 2, 2)
+        logits = torch.randn(2, 4, *batch["scribble"].shape[1:])
+        loss = module.pseudo_label_terms(batch, logits, deepest)["lorm"][1]
+        again = module.pseudo_label_terms(batch, logits, deepest.clamp_min(0))["lorm"][1]
+        assert loss > 0
+        torch.testing.assert_close(loss, again, rtol=0, atol=0)
+
     def test_own_heads(self) -> None:
         for arch in ("aspp_v2", "aspp_v3plus"):
             module = self.build(arch=arch)
