@@ -21,8 +21,6 @@ from scribbleseg.options import check_choice, check_flag, check_number
 from scribbleseg.types import SegOutput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
     from scribbleseg.functional.schedules import ScheduleName
@@ -155,23 +153,11 @@ class CDSPModule(PartiallySupervisedModule):
         output = SegOutput(self.network.classifier(features), features)
         logits = self.upsample_logits(output.logits, (scribble.shape[1], scribble.shape[2]))
         terms = {"pce": (1.0, self.partial_cross_entropy(logits, scribble))}
-        terms |= self.pseudo_label_terms(batch, logits, self.lorm_features(encoded))
+        terms |= self.pseudo_label_terms(batch, logits, encoded[-1])
         terms |= self.distance_terms(batch, logits)
         terms |= self.unsupervised_terms(batch, output, logits)
         self.log_labelled_fraction(batch)
         return self.log_losses(terms, batch_size=len(scribble))
-
-    @staticmethod
-    def lorm_features(encoded: Sequence[Tensor]) -> Tensor:
-        """What LoRM works on: the positive part of the last map of the encoder, ``(B, D, h, w)``.
-
-        The published encoders end in a ReLU. Inverted bottlenecks do not: their signed features
-        make a loss many times the others, which shrinks them.
-
-        Args:
-            encoded: Maps of the encoder.
-        """
-        return encoded[-1].relu()
 
     def pseudo_label_terms(
         self, batch: SegBatch, logits: Tensor, deepest: Tensor
@@ -181,7 +167,7 @@ class CDSPModule(PartiallySupervisedModule):
         Args:
             batch: With ``pseudo_label``, if a weight asks for it.
             logits: At the size of the label, shape ``(B, C, H, W)``.
-            deepest: See :meth:`lorm_features`.
+            deepest: Last map of the encoder, shape ``(B, D, h, w)``.
         """
         weights = self.hparams
         quirks = bool(weights["reference_quirks"])

@@ -106,7 +106,7 @@ def attention_map(
     network = module.network
     pixels = preprocess(image, module.data_info)[None].to(module.device)
     with evaluation_mode(module):
-        deepest = module.lorm_features(network.encode(pixels))
+        deepest = network.encode(pixels)[-1]
     seen = (int(pixels.shape[2]), int(pixels.shape[3]))
     cells = (int(deepest.shape[2]), int(deepest.shape[3]))
     canvas, corners = network.padded_size(*seen), network.remainder == 1
