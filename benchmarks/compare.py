@@ -17,6 +17,7 @@ test-time options.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import subprocess
@@ -99,7 +100,7 @@ def run(
     done = folder / "result.json"
     if done.exists():
         result = json.loads(done.read_text())
-        if result["settings"] != wanted:
+        if _digest(result["settings"]) != _digest(wanted):
             raise SystemExit(f"{done} was made with other settings; choose another --work folder")
         return result
     last = folder / "checkpoints" / "last.ckpt"
@@ -137,7 +138,7 @@ def validated_again(
     if not done.exists():
         raise SystemExit(f"{trained} is to be validated again and is not there: run it first")
     again = folder / "result.json"
-    if again.exists() and json.loads(again.read_text())["settings"] == wanted:
+    if again.exists() and _digest(json.loads(again.read_text())["settings"]) == _digest(wanted):
         return json.loads(again.read_text())
     folder.mkdir(parents=True, exist_ok=True)
     last = trained / "checkpoints" / "last.ckpt"
@@ -169,7 +170,17 @@ def known_runs(paths: list[Path]) -> dict[str, dict[str, Any]]:
 
 
 def _digest(settings: dict[str, Any]) -> str:
-    return json.dumps(settings, sort_keys=True)
+    """Settings as text, without what decides nothing: preset values that an override replaces."""
+    kept: dict[str, Any] = copy.deepcopy(settings)
+    for preset in kept.get("presets", {}).values():
+        for key in kept.get("overrides", {}):
+            *path, name = key.split(".")
+            at: Any = preset
+            for step in path:
+                at = at.get(step) if isinstance(at, dict) else None
+            if isinstance(at, dict):
+                at.pop(name, None)
+    return json.dumps(kept, sort_keys=True)
 
 
 def table(results: list[dict], metrics: dict[str, str]) -> str:
@@ -247,7 +258,7 @@ def main() -> None:
             if again:
                 wanted["validate"] = again
             runs = found.setdefault((data, recipe), {})
-            if runs.get(seed, {}).get("settings") != wanted:
+            if seed not in runs or _digest(runs[seed]["settings"]) != _digest(wanted):
                 earlier = known.get(_digest(wanted))
                 if again:
                     runs[seed] = earlier or validated_again(folder, source, again, wanted)

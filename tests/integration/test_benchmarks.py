@@ -351,3 +351,23 @@ def test_plan_of_ptrecl_names_masks_of_every_stage(tmp_path, monkeypatch) -> Non
     assert str(root / "ptrecl_acdc" / "5_refine" / "pseudo_labels") in folders
     assert str(root / "ptrecl_camvid" / "2_irn" / "pseudo_labels") in folders
     assert len(folders) == 2 * 4 + 1
+
+
+def test_a_preset_value_that_is_overridden_decides_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import compare
+
+    def settings(weight: float, **overrides: float) -> dict:
+        preset = {"model": {"init_args": {"a": weight, "b": 1}}, "data": None}
+        return {"seed": 0, "overrides": overrides, "presets": {"p.yaml": preset}}
+
+    key, run = "model.init_args.a", {"steps": 1}
+    run["settings"] = settings(1.0, **{key: 0.0})
+    path = tmp_path / "known.json"
+    path.write_text(json.dumps({"results": [{"runs": [run]}]}))
+    known = compare.known_runs([path])
+    assert known[compare._digest(settings(0.1, **{key: 0.0}))] == run
+    assert compare._digest(settings(0.1, **{key: 0.5})) not in known
+    assert compare._digest(settings(0.1)) != compare._digest(settings(1.0))
+    other = {"data.init_args.c": 2.0}
+    assert compare._digest(settings(0.1, **other)) != compare._digest(settings(1.0, **other))
