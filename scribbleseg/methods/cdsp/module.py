@@ -49,7 +49,9 @@ class CDSPModule(PartiallySupervisedModule):
         pseudo_weight: Weight of the cross-entropy on the pseudo-labels.
         pseudo_smoothing: Share of its target spread over all classes, in [0, 1); the scribbles'
             own is ``label_smoothing``.
-        lorm_weight: Weight of the localisation rectification (LoRM).
+        lorm_weight: Weight of the localisation rectification (LoRM). 1 is for encoders that end in
+            a ReLU; the signed features of others (EfficientNet, MobileNet) make a loss many times
+            as large: about 0.1.
         scribble_distance_weight: Weight of the entropy near foreground scribbles.
         pseudo_distance_weight: Weight of the entropy away from pseudo-label boundaries.
         lorm_variant: ``released``, or ``foreground_only``; see
