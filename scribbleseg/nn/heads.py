@@ -310,7 +310,7 @@ def classifier_encoder(
 
 def _freeze_unused(encoder: nn.Module, in_channels: int) -> None:
     """No gradient for what the last map does not depend on: ranks would wait for it forever."""
-    with evaluation_mode(encoder):
+    with evaluation_mode(encoder), torch.enable_grad():  # a model may be loaded without
         encoder(torch.zeros(1, in_channels, 64, 64))[-1].sum().backward()
     for parameter in encoder.parameters():
         parameter.requires_grad_(parameter.grad is not None)

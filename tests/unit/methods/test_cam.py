@@ -77,7 +77,8 @@ class TestCAM(MethodContract):
     def test_an_earlier_map_sees_less_and_nothing_behind_it_waits_for_a_gradient(
         self, encoder: str, stride: int | None
     ) -> None:
-        module = self.build(encoder=encoder, encoder_depth=4, output_stride=stride)
+        with torch.no_grad():
+            module = self.build(encoder=encoder, encoder_depth=4, output_stride=stride)
         image = torch.randn(2, 3, 64, 96)
         found = module.forward_features(image)
         step = stride or 16
