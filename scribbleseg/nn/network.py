@@ -236,6 +236,11 @@ def build_network(
     if arch not in Arch.__args__:  # type: ignore[attr-defined]
         raise ConfigError(f"unknown arch {arch!r}; expected one of {', '.join(Arch.__args__)}")  # type: ignore[attr-defined]
     own_head = arch in _OWN_HEADS
+    if encoder_depth != 5 and arch not in _PLAIN:
+        raise ConfigError(
+            f"encoder_depth={encoder_depth} with arch {arch!r}: only {' and '.join(_PLAIN)} read "
+            "one map of the encoder; leave it 5"
+        )
     options: dict[str, Any] = {}
     if encoder.startswith("tu-swin"):
         options["strict_img_size"] = False  # else timm takes images of the pretraining's size only

@@ -63,8 +63,8 @@ class CAMModule(ScribbleSegModule):
         encoder: ``resnet50`` in the literature; any encoder works.
         output_stride: 8 or 16 by dilation; ``null`` = 16 without dilation for ResNets as in the
             literature, else the encoder's own.
-        encoder_depth: Maps of the encoder up to the classifier's, 3 to 5. In small images every
-            cell of the last one has seen the whole image, so that classes show anywhere: 4 then.
+        encoder_depth: Maps of the encoder up to the classifier's, 3 to 5. Cells of the last one
+            look far beyond small images, so that classes may show anywhere: try 4 there.
         frozen_stages: Parts of a ResNet that keep their weights, from the input on, at most 5:
             stem, ``layer1`` to ``layer4``. The literature freezes 3.
         tag_threshold: Probability in (0, 1) from which a class counts as found.

@@ -80,6 +80,12 @@ def test_output_stride() -> None:
         tiny(output_stride=8)
 
 
+def test_encoder_depth_is_for_heads_that_read_one_map() -> None:
+    assert tiny("deeplab_v2", encoder="resnet18", encoder_depth=4).feature_dim == 256
+    with pytest.raises(ConfigError, match="encoder_depth=4 with arch 'unet'"):
+        tiny(encoder_depth=4)
+
+
 def test_unknown_names_suggest() -> None:
     with pytest.raises(ConfigError, match="resnet34"):
         tiny(encoder="resnet43")
