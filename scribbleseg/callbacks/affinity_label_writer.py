@@ -52,6 +52,8 @@ class AffinityLabelWriter(TrainingImageWriter):
         least: For ``scribble``: probability from which a pixel is labelled, in (0, 1).
     """
 
+    written = "certain labels"
+
     def __init__(
         self,
         folder: str | None = None,

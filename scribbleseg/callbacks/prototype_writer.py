@@ -47,6 +47,7 @@ class PrototypeWriter(TrainingImageWriter):
         scales: Factors of the network's input size whose segments are all kept.
     """
 
+    written = "segment prototypes"
     needs = ("segments_of", "a method with segments, such as SPMLModule")
 
     def __init__(

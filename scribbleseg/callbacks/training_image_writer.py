@@ -41,6 +41,7 @@ class TrainingImageWriter(Callback):
 
     facts: dict[str, Any] = {}  # noqa: RUF012 - further entries of the manifests, never changed
     suffixes: tuple[str, ...] = (".png", ".npz")  # of the files in each folder
+    written = "pseudo-labels"  # what they are, in progress and messages
     needs: tuple[str, str] | None = None  # attribute of the method, and what has it
 
     def __init__(self, folder: str | None, inference: InferenceConfig | None = None) -> None:
@@ -131,7 +132,7 @@ class TrainingImageWriter(Callback):
             module.inference = own
         if trainer.is_global_zero:
             total = len(data.records("train"))
-            logger.info("pseudo-labels of %d training images: %s", total, folders[0])
+            logger.info("%s of %d training images: %s", self.written, total, folders[0])
         return folders[0]
 
     def _write_all(
@@ -142,7 +143,7 @@ class TrainingImageWriter(Callback):
         silent = None if trainer.is_global_zero else True  # None: no bar in a log file
         written = 0
         with trainer.precision_plugin.forward_context():
-            for batch in tqdm(loader, desc="pseudo-labels", disable=silent, leave=False):
+            for batch in tqdm(loader, desc=self.written, disable=silent, leave=False):
                 repeated = batch["duplicate"].tolist()  # only to even out the ranks
                 for position, image_id in enumerate(batch["image_id"]):
                     written += not repeated[position]

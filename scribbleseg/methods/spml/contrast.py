@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.errors import ConfigError
 from scribbleseg.functional.image_kmeans import join_local_features
 from scribbleseg.functional.image_segments import segment_index, segment_prototypes
 from scribbleseg.functional.losses import full_precision
@@ -18,6 +17,7 @@ from scribbleseg.methods.spml.prediction import SegmentingModule, check_grid
 from scribbleseg.methods.spml.relations import (
     affinity_label_sets,
     annotation_sets,
+    check_relations,
     image_similarity_loss,
     image_spans,
     overlap_sets,
@@ -117,7 +117,7 @@ class ContrastiveModule(SegmentingModule):
         if chunk_size is not None:
             check_whole(1, chunk_size=chunk_size)
         check_number(affinity_threshold=affinity_threshold, affinity_scale=affinity_scale)
-        _check_relations(
+        check_relations(
             annotation=(annotation_weight, annotation_concentration),
             cooccurrence=(cooccurrence_weight, cooccurrence_concentration),
             similarity=(similarity_weight, similarity_concentration),
@@ -306,21 +306,4 @@ class ContrastiveModule(SegmentingModule):
             "is in every image, so co-occurrence tells nothing apart; set cooccurrence_weight: 0, "
             "and try affinity_weight: 0.5 instead",
             100 * total / steps,
-        )
-
-
-def _check_relations(**relations: tuple[float, float]) -> None:
-    """Refuse weights and concentrations out of range, and an embedding without any."""
-    for name, (weight, concentration) in relations.items():
-        values = {f"{name}_weight": weight, f"{name}_concentration": concentration}
-        check_number(**values)
-        if weight < 0 or concentration <= 0:
-            raise ConfigError(
-                f"{name}_weight={weight}, {name}_concentration={concentration}: expected a weight "
-                "of at least 0 and a concentration above 0"
-            )
-    if not any(weight for weight, _ in relations.values()):
-        raise ConfigError(
-            "the weights of all four relations are 0, so the embedding would not learn; give one a "
-            "weight, or use RegularizedModule for the partial cross-entropy alone"
         )

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import full_precision, weighted_mean
 from scribbleseg.methods.spml.losses import segsort_loss
+from scribbleseg.options import check_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,7 @@ __all__ = [
     "RelationSets",
     "affinity_label_sets",
     "annotation_sets",
+    "check_relations",
     "image_similarity_loss",
     "image_spans",
     "overlap_sets",
@@ -262,3 +265,20 @@ def image_similarity_loss(
     total = torch.stack([nothing, *losses]).sum()
     count = total.new_full((), len(images))
     return weighted_mean(total, count, across_ranks=across_ranks)
+
+
+def check_relations(**relations: tuple[float, float]) -> None:
+    """Refuse weights and concentrations out of range, and an embedding without any."""
+    for name, (weight, concentration) in relations.items():
+        values = {f"{name}_weight": weight, f"{name}_concentration": concentration}
+        check_number(**values)
+        if weight < 0 or concentration <= 0:
+            raise ConfigError(
+                f"{name}_weight={weight}, {name}_concentration={concentration}: expected a weight "
+                "of at least 0 and a concentration above 0"
+            )
+    if not any(weight for weight, _ in relations.values()):
+        raise ConfigError(
+            "the weights of all four relations are 0, so the embedding would not learn; give one a "
+            "weight, or use RegularizedModule for the partial cross-entropy alone"
+        )
