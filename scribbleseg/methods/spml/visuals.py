@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["retrieved_segments", "segments_by_class"]
 
+_WHITE = (255, 255, 255)
+_DARK = 64  # value below which a colour cannot be told from a darkened image
+
 
 @torch.no_grad()
 def segments_by_class(
@@ -88,7 +91,8 @@ def retrieved_segments(
 
     Returns:
         RGB picture, uint8: the image with its segment, then the training images with theirs, the
-        nearest first, in the colour of its class, with class name and cosine in the title.
+        nearest first, in the colour of its class (white for dark ones), with class name and
+        cosine in the title.
 
     Raises:
         ConfigError: If the module has no prototype file.
@@ -110,7 +114,7 @@ def retrieved_segments(
     found = nearest_segments(prototypes[chosen][None], memory.prototypes, top_k=count)
     similarity, index = found.similarity[0].tolist(), found.row[0].tolist()
     palette = np.asarray(info.palette, np.uint8)
-    tiles = [_highlighted(rgb_view(image, info.rgb_channels), ids == chosen, (255, 255, 255))]
+    tiles = [_highlighted(rgb_view(image, info.rgb_channels), ids == chosen, _WHITE)]
     titles = ["segment"]
     for cosine, place in zip(similarity, index, strict=True):
         name = memory.image_ids[int(memory.image[place])]
@@ -119,6 +123,8 @@ def retrieved_segments(
         label = int(memory.labels[place])
         inside = theirs == int(memory.segment[place])
         colour = tuple(int(part) for part in palette[label])
+        if max(colour) < _DARK:  # a black background would have no border to be seen
+            colour = _WHITE
         tiles.append(_highlighted(rgb_view(pixels, info.rgb_channels), inside, colour))
         titles.append(f"{info.class_names[label]} {cosine:.2f}")
     width = max(tile.shape[1] / tile.shape[0] for tile in tiles)
