@@ -304,6 +304,6 @@ class ContrastiveModule(SegmentingModule):
         logger.warning(
             "%.1f %% of the pairs of image and segment have no class in common: almost every class "
             "is in every image, so co-occurrence tells nothing apart; set cooccurrence_weight: 0, "
-            "and try affinity_weight: 0.5 instead",
+            "and perhaps affinity_weight: 0.5 instead",
             100 * total / steps,
         )
