@@ -40,7 +40,9 @@ def main() -> None:
     source = FolderSource(options.root)
     made = {
         record.image_id: boxes_of(
-            source.read_mask(record), background=options.background, min_area=options.min_area
+            source.read_mask(source.with_mask(record)),
+            background=options.background,
+            min_area=options.min_area,
         )
         for record in source.records("train")
     }

@@ -129,6 +129,7 @@ class AffinityLabelWriter(TrainingImageWriter):
             refine=crf_index_refiner(raw, self.crf) if self.refine == "crf" else None,
             background=source.background,
         )
+        labels = sample.where_known(labels)
         if self.seed_source == "cam":
             return labels
         return sample.with_scribble(labels)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.manifest import parent_facts
 from scribbleseg.functional.pseudo_labels import filter_pseudo_labels
 from scribbleseg.inference import InferenceConfig, refine_logits
 from scribbleseg.options import check_flag, check_number
@@ -70,11 +71,15 @@ class ConfidentLabelWriter(TrainingImageWriter):
     def options(self) -> dict[str, Any]:
         """Threshold, and what is done with scribbles and tags."""
         flags = {"present_only": True} if self.present_only else {}
-        return {"threshold": self.threshold, "paste_scribbles": self.paste_scribbles, **flags}
+        given = {"threshold": self.threshold, "paste_scribbles": self.paste_scribbles, **flags}
+        return {**given, **self.facts}
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`; also says how many pixels are labelled."""
         self._labelled = self._pixels = 0
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        trained_on = None if data is None else data.extra_options.pseudo_label_dir
+        self.facts = parent_facts(labels=trained_on)
         folder = super().write(trainer, pl_module)
         if trainer.is_global_zero and self._pixels:
             share = 100 * self._labelled / self._pixels
@@ -90,6 +95,8 @@ class ConfidentLabelWriter(TrainingImageWriter):
             present=sample.tags if self.present_only else None,
             background=sample.data.source.background,
         )
+        if self.present_only:
+            labels = sample.where_known(labels)
         sample.write_label(folders[0], labels)
         self._labelled += int((labels != module.ignore_index).sum())
         self._pixels += labels.numel()

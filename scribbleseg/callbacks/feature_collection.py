@@ -99,9 +99,12 @@ class FeatureCollector:
         self.trainer.strategy.barrier()
         report = self._cluster(file)
         self.trainer.strategy.barrier()
+        return report
+
+    def finish(self) -> None:
+        """Remove what is no longer needed once the prototypes are saved."""
         if self.trainer.is_global_zero and not self.options.keep_features:
             self._forget()
-        return report
 
     def _forget(self) -> None:
         if self.folder.is_dir():

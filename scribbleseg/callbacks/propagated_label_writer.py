@@ -14,6 +14,7 @@ from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.crf import CRF_PRESETS, dense_crf
 from scribbleseg.functional.geometry import resize_labels
+from scribbleseg.functional.manifest import parent_facts
 from scribbleseg.functional.random_walk import cam_background_score, normalize_class_scores
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.options import check_choice, check_flag, check_whole
@@ -97,20 +98,32 @@ class PropagatedLabelWriter(TrainingImageWriter):
     def options(self) -> dict[str, Any]:
         """Options of the callback."""
         names = ("scores", "walk_steps", "stride", "crf", "paste_scribbles", "exclude_self")
-        return {name: getattr(self, name) for name in (*names, "mask_absent")}
+        given = {name: getattr(self, name) for name in (*names, "mask_absent")}
+        return {**given, "seeds": self.seeds, **self.facts}
 
     def write(self, trainer: Trainer, pl_module: LightningModule) -> Path:
         """See :meth:`TrainingImageWriter.write`; with the prototype file for ``retrieval``."""
         module: Any = pl_module
         before = module.retriever
         module.retriever = None
+        self.facts = parent_facts(seeds=self.seeds)
         try:
             if self.scores == "retrieval":
-                run = Path(trainer.default_root_dir)
-                module.use_retrieval(self.prototypes or str(run / "prototypes/prototypes.npz"))
+                self._use_prototypes(Path(trainer.default_root_dir), module)
             return super().write(trainer, pl_module)
         finally:
             module.retriever = before
+
+    def _use_prototypes(self, run: Path, module: Any) -> None:
+        path = Path(self.prototypes or run / "prototypes/prototypes.npz")
+        module.use_retrieval(str(path))
+        if module.retriever.oracle:
+            raise ConfigError(
+                f"{path}: is labelled by dense masks of the training images (oracle): labels made "
+                "with it would be full supervision; make one with PrototypeWriter, `labels: "
+                "scribble` or a folder of pseudo-labels"
+            )
+        self.facts = {**self.facts, "prototypes": module.retriever.digest()}
 
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
         """Write one label."""
@@ -169,9 +182,15 @@ class PropagatedLabelWriter(TrainingImageWriter):
 
 
 def _tags(sample: TrainingImage) -> Tensor:
-    """Classes of a training image: background too if it is drawn, or nothing is."""
+    """Classes of a training image, the background if it is drawn.
+
+    It is also there in an image whose tags are known and in which nothing is drawn. Where neither
+    is known, nothing is.
+    """
     scribble, background = sample.scribble, sample.data.source.background
-    present, drawn = sample.tags.clone(), scribble != IGNORE_INDEX
-    if background is not None and bool((scribble == background).any() | ~drawn.any()):
+    present = sample.tags.clone()
+    undrawn = not bool((scribble != IGNORE_INDEX).any())
+    tagged = undrawn and sample.known_classes is not None
+    if background is not None and (tagged or bool((scribble == background).any())):
         present[background] = 1
     return present

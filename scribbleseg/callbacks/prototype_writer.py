@@ -43,7 +43,8 @@ class PrototypeWriter(TrainingImageWriter):
         labels: ``scribble``, or a folder of pseudo-label PNGs. A folder of the run that another
             callback has just written may be given relative to it, such as ``pseudo_labels``.
         oracle: Label by the dense masks of the training images instead. That is full supervision:
-            scores with such a file are logged as ``oracle/…``.
+            scores with such a file are logged as ``oracle/…``. So are those of a file whose
+            ``scribble`` labels are dense masks (``label_type: mask``).
         scales: Factors of the network's input size whose segments are all kept.
     """
 
@@ -97,7 +98,8 @@ class PrototypeWriter(TrainingImageWriter):
         self._save(folder / f"part_{trainer.global_rank}.npz")
         trainer.strategy.barrier("prototypes")
         if trainer.is_global_zero:
-            _merge(folder, trainer.world_size, oracle=self.oracle)
+            dense = self.labels == "scribble" and _label_type(trainer) == "mask"
+            _merge(folder, trainer.world_size, oracle=self.oracle or dense)
         trainer.strategy.barrier("prototypes merged")
         self._parts = {}
         return folder
@@ -153,6 +155,11 @@ class PrototypeWriter(TrainingImageWriter):
         ids = np.array(self._parts["image_ids"], dtype=np.str_)
         arrays = {n: np.concatenate(v) for n, v in self._parts.items() if n != "image_ids" and v}
         write_arrays(path, image_ids=ids, **arrays)
+
+
+def _label_type(trainer: Trainer) -> str:
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    return str(getattr(data.source, "label_type", "scribble"))
 
 
 def _merge(folder: Path, ranks: int, *, oracle: bool) -> None:

@@ -141,6 +141,7 @@ class RandomWalkWriter(TrainingImageWriter):
             threshold=self.threshold,
             background=sample.data.source.background,
         )
+        labels = sample.where_known(labels)
         if self.seed_source != "cam":
             labels = sample.with_scribble(labels)
         if self.instances:

@@ -80,6 +80,11 @@ class ReclassificationWriter(TrainingImageWriter):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if data is not None:
             self._open(data)
+            if pl_module.hparams.get("model_background") and data.source.background is None:
+                raise ConfigError(
+                    "model_background: true, and the data set has no background class: every class "
+                    "competes there already; set it to false"
+                )
 
     def _open(self, data: Any) -> tuple[PseudoLabelReader, PseudoLabelReader | None]:
         records = data.records("train")
@@ -140,12 +145,19 @@ class ReclassificationWriter(TrainingImageWriter):
             return
         with evaluation_mode(module):
             collector = FeatureCollector(
-                trainer, module, root / "features", masks, agree, self.collection, made_by
+                trainer,
+                module,
+                root / "features",
+                masks,
+                agree,
+                self.collection,
+                _decides_features(made_by, str(module.hparams["feature_level"])),
             )
             classes = collector.build()
         if trainer.is_global_zero:
             module.prototypes.save(path)
             write_text(report, json.dumps({"made_by": made_by, "classes": classes}, indent=1))
+        collector.finish()
         trainer.strategy.barrier()
 
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:
@@ -153,7 +165,7 @@ class ReclassificationWriter(TrainingImageWriter):
         present = sample.tags
         found = module.reclassified_maps(sample.image, present[None])
         margin = F.interpolate(found.margin, sample.size, mode="bilinear", align_corners=False)
-        labels = module.labels_of(margin, present[None])[0]
+        labels = sample.where_known(module.labels_of(margin, present[None])[0])
         if self.paste_scribbles:
             labels = sample.with_scribble(labels)
         classes = present.nonzero()[:, 0].cpu()
@@ -172,3 +184,11 @@ class ReclassificationWriter(TrainingImageWriter):
         )
         # the label last: it says that the image is done
         sample.write_label(folders[0], labels)
+
+
+def _decides_features(made_by: dict[str, Any], feature_level: str) -> dict[str, Any]:
+    """What features and clusters follow from: votes may change without computing them again."""
+    kept = {k: v for k, v in made_by.items() if k not in ("paste_scribbles", "fallback")}
+    votes = kept.pop("prototypes")
+    clusters = {key: votes[key] for key in ("num_prototypes", "model_background")}
+    return {**kept, "prototypes": clusters, "feature_level": feature_level}

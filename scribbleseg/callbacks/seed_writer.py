@@ -134,4 +134,4 @@ class SeedWriter(TrainingImageWriter):
             kept = found.seeds[0].float().cpu()[classes].numpy().astype(np.float16)
             write_arrays(folders[1] / f"{sample.name}.npz", classes=classes.numpy(), maps=kept)
         # the label last: it says that the image is done
-        sample.write_label(folders[0], labels)
+        sample.write_label(folders[0], sample.where_known(labels))

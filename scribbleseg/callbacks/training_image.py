@@ -99,14 +99,18 @@ class TrainingImage:
         return torch.from_numpy(np.asarray(found, dtype=np.int64)).to(self.image.device)
 
     @cached_property
+    def known_classes(self) -> list[int] | None:
+        """Classes of the image that the source knows; ``None`` = what is drawn is all there is."""
+        # what the source knows of an image holds for its whole scribble only
+        return self.data.source.class_labels(self.record) if self.data.degradation is None else None
+
+    @cached_property
     def tags(self) -> Tensor:
         """Classes of the image without background: those drawn, or those that the source knows.
 
         Multi-hot float, shape ``(C,)``, on the device of :attr:`image`.
         """
-        source = self.data.source
-        # what the source knows of an image holds for its whole scribble only
-        known = source.class_labels(self.record) if self.data.degradation is None else None
+        source, known = self.data.source, self.known_classes
         if known is None:
             known = [
                 label for label in torch.unique(self.scribble).tolist() if label != IGNORE_INDEX
@@ -114,6 +118,18 @@ class TrainingImage:
         present = torch.zeros(source.num_classes)
         present[[label for label in known if label != source.background]] = 1
         return present.to(self.image.device)
+
+    def where_known(self, labels: Tensor) -> Tensor:
+        """The labels, or 255 everywhere if nothing is drawn and the source knows no classes.
+
+        Labels that are limited to the classes of the image would call all of it background.
+
+        Args:
+            labels: Ids at original size, shape ``(H, W)``.
+        """
+        if self.known_classes is not None or bool((self.scribble != IGNORE_INDEX).any()):
+            return labels
+        return torch.full_like(labels, IGNORE_INDEX)
 
     def with_scribble(self, labels: Tensor) -> Tensor:
         """Labels in which drawn pixels have their class, shape ``(H, W)``."""

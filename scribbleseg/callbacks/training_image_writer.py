@@ -14,7 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.callbacks.training_image import TrainingImage
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.manifest import read_manifest, write_manifest
+from scribbleseg.functional.manifest import read_manifest, text_digest, write_manifest
 from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:
@@ -124,16 +124,29 @@ class TrainingImageWriter(Callback):
                     started is not None and started.get("made_by") == facts["made_by"]
                 )
             )
+            if not resumed:
+                # else a run that is stopped here would later take the old files for its own
+                _describe(trainer, module, folders, 0, {**facts, "made_by": None}, complete=False)
+                self._remove_old(trainer, data, folders)
             _describe(trainer, module, folders, 0, facts, complete=False)
             with evaluation_mode(module):
                 written = self._write_all(trainer, module, data, folders, resumed)
             _describe(trainer, module, folders, written, facts, complete=True)
         finally:
             module.inference = own
+        # the next callback of any rank may read what rank 0 has just called complete
+        trainer.strategy.barrier("written")
         if trainer.is_global_zero:
             total = len(data.records("train"))
             logger.info("%s of %d training images: %s", self.written, total, folders[0])
         return folders[0]
+
+    def _remove_old(self, trainer: Trainer, data: Any, folders: list[Path]) -> None:
+        if trainer.is_global_zero:
+            for record in data.records("train"):
+                for folder, suffix in zip(folders, self.suffixes, strict=False):
+                    (folder / f"{record.image_id}{suffix}").unlink(missing_ok=True)
+        trainer.strategy.barrier("old files are removed")
 
     def _write_all(
         self, trainer: Trainer, module: Any, data: Any, folders: list[Path], resumed: bool
@@ -161,6 +174,7 @@ class TrainingImageWriter(Callback):
             "inference": module.inference.to_dict(),
             "resize": data.resize,
             "degradation": None if data.degradation is None else asdict(data.degradation),
+            "images": text_digest(sorted(record.image_id for record in data.records("train"))),
         }
         # as it is read back: JSON knows no tuples
         plain: dict[str, Any] = json.loads(json.dumps(made_by))

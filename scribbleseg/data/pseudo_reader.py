@@ -34,7 +34,8 @@ class PseudoLabelReader:
 
     Raises:
         ScribbleNotFoundError: If the folder or labels of training images are missing (D301).
-        LabelFormatError: If its manifest names other classes (D401) or cannot be read (D202).
+        LabelFormatError: If its manifest names other classes (D401), is incomplete or stale (D403),
+            or cannot be read (D202).
     """
 
     def __init__(

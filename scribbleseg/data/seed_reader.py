@@ -11,7 +11,7 @@ import torch
 
 from scribbleseg.data.findings import some_names
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.manifest import check_manifest, read_manifest
+from scribbleseg.functional.manifest import check_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,13 +48,7 @@ class SeedReader:
                 f"D301 {self.folder}: folder of seeds does not exist; run the stage that makes "
                 "them, or correct `seed_dir`"
             )
-        check_manifest(self.folder, source.class_names)
-        manifest = read_manifest(self.folder)
-        if manifest is not None and manifest.get("complete") is False:
-            raise LabelFormatError(
-                f"D403 {self.folder}: these seeds are not complete ({manifest.get('files')} "
-                "files); run the command that made them again"
-            )
+        check_manifest(self.folder, source.class_names, complete=True)
         missing = [r.image_id for r in records if not self._file(r).is_file()]
         if missing:
             raise ScribbleNotFoundError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -11,9 +12,16 @@ from scribbleseg.errors import LabelFormatError
 from scribbleseg.functional.image_files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-__all__ = ["MANIFEST", "check_manifest", "parent_facts", "read_manifest", "write_manifest"]
+__all__ = [
+    "MANIFEST",
+    "check_manifest",
+    "parent_facts",
+    "read_manifest",
+    "text_digest",
+    "write_manifest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -85,30 +93,54 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
 def parent_facts(**folders: str | Path | None) -> dict[str, Any]:
     """Entry ``parents`` of a manifest: what the folders say that the files are made from.
 
-    Later :func:`check_manifest` refuses the files if one of these has been made anew.
+    Later :func:`check_manifest` refuses the files if one of these has been made anew. A folder
+    without manifest says names, sizes and times of its files.
 
     Args:
-        folders: Role to folder; ``None`` and folders without manifest are left out.
+        folders: Role to folder; ``None`` and folders that do not exist are left out.
     """
     parents: dict[str, Any] = {}
     for role, folder in folders.items():
-        manifest = None if folder is None else read_manifest(folder)
-        if manifest is not None:
+        if folder is None or not Path(folder).is_dir():
+            continue
+        manifest = read_manifest(folder)
+        if manifest is None:
+            facts: dict[str, Any] = {"files": _listing(Path(folder))}
+        else:
             facts = {key: v for key, v in manifest.items() if key not in _VOLATILE}
-            parents[role] = {"folder": str(folder), "facts": facts}
+        parents[role] = {"folder": str(folder), "facts": facts}
     return {"parents": parents} if parents else {}
 
 
-def check_manifest(folder: str | Path, class_names: Sequence[str]) -> None:
+def text_digest(lines: Iterable[str]) -> str:
+    """Short number of some lines of text, another one for other lines.
+
+    Example:
+        >>> text_digest(["a", "b"]) == text_digest(["a", "c"])
+        False
+    """
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _listing(folder: Path) -> str:
+    found = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
+    return text_digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
+
+
+def check_manifest(
+    folder: str | Path, class_names: Sequence[str], *, complete: bool = False
+) -> None:
     """Refuse label files of other classes or stale ones; a folder without manifest is accepted.
 
     Args:
         folder: Folder of label files.
         class_names: Classes of the data set that is to use them.
+        complete: Refuse files that are not complete, too; else that is a warning.
 
     Raises:
         LabelFormatError: If number, names or order of the classes differ (D401), what the files
-            were made from has been made anew (D403), or the manifest cannot be read (D202).
+            were made from has been made anew or they are not complete (D403), or the manifest
+            cannot be read (D202).
 
     Example:
         >>> import tempfile
@@ -132,9 +164,13 @@ def check_manifest(folder: str | Path, class_names: Sequence[str]) -> None:
     for role, parent in (manifest.get("parents") or {}).items():
         _check_parent(path, role, parent)
     if manifest.get("complete") is False:
-        logger.warning(
-            "%s: these labels are not complete; run the command that made them again", path
+        message = (
+            f"{path}: these files are not complete; run the command that made them again, it goes "
+            "on where it stopped"
         )
+        if complete:
+            raise LabelFormatError(f"D403 {message}")
+        logger.warning(message)
 
 
 def _check_parent(path: Path, role: str, parent: dict[str, Any]) -> None:

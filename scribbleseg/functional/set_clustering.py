@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.functional.clustering import lloyd_accumulate, spherical_kmeans
-from scribbleseg.functional.distributed import all_reduce_sum
+from scribbleseg.functional.distributed import all_reduce_sum, communication_device, is_distributed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -166,7 +166,10 @@ class StreamingLloyd:
         Returns:
             Weight of each cluster before the move, shape ``(S, K)``.
         """
-        self.sums, self.sizes = all_reduce_sum(self.sums), all_reduce_sum(self.sizes)
+        home, sent = self.sums.device, communication_device()  # NCCL takes no tensor of the host
+        if is_distributed():
+            self.sums = all_reduce_sum(self.sums.to(sent)).to(home)
+            self.sizes = all_reduce_sum(self.sizes.to(sent)).to(home)
         moved = F.normalize(self.sums, dim=2, eps=1e-12)
         self.centroids = torch.where(self.sizes[..., None] > 0, moved, self.centroids)
         sizes, self.sizes = self.sizes, torch.zeros_like(self.sizes)

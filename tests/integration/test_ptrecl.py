@@ -393,6 +393,35 @@ class TestReclassification:
         self.writer(tmp_path, collection=keep).write(trainer, module)
         assert (tmp_path / "out" / "prototypes.npz").stat().st_mtime_ns != stamp
 
+    def test_other_votes_take_the_same_features(self, tmp_path, monkeypatch) -> None:
+        module, _, trainer = self.trained(tmp_path)
+        keep = CollectionOptions(keep_features=True)
+        self.writer(tmp_path, collection=keep).write(trainer, module)
+        limits = module.prototypes.threshold.clone()
+        monkeypatch.setattr(FeatureFile, "write", None)  # would fail
+        module.hparams["top_m"] = (1, 2)
+        self.writer(tmp_path, collection=keep).write(trainer, module)
+        assert not torch.equal(module.prototypes.threshold, limits)
+
+    def test_foreign_masks_that_change_begin_anew(self, tmp_path) -> None:
+        module, _, trainer = self.trained(tmp_path)
+        (tmp_path / "masks" / "manifest.json").unlink(missing_ok=True)
+        self.writer(tmp_path).write(trainer, module)
+        stamp = (tmp_path / "out" / "prototypes.npz").stat().st_mtime_ns
+        path = next((tmp_path / "masks").glob("*.png"))
+        write_label(path, np.zeros_like(labels_of(path.parent)[path.stem]), source().palette)
+        self.writer(tmp_path).write(trainer, module)
+        assert (tmp_path / "out" / "prototypes.npz").stat().st_mtime_ns != stamp
+
+    def test_prototypes_of_another_number_are_made_anew(self, tmp_path) -> None:
+        module, _, trainer = self.trained(tmp_path)
+        self.writer(tmp_path).write(trainer, module)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        other = PtReClModule.load_from_checkpoint(tmp_path / "last.ckpt", num_prototypes=5)
+        assert other.prototypes.is_empty
+        again = PtReClModule.load_from_checkpoint(tmp_path / "last.ckpt")
+        assert torch.equal(again.prototypes.foreground, module.prototypes.foreground)
+
     @pytest.mark.parametrize("clustering", ["sharded", "streaming"])
     def test_variants_of_the_clustering_agree(self, tmp_path, clustering: str) -> None:
         module, _, trainer = self.trained(tmp_path, num_prototypes=2)

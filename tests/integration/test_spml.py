@@ -22,7 +22,12 @@ from scribbleseg.callbacks import (
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.errors import CheckpointError, ConfigError, ScribbleNotFoundError
+from scribbleseg.errors import (
+    CheckpointError,
+    ConfigError,
+    LabelFormatError,
+    ScribbleNotFoundError,
+)
 from scribbleseg.functional.manifest import read_manifest
 
 IMAGES = 6
@@ -173,6 +178,76 @@ class TestFiles:
         writer = PropagatedLabelWriter(scores="seeds", seeds=str(tmp_path / "cam" / "seeds"))
         with pytest.raises(ScribbleNotFoundError, match="no activation maps"):
             fit(module_of(weak_labels="pseudo_label"), data, tmp_path / "again", writer)
+
+    def test_nothing_is_known_of_an_image_without_a_scribble(self, first_stage, tmp_path) -> None:
+        root = plain_folder(tmp_path / "data", classes=source().class_names)
+        folder = FolderSource(root, on_missing="unlabelled")
+        name = folder.records("train")[0].image_id
+        next((root / "scribbles").glob(f"{name}.*")).unlink()
+        data = ScribbleDataModule(
+            FolderSource(root, on_missing="unlabelled"),
+            **{"batch_size": 2, "num_workers": 0, "check": False, "crop_size": 32},
+            superpixels="grid",
+        )
+        fit(module_of(), data, tmp_path / "run", PropagatedLabelWriter(crf=None))
+        written = tmp_path / "run" / "pseudo_labels"
+        assert (io.read_label(written / f"{name}.png", source().num_classes) == 255).all()
+        other = data.records("train")[1].image_id
+        assert (io.read_label(written / f"{other}.png", source().num_classes) != 255).all()
+
+    def test_other_inputs_make_other_labels(self, first_stage, tmp_path) -> None:
+        """And prototypes that masks labelled make none."""
+        trained = PrototypeWriter(oracle=True)
+        module, trainer = module_of(), trainer_of(tmp_path)
+        fit(module, data_of(), tmp_path, PrototypeWriter(), trained)
+        trainer.datamodule = data_of()
+        trainer.datamodule.setup("fit")
+        stamps = []
+        for folder in (first_stage / "prototypes", tmp_path / "prototypes"):
+            writer = PropagatedLabelWriter(
+                scores="retrieval", prototypes=str(folder / "prototypes.npz"), crf=None
+            )
+            stamps.append(read_manifest(writer.write(trainer, module))["made_by"])
+        assert stamps[0]["prototypes"] != stamps[1]["prototypes"]
+        oracle = str(tmp_path / "oracle_prototypes" / "prototypes.npz")
+        writer = PropagatedLabelWriter(scores="retrieval", prototypes=oracle)
+        with pytest.raises(ConfigError, match="full supervision"):
+            writer.write(trainer, module)
+
+    def test_a_second_run_that_is_stopped_keeps_nothing_of_the_first(
+        self, tmp_path, monkeypatch
+    ) -> None:
+        module, trainer = module_of(), trainer_of(tmp_path)
+        fit(module, data_of(), tmp_path, PropagatedLabelWriter(crf=None))
+        trainer.datamodule = data_of()
+        trainer.datamodule.setup("fit")
+        written, write = [], PropagatedLabelWriter.write_image
+
+        def interrupted(self, sample, *rest) -> None:
+            if len(written) == 2:
+                raise KeyboardInterrupt
+            write(self, sample, *rest)
+            written.append(sample.name)
+
+        monkeypatch.setattr(PropagatedLabelWriter, "write_image", interrupted)
+        other = PropagatedLabelWriter(crf=None, walk_steps=1)
+        with pytest.raises(KeyboardInterrupt):
+            other.write(trainer, module)
+        folder = tmp_path / "pseudo_labels"
+        assert {path.stem for path in folder.glob("*.png")} == set(written)
+        with pytest.raises(LabelFormatError, match=r"D403 .*not complete"):
+            data_of(pseudo_label_dir=str(folder)).setup("fit")
+        first = list(written)
+        written.clear()
+        monkeypatch.setattr(
+            PropagatedLabelWriter,
+            "write_image",
+            lambda self, sample, *rest: (written.append(sample.name), write(self, sample, *rest)),
+        )
+        other.write(trainer, module)
+        assert not set(first) & set(written)
+        assert len(first) + len(written) == IMAGES
+        data_of(pseudo_label_dir=str(folder)).setup("fit")
 
     def test_other_methods_and_wrong_options_are_refused(self, tmp_path) -> None:
         other = RegularizedModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None)

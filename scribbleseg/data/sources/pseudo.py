@@ -45,12 +45,13 @@ def find_pseudo_labels(folder: Path, class_names: Sequence[str]) -> dict[str, Pa
 
     Raises:
         ScribbleNotFoundError: If the folder is missing (D301).
-        LabelFormatError: If its manifest names other classes (D401) or cannot be read (D202).
+        LabelFormatError: If its manifest names other classes (D401), is incomplete or stale (D403),
+            or cannot be read (D202).
     """
     if not folder.is_dir():
         raise ScribbleNotFoundError(
             f"D301 {folder}: folder of pseudo-labels does not exist; make them, or correct "
             "`pseudo_label_dir`"
         )
-    check_manifest(folder, class_names)
+    check_manifest(folder, class_names, complete=True)
     return io.find_images(folder, suffixes=(".png",))

@@ -140,8 +140,8 @@ class TagLabels(WeakReader):
         """Nothing is drawn: 255 everywhere."""
         return np.full(self.source._image_size(record), IGNORE_INDEX, dtype=np.uint8)
 
-    def class_labels(self, record: Record) -> list[int]:
-        """Tags of an image.
+    def class_labels(self, record: Record) -> list[int] | None:
+        """Tags of an image; ``None`` = it has none and may be without.
 
         Raises:
             ScribbleNotFoundError: If the image has none (D301).
@@ -149,7 +149,7 @@ class TagLabels(WeakReader):
         labels = self._labels.get(record.image_id)
         if labels is None:
             if self.source.on_missing == "unlabelled":
-                return []
+                return None
             raise ScribbleNotFoundError(
                 f"D301 {self._path}: no tags of {record.image_id!r}; add them, or remove the image "
                 "from its list"

@@ -205,7 +205,8 @@ class IRNModule(BoundaryModule):
 
     def on_train_epoch_end(self) -> None:
         """Before the last checkpoint: the mean displacement, which predictions are free of."""
-        if self.displacement is None or self.training_progress() < 1:
+        ends = self.training_progress() >= 1 or self.trainer.should_stop
+        if self.displacement is None or not ends:
             return
         if self.unaugmented_images is None:
             logger.warning("no images to take the mean displacement of: it stays as it is")

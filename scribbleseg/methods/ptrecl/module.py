@@ -265,21 +265,42 @@ class PtReClModule(ScribbleSegModule):
                 "there are no prototypes: list the callback ReclassificationWriter, or load a "
                 "prototypes.npz with module.prototypes.load"
             )
-        present, canvas = self.modelled_classes(class_labels), self.network.padded_size(*size)
-        margins = []
+        present, margins = self.modelled_classes(class_labels), []
         for scale in config.scales:
             view = scale_image(image, scale)
-            features = self.cell_features(view)
+            features = self._inner_features(view)
             if config.flip:
-                features = features + self.cell_features(view.flip(-1)).flip(-1)
-            margins.append(self.prototypes.margin(features, present, **self.vote_options()))
+                features = features + self._inner_features(view.flip(-1)).flip(-1)
+            margin = self.prototypes.margin(features, present, **self.vote_options())
+            margins.append(self._on_view(margin, (int(view.shape[2]), int(view.shape[3]))))
         quarter = (-(-size[0] // 4), -(-size[1] // 4))
         seeds = assemble_cam([margin.relu() / len(margins) for margin in margins], quarter)
         mean = torch.zeros((), device=image.device)
         for margin in margins:
-            full = F.interpolate(margin, canvas, mode="bilinear", align_corners=False)
-            mean = mean + full[..., : size[0], : size[1]] / len(margins)
+            full = F.interpolate(margin, size, mode="bilinear", align_corners=False)
+            mean = mean + full / len(margins)
         return ReclassifiedMaps(seeds, mean)
+
+    def _inner_features(self, view: Tensor) -> Tensor:
+        """Features of an image without the cells that lie on its padding alone."""
+        rows, columns = (-(-side // self.cell_stride) for side in view.shape[2:])
+        return self.cell_features(view)[..., :rows, :columns]
+
+    def _on_view(self, margin: Tensor, size: tuple[int, int]) -> Tensor:
+        """A map of the cells of an image; at image size where its last cells overhang."""
+        covered = [side * self.cell_stride for side in margin.shape[2:]]
+        if covered == list(size):
+            return margin
+        full = F.interpolate(margin, covered, mode="bilinear", align_corners=False)
+        return full[..., : size[0], : size[1]]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Prototypes of another number or of other features are left out: they are made anew."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint["state_dict"]
+        own = {n: v for n, v in self.state_dict().items() if n.startswith("prototypes.")}
+        if any(n not in state or state[n].shape != v.shape for n, v in own.items()):
+            state.update(own)
 
     def labels_of(self, margin: Tensor, class_labels: Tensor) -> Tensor:
         """Ids ``(B, H, W)`` by margins ``(B, C, H, W)``; see :func:`label_by_margin`.

@@ -91,8 +91,14 @@ def reclassify_masks(
         >>> next(reclassify_masks([noisy], [features], tags, num_prototypes=1, top_m=1)).tolist()
         [[1, 1, 1, 0, 0, 0]]
     """
-    read = features if callable(features) else features.__getitem__
-    modelled = (class_labels > 0).clone()
+    found_of = features if callable(features) else features.__getitem__
+
+    def read(index: int) -> Tensor:
+        return found_of(index).cpu()  # sets, clusters and votes are on the host
+
+    masks = [mask.cpu() for mask in masks]
+    scribbles = None if scribbles is None else [drawn.cpu() for drawn in scribbles]
+    modelled = (class_labels > 0).cpu()
     if background is not None:
         modelled[:, background] = model_background
     classes = class_labels.shape[1]

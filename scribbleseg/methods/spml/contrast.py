@@ -71,6 +71,8 @@ class ContrastiveModule(SegmentingModule):
         min_segment_pixels: Smaller segments are nobody's positive or negative; 0 = all are.
         memory_batches: Earlier batches whose segments are compared with, at least 0.
         memory_capacity: Most segments that are kept of each.
+        positives: What a pixel is drawn to: the ``others`` that are alike, as published, or its
+            ``own`` segment alone, as in SegSort.
         remote_grad: Whether a loss changes the prototypes of other ranks, as published.
         chunk_size: Pixels whose similarities are in memory at a time; ``null`` = all.
         accuracy_every: Steps between scores ``train/retrieval_acc`` of the segments; 0 = never.
@@ -100,6 +102,7 @@ class ContrastiveModule(SegmentingModule):
         min_segment_pixels: int = 0,
         memory_batches: int = 2,
         memory_capacity: int = 16384,
+        positives: Literal["others", "own"] = "others",
         remote_grad: bool = True,
         chunk_size: int | None = 4096,
         accuracy_every: int = 0,
@@ -109,6 +112,7 @@ class ContrastiveModule(SegmentingModule):
         check_choice("similarity_features", similarity_features, ("local", "embedding"))
         check_choice("tagless", tagless, ("skip", "reference"))
         check_choice("unknown", unknown, ("all", "skip"))
+        check_choice("positives", positives, ("others", "own"))
         check_flag(remote_grad=remote_grad)
         check_grid("clusters", clusters)
         check_whole(1, affinity_k=affinity_k, memory_capacity=memory_capacity)
@@ -181,16 +185,17 @@ class ContrastiveModule(SegmentingModule):
                 )
             if hparams["unknown"] == "all":
                 assigned = assigned | ~assigned.any(1, keepdim=True)
+        sizes = region_sizes(own[None], max(count, 1))[0, :count]
+        usable = sizes >= hparams["min_segment_pixels"]
         rows, offset, images = gather_segments(
             segment_prototypes(z, own, count),
             segments,
             tags,
             assigned,
-            usable=region_sizes(own[None], max(count, 1))[0, :count]
-            >= hparams["min_segment_pixels"],
+            usable=usable,
             with_grad=hparams["remote_grad"],
         )
-        return SegmentedBatch(segments, z, located, rows, offset, tags, images)
+        return SegmentedBatch(segments, z, located, rows, offset, tags, images, assigned, usable)
 
     # -------------------------------------------------------------- relations
 
@@ -229,6 +234,10 @@ class ContrastiveModule(SegmentingModule):
         queue.append(found.rows, found.num_images)
         return {name: (weights[name], loss) for name, loss in losses.items()}
 
+    @property
+    def _mode(self) -> Literal["segsort+", "segsort"]:
+        return "segsort" if self.hparams["positives"] == "own" else "segsort+"
+
     def _contrast(self, name: str, found: SegmentedBatch, sets: Any, **options: Any) -> Tensor:
         return segsort_loss(
             found.z,
@@ -236,6 +245,7 @@ class ContrastiveModule(SegmentingModule):
             found.own,
             *sets,
             concentration=self.hparams[f"{name}_concentration"],
+            mode=self._mode,
             chunk_size=self.hparams["chunk_size"],
             across_ranks=True,
             **options,
@@ -266,16 +276,16 @@ class ContrastiveModule(SegmentingModule):
             segment_prototypes(features, segments.pixel_segment, len(segments.label)),
             segments,
             image_spans(segments, images),
+            usable=found.usable,
             concentration=self.hparams["similarity_concentration"],
+            mode=self._mode,
             chunk_size=self.hparams["chunk_size"],
             across_ranks=True,
         )
 
     def _affinity(self, found: SegmentedBatch) -> Tensor:
-        own, count = found.segments.pixel_segment, len(found.segments.label)
-        assigned = found.rows.assigned
-        mine = assigned[found.offset : found.offset + count]
-        sets = overlap_sets(mine, assigned)
+        own, mine = found.segments.pixel_segment, found.assigned
+        sets = overlap_sets(mine, found.rows.assigned)
         weight = mine.any(1)[own] if self.hparams["unknown"] == "skip" else None
         return self._contrast("affinity", found, sets, group=own, weight=weight)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from scribbleseg.types import SegBatch
 
 __all__ = ["SPMLModule"]
+
+logger = logging.getLogger(__name__)
 
 
 class SPMLModule(ContrastiveModule):
@@ -98,6 +101,11 @@ class SPMLModule(ContrastiveModule):
             CheckpointError: If they cannot be read or do not fit.
         """
         path = self.hparams["init_from"]
+        if path is None and self.hparams["stage"] == "classifier" and not self.trainer.ckpt_path:
+            logger.warning(
+                "stage: classifier without init_from: the embedding is frozen as it is; name the "
+                "checkpoint of the stage `embedding`, unless its weights were loaded otherwise"
+            )
         if path is not None and self.trainer.ckpt_path is None:
             fresh = self.hparams["stage"] == "classifier" and self.hparams["reset_classifier"]
             load_start(self, path, without="network.classifier." if fresh else None)

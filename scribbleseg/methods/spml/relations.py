@@ -221,7 +221,9 @@ def image_similarity_loss(
     segments: Segments,
     spans: Sequence[tuple[slice, slice]],
     *,
+    usable: Tensor | None = None,
     concentration: float = 16.0,
+    mode: Literal["segsort+", "segsort"] = "segsort+",
     chunk_size: int | None = 4096,
     across_ranks: bool = False,
 ) -> Tensor:
@@ -238,7 +240,9 @@ def image_similarity_loss(
         prototypes: Mean direction of each segment of this batch, shape ``(S, D)``.
         segments: Of the batch.
         spans: From :func:`image_spans`.
+        usable: Segments that are compared with, bool, shape ``(S,)``; all by default.
         concentration: κ.
+        mode: See :func:`~scribbleseg.methods.spml.losses.segsort_loss`.
         chunk_size: Pixels at a time.
         across_ranks: Mean over the images of all ranks. Every rank must then call.
 
@@ -250,6 +254,8 @@ def image_similarity_loss(
     for pixel, segment in images:
         own = segments.pixel_segment[pixel] - segment.start
         sets = region_sets(segments.region[segment])
+        if usable is not None:
+            sets = RelationSets(*(found & usable[segment] for found in sets))
         losses.append(
             segsort_loss(
                 pixels[pixel],
@@ -258,6 +264,7 @@ def image_similarity_loss(
                 *sets,
                 group=own,
                 concentration=concentration,
+                mode=mode,
                 chunk_size=chunk_size,
             )
         )

@@ -55,6 +55,8 @@ class SegmentedBatch(NamedTuple):
         offset: See ``rows``.
         tags: Classes of the images of this rank, background left out, bool, shape ``(B, C)``.
         num_images: Images on all ranks.
+        assigned: Classes of the own segments by feature affinity, bool, shape ``(S, C)``.
+        usable: Own segments that others may be compared with, bool, shape ``(S,)``.
     """
 
     segments: Segments
@@ -64,6 +66,8 @@ class SegmentedBatch(NamedTuple):
     offset: int
     tags: Tensor
     num_images: int
+    assigned: Tensor
+    usable: Tensor
 
     @property
     def own(self) -> Tensor:

@@ -158,9 +158,13 @@ def test_manifest_of_the_same_classes(root, caplog):
     with caplog.at_level(logging.WARNING):
         assert len(pseudo(root).records("train")) == 6
         assert not caplog.records
-        write_manifest(root / "pseudo", class_names=CLASSES, files=6, complete=False)
-        assert len(pseudo(root).records("train")) == 6
-    assert "not complete" in caplog.text
+
+
+def test_labels_that_are_not_complete(root):
+    write_manifest(root / "pseudo", class_names=CLASSES, files=6, complete=False)
+    source = pseudo(root)
+    with pytest.raises(LabelFormatError, match=r"D403 .*not complete.*goes on"):
+        source.records("train")
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,35 @@ class TestPtReCl(MethodContract):
         self.step(module)
         assert 0 <= module.logged["train/agreement"] <= 1
 
+    @pytest.mark.parametrize("flip", [False, True])
+    def test_padding_displaces_nothing(self, flip: bool) -> None:
+        """The margin of a bar lies on the bar, whatever size the network pads the image to."""
+        module = self.build(
+            arch="fpn", feature_level="decoder", inference=InferenceConfig((1.5,), flip)
+        ).eval()
+        module.cell_features = lambda image: F.avg_pool2d(
+            F.pad(image, (0, -image.shape[3] % 32, 0, -image.shape[2] % 32)), 4
+        )
+        module._stride = 4
+        for index in range(1, module.num_classes):
+            module.prototypes.foreground[index, 0] = 0
+            module.prototypes.foreground[index, 0, 0] = 1
+            module.prototypes.background[index, 0] = 0
+            module.prototypes.background[index, 0, 1] = 1
+        module.prototypes.num_foreground[:] = module.prototypes.num_background[:] = 1
+        dim = module.prototypes.foreground.shape[2]
+        image = torch.zeros(1, dim, 96, 96)
+        image[:, 1] = 1
+        image[:, 0, :, 80:88], image[:, 1, :, 80:88] = 1, 0
+        tags = torch.ones(1, module.num_classes)
+        found = module.reclassified_maps(image, tags)
+        columns = found.margin[0, 1].relu().sum(0)
+        middle = (columns * torch.arange(96)).sum() / columns.sum()
+        assert abs(float(middle) - 83.5) < 1
+        columns = found.seeds[0, 1].sum(0)
+        middle = (columns * (torch.arange(24) * 4 + 1.5)).sum() / columns.sum()
+        assert abs(float(middle) - 83.5) < 1.5
+
     def test_reclassified_maps_of_mirrored_images_are_mirrored(self) -> None:
         config = InferenceConfig(scales=(1.0, 0.5), flip=True)
         module = self.with_prototypes(inference=config)

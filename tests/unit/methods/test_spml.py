@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -183,6 +184,33 @@ class TestSPML(MethodContract):
         rows = module.queue.rows()
         assert (rows.labels == -1).any()
         assert not rows.tags[rows.labels == -1].any()
+
+    def test_small_segments_keep_their_pixels_and_leave_the_similarity(self) -> None:
+        batch = make_batch()
+        whole, large = (self.build(min_segment_pixels=n).eval() for n in (0, 3))
+        for module in (whole, large):
+            self.step(module, batch)
+        assert large.loss_terms["similarity"] != whole.loss_terms["similarity"]
+        every = self.build(min_segment_pixels=10_000).eval()
+        self.step(every, batch)
+        # nothing to compare with but the own segment
+        for name in ("annotation", "cooccurrence", "similarity", "affinity"):
+            assert every.loss_terms[name] == 0, name
+
+    def test_the_own_segment_may_be_the_only_positive(self) -> None:
+        batch = make_batch()
+        others, own = (self.build(positives=kind).eval() for kind in ("others", "own"))
+        for module in (others, own):
+            self.step(module, batch)
+        for name in ("annotation", "similarity"):
+            assert own.loss_terms[name] != others.loss_terms[name], name
+
+    def test_a_classifier_on_nothing_says_so(self, caplog) -> None:
+        module = self.build(stage="classifier")
+        module.trainer = SimpleNamespace(ckpt_path=None)
+        with caplog.at_level(logging.WARNING):
+            module.on_fit_start()
+        assert "without init_from" in caplog.text
 
     def test_label_of_a_cell_may_be_any_in_it(self) -> None:
         batch = make_batch()
