@@ -243,6 +243,14 @@ def test_boxes_surround_the_objects(monkeypatch) -> None:
     ]
 
 
+def test_boxes_of_a_folder(tmp_path) -> None:
+    root, output = plain_folder(tmp_path / "data"), tmp_path / "made" / "boxes.json"
+    run("boxes.py", str(root), str(output), "--min-area", "1", cwd=tmp_path)
+    boxes = json.loads(output.read_text())
+    assert set(boxes) == set((root / "train.txt").read_text().split())
+    assert any(boxes.values())
+
+
 def test_a_recipe_may_score_the_run_of_another_one_again(tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import compare
