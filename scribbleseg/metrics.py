@@ -28,14 +28,21 @@ class SegmentationMetrics(Metric):
     Args:
         num_classes: C.
         ignore_index: Label value that is not scored.
+        sync_on_compute: Add the matrices of all ranks, which must then all call ``compute()``.
     """
 
     full_state_update = False
     higher_is_better = True
     confusion: Tensor
 
-    def __init__(self, num_classes: int, *, ignore_index: int = IGNORE_INDEX) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        ignore_index: int = IGNORE_INDEX,
+        sync_on_compute: bool = True,
+    ) -> None:
+        super().__init__(sync_on_compute=sync_on_compute)
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.add_state(

@@ -43,7 +43,8 @@ def score_pseudo_labels(source: Any, folder: str | Path, *, split: str = "train"
         ScribbleSegError: If there is nothing to score.
     """
     folder = Path(folder)
-    metrics = SegmentationMetrics(source.num_classes)
+    # one process scores all images, and the others do not ask
+    metrics = SegmentationMetrics(source.num_classes, sync_on_compute=False)
     images, decided, known = 0, 0, 0
     for listed in source.records(split):
         path, record = folder / f"{listed.image_id}.png", source.with_mask(listed)
