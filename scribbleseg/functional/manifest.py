@@ -94,7 +94,7 @@ def parent_facts(**folders: str | Path | None) -> dict[str, Any]:
     """Entry ``parents`` of a manifest: what the folders say that the files are made from.
 
     Later :func:`check_manifest` refuses the files if one of these has been made anew. A folder
-    without manifest says names, sizes and times of its files.
+    without manifest says names and sizes of its files.
 
     Args:
         folders: Role to folder; ``None`` and folders that do not exist are left out.
@@ -123,8 +123,9 @@ def text_digest(lines: Iterable[str]) -> str:
 
 
 def _listing(folder: Path) -> str:
-    found = sorted((path.name, path.stat()) for path in folder.iterdir() if path.is_file())
-    return text_digest(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found)
+    # no times: a folder that has been copied holds what it held
+    found = sorted((path.name, path.stat().st_size) for path in folder.iterdir() if path.is_file())
+    return text_digest(f"{name} {size}" for name, size in found)
 
 
 def check_manifest(
