@@ -140,24 +140,24 @@ class ReclassificationWriter(TrainingImageWriter):
         del made_by["inference"]  # prototypes are those of the plain image
         stored = json.loads(report.read_text()) if report.is_file() else {}
         known = path.is_file() and stored.get("made_by") == made_by
+        collector = FeatureCollector(
+            trainer,
+            module,
+            root / "features",
+            masks,
+            agree,
+            self.collection,
+            _decides_features(made_by, str(module.hparams["feature_level"])),
+        )
         if trainer.strategy.broadcast(known):
             module.prototypes.load(path)
-            return
-        with evaluation_mode(module):
-            collector = FeatureCollector(
-                trainer,
-                module,
-                root / "features",
-                masks,
-                agree,
-                self.collection,
-                _decides_features(made_by, str(module.hparams["feature_level"])),
-            )
-            classes = collector.build()
-        if trainer.is_global_zero:
-            module.prototypes.save(path)
-            write_text(report, json.dumps({"made_by": made_by, "classes": classes}, indent=1))
-        collector.finish()
+        else:
+            with evaluation_mode(module):
+                classes = collector.build()
+            if trainer.is_global_zero:
+                module.prototypes.save(path)
+                write_text(report, json.dumps({"made_by": made_by, "classes": classes}, indent=1))
+        collector.finish()  # also what a run left that was stopped just before this
         trainer.strategy.barrier()
 
     def write_image(self, sample: TrainingImage, module: Any, folders: list[Path]) -> None:

@@ -21,6 +21,7 @@ from scribbleseg.callbacks import (
     ReclassificationWriter,
 )
 from scribbleseg.callbacks.collection_options import CollectionOptions
+from scribbleseg.callbacks.feature_collection import FeatureCollector
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import SyntheticSource
@@ -402,6 +403,25 @@ class TestReclassification:
         module.hparams["top_m"] = (1, 2)
         self.writer(tmp_path, collection=keep).write(trainer, module)
         assert not torch.equal(module.prototypes.threshold, limits)
+
+    def test_features_of_a_run_that_was_stopped_at_its_end_are_removed(
+        self, tmp_path, monkeypatch
+    ) -> None:
+        module, _, trainer = self.trained(tmp_path)
+        with monkeypatch.context() as stopped:
+            stopped.setattr(FeatureCollector, "finish", None)
+            with pytest.raises(TypeError):
+                self.writer(tmp_path).write(trainer, module)
+        assert (tmp_path / "out" / "prototypes.npz").is_file()
+        assert (tmp_path / "out" / "features").is_dir()
+        self.writer(tmp_path).write(trainer, module)
+        assert not (tmp_path / "out" / "features").exists()
+
+    def test_a_background_that_is_not_there_cannot_be_modelled(self, tmp_path) -> None:
+        module, _, trainer = self.trained(tmp_path, model_background=True)
+        trainer.datamodule.source.background = None
+        with pytest.raises(ConfigError, match="model_background: true"):
+            self.writer(tmp_path).setup(trainer, module, "fit")
 
     def test_foreign_masks_that_change_begin_anew(self, tmp_path) -> None:
         module, _, trainer = self.trained(tmp_path)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, Trainer, seed_everything
 
 from scribbleseg import CAMModule, RegularizedModule, SPMLModule
 from scribbleseg.callbacks import (
+    ConfidentLabelWriter,
     ExactResume,
     PropagatedLabelWriter,
     PrototypeWriter,
@@ -189,11 +190,17 @@ class TestFiles:
             **{"batch_size": 2, "num_workers": 0, "check": False, "crop_size": 32},
             superpixels="grid",
         )
-        fit(module_of(), data, tmp_path / "run", PropagatedLabelWriter(crf=None))
-        written = tmp_path / "run" / "pseudo_labels"
-        assert (io.read_label(written / f"{name}.png", source().num_classes) == 255).all()
+        confident = {"threshold": 0.0, "present_only": True}
+        writers = (
+            PropagatedLabelWriter(crf=None),
+            ConfidentLabelWriter(str(tmp_path / "run" / "confident"), **confident),
+        )
+        fit(module_of(), data, tmp_path / "run", *writers)
         other = data.records("train")[1].image_id
-        assert (io.read_label(written / f"{other}.png", source().num_classes) != 255).all()
+        for folder in ("pseudo_labels", "confident"):
+            written = tmp_path / "run" / folder
+            assert (io.read_label(written / f"{name}.png", source().num_classes) == 255).all()
+            assert (io.read_label(written / f"{other}.png", source().num_classes) != 255).all()
 
     def test_other_inputs_make_other_labels(self, first_stage, tmp_path) -> None:
         """And prototypes that masks labelled make none."""

@@ -260,6 +260,18 @@ def test_tags_and_boxes(tmp_path):
     assert kept == [r.image_id for r in train[:2]]
 
 
+def test_training_on_tags_of_the_annotations(tmp_path):
+    """There are no scribbles to take them from."""
+    source = COCOSource(
+        coco_tree(tmp_path, scribbles=False),
+        label_type="tag",
+        weak_labels=WeakLabels(tags_from="annotations"),
+    )
+    record = by_id(source, "train")[NINE]
+    assert source.class_labels(record) == [PERSON, DOG]
+    assert (source.read_scribble(record) == 255).all()
+
+
 def test_training_on_boxes(tmp_path):
     source = COCOSource(
         coco_tree(tmp_path, scribbles=False),

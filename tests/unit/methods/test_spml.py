@@ -197,6 +197,23 @@ class TestSPML(MethodContract):
         for name in ("annotation", "cooccurrence", "similarity", "affinity"):
             assert every.loss_terms[name] == 0, name
 
+    def test_pixels_of_small_segments_keep_their_classes_of_affinity(self) -> None:
+        module, seen = self.build(min_segment_pixels=3).eval(), {}
+        contrast = module._contrast
+
+        def kept(name, found, sets, **options):
+            seen[name] = (sets, found)
+            return contrast(name, found, sets, **options)
+
+        module._contrast = kept
+        self.step(module, make_batch())
+        sets, found = seen["affinity"]
+        assert not found.usable.all()
+        assert sets.positive.any(1).all(), "they are drawn to others, though nobody is to them"
+        assert not sets.positive[:, found.offset : found.offset + len(found.usable)][
+            :, ~found.usable
+        ].any()
+
     def test_the_own_segment_may_be_the_only_positive(self) -> None:
         batch = make_batch()
         others, own = (self.build(positives=kind).eval() for kind in ("others", "own"))
