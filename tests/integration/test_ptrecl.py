@@ -13,15 +13,17 @@ import torch
 from helpers.contract import TINY_ENCODER
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from scribbleseg import IRNModule, PtReClModule, RegularizedModule
+from scribbleseg import CAMModule, IRNModule, PtReClModule, RegularizedModule
 from scribbleseg.callbacks import (
     AffinityLabelWriter,
     ExactResume,
     RandomWalkWriter,
     ReclassificationWriter,
+    SeedWriter,
 )
 from scribbleseg.callbacks.collection_options import CollectionOptions
 from scribbleseg.callbacks.feature_collection import FeatureCollector
+from scribbleseg.callbacks.training_image import TrainingImage
 from scribbleseg.cli import main
 from scribbleseg.data import ScribbleDataModule, io
 from scribbleseg.data.sources import SyntheticSource
@@ -481,6 +483,52 @@ class TestReclassification:
 
 
 # -------------------------------------------------------------------------- resuming
+
+
+class TestNothingIsKnown:
+    """Without a stroke and without tags an image is undecided: it is no image of the background."""
+
+    @pytest.fixture
+    def forget(self, monkeypatch):
+        drawn = TrainingImage.scribble.func
+
+        def nothing(sample: TrainingImage) -> torch.Tensor:
+            return torch.full_like(drawn(sample), 255)
+
+        return lambda: monkeypatch.setattr(TrainingImage, "scribble", property(nothing))
+
+    def check(self, folder: Path) -> None:
+        found = labels_of(folder)
+        assert len(found) == IMAGES
+        for image_id, label in found.items():
+            assert (label == 255).all(), image_id
+
+    def test_certain_labels(self, tmp_path, forget) -> None:
+        forget()
+        seeds = str(seeds_in(tmp_path / "seeds"))
+        TestAffinityLabels().write(tmp_path, seed_dir=seeds, refine="none")
+        self.check(tmp_path / "labels")
+
+    def test_walk(self, tmp_path, forget) -> None:
+        forget()
+        seeds = str(seeds_in(tmp_path / "seeds"))
+        TestRandomWalk().run(tmp_path, seed_source="cam", seed_dir=seeds)
+        self.check(tmp_path / "walked")
+
+    def test_seeds(self, tmp_path, forget) -> None:
+        forget()
+        module = CAMModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None)
+        trainer_of(tmp_path, SeedWriter()).fit(module, data_of())
+        self.check(tmp_path / "pseudo_labels")
+
+    def test_reclassified_labels(self, tmp_path, forget) -> None:
+        stage = TestReclassification()
+        module, _, trainer = stage.trained(tmp_path)
+        stage.writer(tmp_path).write(trainer, module)
+        shutil.rmtree(tmp_path / "out" / "pseudo_labels")
+        forget()
+        stage.writer(tmp_path).write(trainer, module)
+        self.check(tmp_path / "out" / "pseudo_labels")
 
 
 class _Save(Callback):
