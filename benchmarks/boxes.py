@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from scribbleseg.data.sources import FolderSource
-from scribbleseg.functional.label_regions import label_regions
+from scribbleseg.functional import label_regions
 
 
 def boxes_of(mask: np.ndarray, *, background: int, min_area: int) -> list[dict]:

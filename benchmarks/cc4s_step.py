@@ -21,8 +21,8 @@ from rounds import alternate, judge, parse, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import CC4SModule
-from scribbleseg.methods.cc4s import eigenspace_consistency
-from scribbleseg.nn.random_walk import SimilarityMeasurement
+from scribbleseg.methods import eigenspace_consistency
+from scribbleseg.nn import SimilarityMeasurement
 
 PARTS, STEPS = ("walk", "ours", "dense"), ("certainty", "consistency")
 TRACE_WEIGHT, STRIDE = 0.01, 8

@@ -18,8 +18,8 @@ import torch
 from ops_memory import peak_mib
 from rounds import alternate, judge, parse, ratio, save
 
-from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
-from scribbleseg.methods.cdsp import LocalizationRectification
+from scribbleseg.functional import boundary_distance_map, scribble_distance_map
+from scribbleseg.methods import LocalizationRectification
 
 VARIANTS = ("chunked", "dense")
 

@@ -30,7 +30,7 @@ import yaml
 from report import default_path, environment, write
 from sweep import expand_sweep, plot_sweep
 
-from scribbleseg.checkpoint import read_checkpoint
+from scribbleseg import read_checkpoint
 
 HERE = Path(__file__).parent
 

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from ops_memory import peak_mib
 from rounds import alternate, judge, median, parse, save
 
-from scribbleseg.functional.affinity import (
+from scribbleseg.functional import (
     affinity_targets,
     boundary_to_affinity,
     pair_displacement,
     pair_offsets,
+    sparse_random_walk,
 )
-from scribbleseg.functional.random_walk import sparse_random_walk
-from scribbleseg.methods.irn import affinity_loss, displacement_loss
+from scribbleseg.methods import affinity_loss, displacement_loss
 
 VARIANTS = ("loss", "walk", "dense")
 BARS = {"loss_peak_mib": 2048.0, "walk_s": 0.8, "difference": 1e-4}

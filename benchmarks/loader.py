@@ -20,10 +20,9 @@ from PIL import Image
 from report import default_path, environment, write
 from torch.utils.data import DataLoader, Dataset
 
-from scribbleseg.data.datamodule import ScribbleDataModule
+from scribbleseg.data import Augmentation, ScribbleDataModule
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.functional.images import write_image, write_label
+from scribbleseg.functional import write_image, write_label
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

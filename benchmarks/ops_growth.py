@@ -11,14 +11,17 @@ from ops_cases.grid_losses import with_gradient
 from ops_cases.inputs import photo, photos, soft_masks, strokes
 from ops_cases.walks import boundaries
 
-from scribbleseg.functional.gaussian import pixel_features
-from scribbleseg.functional.grid_edges import grid_edge_weights
-from scribbleseg.functional.grid_tree import grid_mst, root_tree
-from scribbleseg.functional.permutohedral import PermutohedralLattice
-from scribbleseg.functional.random_walk import sparse_random_walk
-from scribbleseg.functional.random_walker import random_walker
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
-from scribbleseg.functional.tree_filter import tree_filter
+from scribbleseg.functional import (
+    PermutohedralLattice,
+    gated_crf_loss,
+    grid_edge_weights,
+    grid_mst,
+    pixel_features,
+    random_walker,
+    root_tree,
+    sparse_random_walk,
+    tree_filter,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

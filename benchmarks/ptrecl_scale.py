@@ -21,9 +21,12 @@ import torch
 import torch.nn.functional as F
 from rounds import judge, save
 
-from scribbleseg.functional.cell_labels import foreground_background_cells
-from scribbleseg.functional.feature_plan import FeatureFile, FeaturePlanner
-from scribbleseg.functional.set_clustering import cluster_set
+from scribbleseg.functional import (
+    FeatureFile,
+    FeaturePlanner,
+    cluster_set,
+    foreground_background_cells,
+)
 
 SETS = {"voc": (10_582, 20, 768), "coco": (82_783, 80, 1_200)}  # images, classes, cells an image
 BARS = {

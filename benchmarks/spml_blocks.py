@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from ops_memory import peak_mib
 from rounds import alternate, judge, median, parse, ratio, save
 
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional import (
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
+    segment_index,
+    segment_prototypes,
 )
-from scribbleseg.functional.image_segments import segment_index, segment_prototypes
-from scribbleseg.methods.spml import segsort_loss
-from scribbleseg.methods.spml.relations import annotation_sets
+from scribbleseg.methods import annotation_sets, segsort_loss
 
 VARIANTS = ("chunked", "whole", "written")
 BARS = {"peak_mb": 1200.0, "kmeans_s": 0.5}

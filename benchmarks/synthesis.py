@@ -16,8 +16,12 @@ import cv2
 from report import default_path, environment, write
 
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.functional.degrade import Degradation, degrade_scribble
-from scribbleseg.functional.synthesis import synthesize_points, synthesize_scribbles
+from scribbleseg.functional import (
+    Degradation,
+    degrade_scribble,
+    synthesize_points,
+    synthesize_scribbles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,10 +19,8 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_every
 from rounds import alternate, median, parse, ratio, save
 from torch.utils.data import DataLoader, Dataset
 
-from scribbleseg import RegularizedModule
-from scribbleseg.functional.losses import partial_cross_entropy
-from scribbleseg.functional.schedules import schedule_factor
-from scribbleseg.runs import run_callbacks, run_loggers
+from scribbleseg import RegularizedModule, run_callbacks, run_loggers
+from scribbleseg.functional import partial_cross_entropy, schedule_factor
 
 
 class Batches(Dataset):

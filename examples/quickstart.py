@@ -12,11 +12,10 @@ from pathlib import Path
 
 from lightning.pytorch import Trainer, seed_everything
 
-from scribbleseg import RegularizedModule, ScribbleDataModule, load
+from scribbleseg import Predictor, RegularizedModule, ScribbleDataModule, load
 from scribbleseg.callbacks import ExactResume, NonFiniteGuard, PredictionPanel, RunSummary
-from scribbleseg.data.sources.synthetic import SyntheticSource
-from scribbleseg.functional.images import write_image
-from scribbleseg.predictor import Predictor
+from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.functional import write_image
 
 
 def main() -> None:

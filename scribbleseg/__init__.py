@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from scribbleseg.checkpoint import load
-    from scribbleseg.data import ScribbleDataModule
-    from scribbleseg.methods import (
-        CAMModule,
-        CC4SModule,
-        CDSPModule,
-        DMPLSModule,
-        IRNModule,
-        MeanTeacherModule,
-        PFAModule,
-        PtReClModule,
-        RegularizedModule,
-        Scribble2LabelModule,
-        SPMLModule,
-    )
-
-__version__ = "0.1.0"
+from pathlib import Path
+from types import ModuleType
 
 __all__ = [
     "CAMModule",
@@ -41,22 +25,57 @@ __all__ = [
     "load",
 ]
 
-# a name that is not here is a method: a new one is added above, twice, and nowhere else
-_ELSEWHERE = {"ScribbleDataModule": "scribbleseg.data", "load": "scribbleseg.checkpoint"}
-_PACKAGES = ("data", "methods")
+__version__ = "0.1.0"
 
-if not TYPE_CHECKING:  # else a type checker would accept any name
 
-    def __getattr__(name: str) -> object:
-        # at the first use: torch and Lightning take seconds to import, data commands need neither
-        if name in _PACKAGES:
-            return import_module(f"{__name__}.{name}")
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(_ELSEWHERE.get(name, f"{__name__}.methods")), name)
-        globals()[name] = value
+class Facade(ModuleType):
+    """A package that imports its public names at their first use.
+
+    The imports in the package's ``__init__.pyi`` are the list, which type checkers read as well.
+    Torch and Lightning take seconds to import, and data commands need neither.
+    """
+
+    _homes: dict[str, tuple[str, str]]
+
+    @classmethod
+    def of(cls, package: str) -> None:
+        """Make a package that is being imported a facade.
+
+        Args:
+            package: Its ``__name__``.
+        """
+        module = sys.modules[package]
+        stub = Path(str(module.__file__)).with_suffix(".pyi")
+        module.__dict__["_homes"] = {
+            alias.asname or alias.name: (str(node.module), alias.name)
+            for node in ast.parse(stub.read_text(encoding="utf-8")).body
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        for name, (home, _) in module._homes.items():
+            if home != package and isinstance(module.__dict__.get(name), ModuleType):
+                del module.__dict__[name]  # see __setattr__
+        module.__dict__.setdefault("__all__", sorted(module._homes))
+        module.__class__ = cls
+
+    def __getattr__(self, name: str) -> object:
+        if name not in self._homes:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        home, original = self._homes[name]
+        if home == self.__name__:  # a package inside this one
+            return import_module(f"{home}.{original}")
+        value = getattr(import_module(home), original)
+        self.__dict__[name] = value
         return value
 
+    def __setattr__(self, name: str, value: object) -> None:
+        # importing a file sets it as an attribute: it must not hide its function of the same name
+        home = self._homes.get(name, (self.__name__, name))[0]
+        if home == self.__name__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_PACKAGES})
+    def __dir__(self) -> list[str]:
+        return sorted({*self.__dict__, *self._homes})
+
+
+Facade.of(__name__)

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 
 from ops_cases import Setup, Way, case, why_missing
 from ops_cases.inputs import rng
-from scribbleseg.functional.clustering import spherical_kmeans
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional import (
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
+    spherical_kmeans,
 )
 
 

@@ -13,9 +13,13 @@ import torch
 
 from ops_cases import Setup, Way, case
 from ops_cases.inputs import photo, soft_masks
-from scribbleseg.functional.crf import CRFParams, dense_crf
-from scribbleseg.functional.gaussian import exact_gaussian_filter, pixel_features
-from scribbleseg.functional.permutohedral import PermutohedralLattice
+from scribbleseg.functional import (
+    CRFParams,
+    PermutohedralLattice,
+    dense_crf,
+    exact_gaussian_filter,
+    pixel_features,
+)
 
 WORKER = Path(__file__).parents[1] / "ops_peer_crf.py"
 PARAMS = CRFParams(3, 3, 80, 13, 10)

@@ -7,8 +7,7 @@ import torch.nn.functional as F
 
 from ops_cases import Setup, Way, case
 from ops_cases.inputs import photos, soft_masks
-from scribbleseg.functional.regularizers.dense_crf import dense_crf_loss, normalized_cut_loss
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
+from scribbleseg.functional import dense_crf_loss, gated_crf_loss, normalized_cut_loss
 
 SIGMA_RGB, SIGMA_XY = 15.0, 100.0
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
-from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg import IGNORE_INDEX
 
 
 def rng(seed: int = 0) -> torch.Generator:

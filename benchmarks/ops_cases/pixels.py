@@ -10,10 +10,12 @@ from scipy.ndimage import distance_transform_edt
 from ops_cases import Setup, Way, case
 from ops_cases.grid_losses import with_gradient
 from ops_cases.inputs import photo, rng, strokes, superpixels
-from scribbleseg.functional.distance import distance_to_mask
-from scribbleseg.functional.point_loss import partial_cross_entropy_at_points
-from scribbleseg.functional.regions import region_means
-from scribbleseg.functional.superpixel_affinity import superpixel_affinity
+from scribbleseg.functional import (
+    distance_to_mask,
+    partial_cross_entropy_at_points,
+    region_means,
+    superpixel_affinity,
+)
 
 
 def looped_means(features: torch.Tensor, regions: torch.Tensor, count: int) -> torch.Tensor:

@@ -13,10 +13,15 @@ from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 from ops_cases import Setup, Way, case
 from ops_cases.grid_losses import with_gradient
 from ops_cases.inputs import photos, rng, soft_masks
-from scribbleseg.functional.grid_edges import edge_ends, grid_edge_weights
-from scribbleseg.functional.grid_tree import GridTree, grid_mst, root_tree
-from scribbleseg.functional.regularizers.tree_energy import tree_energy_loss
-from scribbleseg.functional.tree_filter import tree_filter
+from scribbleseg.functional import (
+    GridTree,
+    edge_ends,
+    grid_edge_weights,
+    grid_mst,
+    root_tree,
+    tree_energy_loss,
+    tree_filter,
+)
 
 FULL = {"batch": 4, "side": 128}
 QUICK = {"batch": 2, "side": 12}

@@ -10,9 +10,7 @@ import torch
 
 from ops_cases import Setup, Way, case, why_missing
 from ops_cases.inputs import photo, rng, soft_masks, strokes
-from scribbleseg.functional.affinity import path_offsets
-from scribbleseg.functional.random_walk import sparse_random_walk
-from scribbleseg.functional.random_walker import random_walker
+from scribbleseg.functional import path_offsets, random_walker, sparse_random_walk
 
 WALK = {"side": 125, "classes": 3, "steps": 256, "radius": 5}
 BETA = 10.0

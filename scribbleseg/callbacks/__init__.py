@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg import Facade
 from scribbleseg.callbacks.affinity_label_writer import AffinityLabelWriter
 from scribbleseg.callbacks.collection_options import CollectionOptions
 from scribbleseg.callbacks.confident_label_writer import ConfidentLabelWriter
@@ -35,3 +36,5 @@ __all__ = [
     "RunSummary",
     "SeedWriter",
 ]
+
+Facade.of(__name__)

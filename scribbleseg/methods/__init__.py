@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg import Facade
 from scribbleseg.methods.cam import CAMModule
 from scribbleseg.methods.cc4s import CC4SModule
 from scribbleseg.methods.cdsp import CDSPModule
@@ -29,3 +30,5 @@ __all__ = [
     "SPMLModule",
     "Scribble2LabelModule",
 ]
+
+Facade.of(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scribbleseg import Facade
 from scribbleseg.nn.network import SegNetwork, build_network
 from scribbleseg.nn.prototype_bank import PrototypeBank
 from scribbleseg.nn.random_walk import SimilarityMeasurement
@@ -16,3 +17,5 @@ __all__ = [
     "SimilarityMeasurement",
     "build_network",
 ]
+
+Facade.of(__name__)

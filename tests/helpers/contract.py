@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import seed_everything
 
 import scribbleseg
-from scribbleseg.checkpoint import read_checkpoint
-from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg import read_checkpoint
+from scribbleseg.methods import ScribbleSegModule
 
 TINY_ENCODER = "tu-test_resnet.r160_in1k"
 

@@ -7,10 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from scribbleseg.functional.clustering import lloyd_accumulate
-from scribbleseg.functional.distributed import all_gather_rows, all_reduce_sum
-from scribbleseg.functional.feature_store import BottomKFeatureStore
-from scribbleseg.nn.prototype_bank import PrototypeBank
+from scribbleseg.functional import (
+    BottomKFeatureStore,
+    all_gather_rows,
+    all_reduce_sum,
+    lloyd_accumulate,
+)
+from scribbleseg.nn import PrototypeBank
 
 SIZES = (5, 3)  # rows of the two ranks differ
 

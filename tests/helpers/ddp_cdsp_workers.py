@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scribbleseg import CAMModule, CDSPModule
-from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.methods import ScribbleSegModule
 
 CASES = {
     "released": (CDSPModule, {"arch": "aspp_v3plus"}),

@@ -14,11 +14,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scribbleseg import IRNModule, PtReClModule, ScribbleDataModule
-from scribbleseg.callbacks.collection_options import CollectionOptions
-from scribbleseg.callbacks.feature_collection import FeatureCollector
-from scribbleseg.data.pseudo_reader import PseudoLabelReader
+from scribbleseg.callbacks import CollectionOptions, FeatureCollector
+from scribbleseg.data import PseudoLabelReader
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional.images import write_label
+from scribbleseg.functional import write_label
 
 CASES = {
     "boundaries": (IRNModule, {"radius": 3}),

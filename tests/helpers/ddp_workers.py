@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from scribbleseg.metrics import SegmentationMetrics, VolumeDice
+from scribbleseg import SegmentationMetrics, VolumeDice
 
 
 def metric_example(seed: int, classes: int = 5) -> tuple[torch.Tensor, torch.Tensor]:

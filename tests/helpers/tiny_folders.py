@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from scribbleseg.constants import voc_palette
+from scribbleseg import voc_palette
 
 STEMS = tuple(f"img_{number}" for number in range(8))
 SIZE = (40, 48)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from helpers.tiny_folders import VOC_STEMS, photo, save, scribble_xml, write_list
 
-from scribbleseg.data.sources.class_names import COCO_CATEGORIES, CONTEXT_CLASSES
+from scribbleseg.data.sources import COCO_CATEGORIES, CONTEXT_CLASSES
 
 COCO_SIZE = (24, 32)
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scribbleseg.data.__main__ import main
+from scribbleseg.data import main
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run_command(command: Any, *arguments: object) -> int:
+def run_command(name: str, *arguments: object) -> int:
     """Exit status of one data command, as ``python -m scribbleseg.data`` would give it."""
-    name = command.__name__.rsplit(".", 1)[-1]
     return main([name, *map(str, arguments)])
 
 

@@ -13,14 +13,12 @@ from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 
-from scribbleseg import RegularizedModule
+from scribbleseg import InferenceConfig, RegularizedModule
 from scribbleseg.callbacks import ConfidentLabelWriter, ExactResume
 from scribbleseg.data import ScribbleDataModule
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional.images import write_label
-from scribbleseg.inference import InferenceConfig
-from scribbleseg.methods import CC4SModule
-from scribbleseg.methods.base import ScribbleSegModule
+from scribbleseg.functional import write_label
+from scribbleseg.methods import CC4SModule, ScribbleSegModule
 
 STEPS, SAVED = 12, (2, 5, 9)
 NETWORK = {"encoder": "tu-test_resnet.r160_in1k", "encoder_weights": None, "head_channels": 32}

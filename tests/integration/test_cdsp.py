@@ -13,23 +13,21 @@ from helpers.tiny_folders import plain_folder
 from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from scribbleseg import CAMModule, CDSPModule, RegularizedModule
-from scribbleseg.callbacks import ExactResume, PseudoLabelQuality, SeedWriter
-from scribbleseg.callbacks.pseudo_label_quality import score_pseudo_labels
-from scribbleseg.cli import main
-from scribbleseg.data import ScribbleDataModule, io
-from scribbleseg.data.readers.boxes import Box
-from scribbleseg.data.source import ScribbleSource
-from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.errors import (
+from scribbleseg import (
+    CAMModule,
+    CDSPModule,
     ConfigError,
+    InferenceConfig,
     LabelFormatError,
+    RegularizedModule,
     ScribbleNotFoundError,
     ScribbleSegError,
+    main,
 )
-from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import read_manifest, write_manifest
-from scribbleseg.inference import InferenceConfig
+from scribbleseg.callbacks import ExactResume, PseudoLabelQuality, SeedWriter, score_pseudo_labels
+from scribbleseg.data import Box, ScribbleDataModule, ScribbleSource, read_label
+from scribbleseg.data.sources import FolderSource, SyntheticSource
+from scribbleseg.functional import read_manifest, write_label, write_manifest
 
 IMAGES = 8
 
@@ -81,7 +79,7 @@ class TestSeedWriter:
     def test_every_training_image_has_a_seed_and_a_label(self, first_stage) -> None:
         data, sizes = data_of(scribble_drop=0.3), source()
         for record in sizes.records("train"):
-            label = io.read_label(
+            label = read_label(
                 first_stage / "pseudo_labels" / f"{record.image_id}.png", sizes.num_classes
             )
             assert label.shape == sizes.read_mask(record).shape
@@ -142,7 +140,7 @@ class TestSeedWriter:
             writer = SeedWriter(str(tmp_path / name), per_box=per_box, **options)
             folder = writer.write(trainer, trainer.lightning_module)
             paths = sorted(folder.glob("*.png"))
-            labels.append([io.read_label(path, source().num_classes) for path in paths])
+            labels.append([read_label(path, source().num_classes) for path in paths])
         inside = [label[10:30, 10:20].copy() for label in labels[1]]
         assert any((part == 1).any() for part in inside)
         for label in labels[1]:
@@ -174,7 +172,7 @@ class TestSeedWriter:
 
 
 def data_of_sample(data: ScribbleDataModule, image_id: str) -> np.ndarray:
-    from scribbleseg.data.degraded import read_degraded
+    from scribbleseg.data import read_degraded
 
     record = next(r for r in data.records("train") if r.image_id == image_id)
     return read_degraded(data.source, record, data.degradation)

@@ -15,11 +15,8 @@ import yaml
 from helpers.contract import TINY_ENCODER
 from PIL import Image
 
-from scribbleseg.checkpoint import read_checkpoint
-from scribbleseg.cli import main
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.images import decode_image, write_image
-from scribbleseg.runs import run_callbacks
+from scribbleseg import ConfigError, main, read_checkpoint, run_callbacks
+from scribbleseg.functional import decode_image, write_image
 
 CONFIG = {
     "seed_everything": 1,

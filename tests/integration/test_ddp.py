@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scribbleseg.checkpoint import read_checkpoint
+from scribbleseg import read_checkpoint
 
 COMMAND = [
     *(sys.executable, "-m", "scribbleseg", "fit", "--model", "RegularizedModule"),

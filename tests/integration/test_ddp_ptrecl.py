@@ -11,7 +11,7 @@ import torch
 from helpers import ddp_ptrecl_workers as workers
 from helpers.ddp import run_ddp
 
-from scribbleseg.functional.manifest import read_manifest
+from scribbleseg.functional import read_manifest
 
 RECIPE = Path(__file__).parents[2] / "examples" / "ptrecl_tiny" / "1_cam.yaml"
 

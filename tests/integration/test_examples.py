@@ -12,9 +12,9 @@ import pytest
 import yaml
 from helpers.contract import TINY_ENCODER
 
-from scribbleseg.cli import main
+from scribbleseg import main
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional.images import write_label
+from scribbleseg.functional import write_label
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PRESETS = sorted((EXAMPLES / "presets").glob("*.yaml"))

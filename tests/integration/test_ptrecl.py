@@ -13,26 +13,36 @@ import torch
 from helpers.contract import TINY_ENCODER
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from scribbleseg import CAMModule, IRNModule, PtReClModule, RegularizedModule
+from scribbleseg import (
+    CAMModule,
+    ConfigError,
+    InferenceConfig,
+    IRNModule,
+    LabelFormatError,
+    PtReClModule,
+    RegularizedModule,
+    ScribbleNotFoundError,
+    main,
+)
 from scribbleseg.callbacks import (
     AffinityLabelWriter,
+    CollectionOptions,
     ExactResume,
+    FeatureCollector,
     RandomWalkWriter,
     ReclassificationWriter,
     SeedWriter,
+    TrainingImage,
 )
-from scribbleseg.callbacks.collection_options import CollectionOptions
-from scribbleseg.callbacks.feature_collection import FeatureCollector
-from scribbleseg.callbacks.training_image import TrainingImage
-from scribbleseg.cli import main
-from scribbleseg.data import ScribbleDataModule, io
+from scribbleseg.data import ScribbleDataModule, read_label
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.feature_plan import FeatureFile
-from scribbleseg.functional.image_files import write_arrays
-from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import read_manifest, write_manifest
-from scribbleseg.inference import InferenceConfig
+from scribbleseg.functional import (
+    FeatureFile,
+    read_manifest,
+    write_arrays,
+    write_label,
+    write_manifest,
+)
 
 IMAGES = 6
 RECIPES = Path(__file__).parents[2] / "examples" / "ptrecl_tiny"
@@ -116,7 +126,7 @@ def masks_in(folder: Path, noise: int = 12) -> Path:
 
 
 def labels_of(folder: Path) -> dict[str, np.ndarray]:
-    return {p.stem: io.read_label(p, source().num_classes) for p in sorted(folder.glob("*.png"))}
+    return {p.stem: read_label(p, source().num_classes) for p in sorted(folder.glob("*.png"))}
 
 
 def scribbles() -> dict[str, np.ndarray]:

@@ -16,13 +16,17 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from scribbleseg import RegularizedModule, ScribbleDataModule
+from scribbleseg import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    LastCheckpoint,
+    RegularizedModule,
+    ScribbleDataModule,
+    read_checkpoint,
+)
 from scribbleseg.callbacks import ExactResume, NonFiniteGuard
-from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
+from scribbleseg.data import Augmentation
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.errors import CheckpointError
-from scribbleseg.runs import LastCheckpoint
 
 EPOCHS, STEPS = 3, 4
 

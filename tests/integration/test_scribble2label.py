@@ -9,11 +9,10 @@ import torch
 from helpers.training import quiet_trainer
 from lightning.pytorch import Callback, seed_everything
 
+from scribbleseg import ConfigError
 from scribbleseg.callbacks import ExactResume
-from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data import Augmentation, ScribbleDataModule
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.errors import ConfigError
 from scribbleseg.methods import Scribble2LabelModule
 
 TINY = {"encoder": "tu-test_resnet.r160_in1k", "encoder_weights": None}

@@ -12,7 +12,16 @@ from helpers.contract import TINY_ENCODER
 from helpers.tiny_folders import plain_folder
 from lightning.pytorch import Callback, Trainer, seed_everything
 
-from scribbleseg import CAMModule, RegularizedModule, SPMLModule
+from scribbleseg import (
+    CAMModule,
+    CheckpointError,
+    ConfigError,
+    LabelFormatError,
+    RegularizedModule,
+    ScribbleNotFoundError,
+    SPMLModule,
+    main,
+)
 from scribbleseg.callbacks import (
     ConfidentLabelWriter,
     ExactResume,
@@ -20,16 +29,9 @@ from scribbleseg.callbacks import (
     PrototypeWriter,
     SeedWriter,
 )
-from scribbleseg.cli import main
-from scribbleseg.data import ScribbleDataModule, io
+from scribbleseg.data import ScribbleDataModule, read_label
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.errors import (
-    CheckpointError,
-    ConfigError,
-    LabelFormatError,
-    ScribbleNotFoundError,
-)
-from scribbleseg.functional.manifest import read_manifest
+from scribbleseg.functional import read_manifest
 
 IMAGES = 6
 
@@ -104,7 +106,7 @@ class TestFiles:
     def test_every_training_image_has_a_label_of_its_classes(self, first_stage) -> None:
         own = source()
         for record in own.records("train"):
-            label = io.read_label(
+            label = read_label(
                 first_stage / "pseudo_labels" / f"{record.image_id}.png", own.num_classes
             )
             scribble = own.read_scribble(record)
@@ -199,8 +201,8 @@ class TestFiles:
         other = data.records("train")[1].image_id
         for folder in ("pseudo_labels", "confident"):
             written = tmp_path / "run" / folder
-            assert (io.read_label(written / f"{name}.png", source().num_classes) == 255).all()
-            assert (io.read_label(written / f"{other}.png", source().num_classes) != 255).all()
+            assert (read_label(written / f"{name}.png", source().num_classes) == 255).all()
+            assert (read_label(written / f"{other}.png", source().num_classes) != 255).all()
 
     def test_other_inputs_make_other_labels(self, first_stage, tmp_path) -> None:
         """And prototypes that masks labelled make none."""

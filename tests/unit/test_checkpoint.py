@@ -8,10 +8,14 @@ import torch
 from helpers.contract import TINY_ENCODER
 
 import scribbleseg
-from scribbleseg import RegularizedModule, load
-from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
-from scribbleseg.errors import CheckpointError
-from scribbleseg.types import DataInfo
+from scribbleseg import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    DataInfo,
+    RegularizedModule,
+    load,
+    read_checkpoint,
+)
 
 
 def saved(tmp_path, **facts):

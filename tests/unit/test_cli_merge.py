@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from scribbleseg.cli_merge import merge_regularizers
+from scribbleseg import merge_regularizers
 
 REGULARIZERS = "--model.init_args.regularizers"
 GATED = {"gated_crf": {"weight": 0.1, "radius": 3}}

@@ -9,18 +9,23 @@ from helpers.contract import TINY_ENCODER
 from jsonargparse import ArgumentParser
 from torch.nn import functional as F
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.crf import CRF_PRESETS, CRFParams, dense_crf
-from scribbleseg.functional.tta import multi_scale_probabilities, sliding_window_logits
-from scribbleseg.inference import (
+from scribbleseg import (
+    ConfigError,
     InferenceConfig,
+    Predictor,
     argmax_at_size,
     is_out_of_memory,
     predict_logits,
     refine_logits,
 )
-from scribbleseg.methods.base import ScribbleSegModule
-from scribbleseg.predictor import Predictor
+from scribbleseg.functional import (
+    CRF_PRESETS,
+    CRFParams,
+    dense_crf,
+    multi_scale_probabilities,
+    sliding_window_logits,
+)
+from scribbleseg.methods import ScribbleSegModule
 
 
 def _image(*size: int, batch: int = 1) -> torch.Tensor:

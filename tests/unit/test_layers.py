@@ -11,27 +11,40 @@ PACKAGE = Path(__file__).parents[2] / "scribbleseg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"faiss", "wandb", "pycocotools", "nibabel", "h5py", "segmentation_models_pytorch", "timm"}
 LAZY |= {"skimage"}
-TOP = {"__init__", "__main__", "cli", "cli_errors", "cli_merge", "predict_command", "runs"}
-LEVELS = {"constants": 0, "errors": 0, "options": 1, "types": 1, "functional": 2}
-LEVELS |= {"data": 3, "nn": 3, "inference": 3, "metrics": 3, "predictor": 3, "folder_prediction": 3}
-LEVELS |= {"methods.base": 4, "checkpoint": 4, "methods": 5, "callbacks": 5}
-INFERENCE = {"inference", "predictor", "folder_prediction"}  # one block in three files
+# every file or folder of the package by the row it stands in, lowest row first; a longer name
+# goes before the folder it lies in, and what stands together in a block may import each other
+LAYOUT = (
+    ("constants", "errors"),
+    ("options", "types"),
+    ("functional",),
+    ("data", "nn", "metrics", "inference+predictor+folder_prediction"),
+    ("methods.base+methods.evaluation+methods.partial", "checkpoint"),
+    ("methods.*", "callbacks"),  # each folder of `methods` is a block of its own
+    ("__main__+cli+cli_errors+cli_merge+predict_command+runs",),
+)
+FACTS = {"scribbleseg.__version__", "scribbleseg.Facade"}  # of the package itself, no layer
 
 
-def block(module: str) -> str:
-    """Name of the block a module belongs to."""
-    parts = module.split(".")[1:]
-    if not parts or parts[0] in TOP:
-        return "top"
-    if parts[0] == "methods" and parts[1:2] in (["base"], ["evaluation"], ["partial"]):
-        return "methods.base"
-    if parts[0] == "methods" and len(parts) > 1:
-        return f"methods/{parts[1]}"
-    return parts[0]
-
-
-def level(name: str) -> int:
-    return 6 if name == "top" else LEVELS[name.split("/")[0]]
+def place(module: str) -> tuple[int, str]:
+    """Row and block a module belongs to."""
+    own = module.removeprefix("scribbleseg").lstrip(".")
+    found = []
+    for row, blocks in enumerate(LAYOUT):
+        for block in blocks:
+            for name in block.split("+"):
+                if name.endswith(".*"):
+                    folder = name.removesuffix(".*")
+                    if own == folder:  # the list of its folders imports them all
+                        return row, folder
+                    if own.startswith(f"{folder}."):
+                        found.append((len(folder), row, ".".join(own.split(".")[:2])))
+                elif own == name or own.startswith(f"{name}."):
+                    found.append((len(name), row, block))
+    if not found:
+        assert own == "", f"{module} is not in the layout"
+        return len(LAYOUT), "scribbleseg"
+    _, row, block = max(found)
+    return row, block
 
 
 def module_of(path: Path) -> str:
@@ -71,20 +84,20 @@ def existing(name: str) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_go_downwards(path: Path) -> None:
-    own = block(module_of(path))
+    row, block = place(module_of(path))
     for name in imports(ast.parse(path.read_text()), top_level_only=False):
-        if name.split(".")[0] != "scribbleseg":
+        if name.split(".")[0] != "scribbleseg" or name in FACTS:
             continue
-        if name == "scribbleseg.__version__":
-            continue  # the version is a fact, not code
-        other = block(existing(name))
-        if other == own or {own, other} <= INFERENCE:
-            continue
-        if own == "methods" or own == "top":
-            assert level(other) <= level(own), f"{own} imports {other} ({name})"
-            continue
-        assert level(other) < level(own), f"{own} (level {level(own)}) imports {other} ({name})"
-        assert not (own.startswith("methods") and other == "data"), "methods never import data"
+        other_row, other = place(existing(name))
+        same = other == block or (block == "methods" and other.startswith("methods."))
+        assert same or other_row < row, f"{block} (row {row}) imports {other} ({name})"
+        assert not (block.startswith("methods") and other == "data"), "methods never import data"
+
+
+def test_every_block_of_the_layout_exists() -> None:
+    modules = {module_of(path).removeprefix("scribbleseg.") for path in FILES}
+    for name in "+".join("+".join(blocks) for blocks in LAYOUT).split("+"):
+        assert name.removesuffix(".*") in modules
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -103,7 +116,8 @@ def test_only_transforms_knows_albumentations() -> None:
     assert users == {"scribbleseg.data.transforms"}
 
 
-def test_the_check_itself_sees_an_upward_import(tmp_path) -> None:
+def test_the_check_itself_sees_an_upward_import() -> None:
     tree = ast.parse("from scribbleseg.methods.base import ScribbleSegModule")
     (name,) = imports(tree, top_level_only=False)
-    assert level(block(existing(name))) > level("functional")
+    assert place(existing(name))[0] > place("scribbleseg.functional.losses")[0]
+    assert place("scribbleseg.methods.pfa.module")[1] != place("scribbleseg.methods.cdsp")[1]

@@ -7,7 +7,7 @@ from helpers.ddp_workers import metric_example as example
 from helpers.ddp_workers import score_on_rank
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from scribbleseg.metrics import SegmentationMetrics, VolumeDice
+from scribbleseg import SegmentationMetrics, VolumeDice
 
 
 def test_miou_is_the_dataset_level_score_of_torchmetrics() -> None:

@@ -5,18 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from scribbleseg import folder_prediction
-from scribbleseg import predictor as predictor_file
-from scribbleseg.errors import CheckpointError, ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.images import decode_image
-from scribbleseg.functional.preprocess import preprocess
-from scribbleseg.inference import InferenceConfig, predict_logits
-from scribbleseg.predictor import Predictor
-from scribbleseg.types import DataInfo
+from scribbleseg import (
+    CheckpointError,
+    ConfigError,
+    DataInfo,
+    InferenceConfig,
+    LabelFormatError,
+    Predictor,
+    ScribbleNotFoundError,
+    predict_logits,
+)
+from scribbleseg.functional import decode_image, preprocess
 
 
 class Brightness(nn.Module):
@@ -248,7 +252,7 @@ def test_second_call_writes_nothing(predictor, photos, tmp_path):
 
 def test_interrupted_run_is_continued(predictor, photos, tmp_path, monkeypatch):
     output = tmp_path / "out"
-    original, calls = folder_prediction.write_label, []
+    original, calls = internal("folder prediction").write_label, []
 
     def killed(path, *args):
         calls.append(path)
@@ -256,7 +260,7 @@ def test_interrupted_run_is_continued(predictor, photos, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         original(path, *args)
 
-    monkeypatch.setattr(folder_prediction, "write_label", killed)
+    monkeypatch.setattr(internal("folder prediction"), "write_label", killed)
     with pytest.raises(KeyboardInterrupt):
         predictor.predict_folder(photos, output)
     assert json.loads((output / "report.json").read_text())["complete"] is False
@@ -312,7 +316,7 @@ def test_odd_decoder_errors_are_reported(predictor, photos, tmp_path, monkeypatc
             raise KeyError(273)
         return decode_image(path, **options)
 
-    monkeypatch.setattr(predictor_file, "decode_image", decode)
+    monkeypatch.setattr(internal("predictor"), "decode_image", decode)
     report = predictor.predict_folder(photos, tmp_path / "out")
     assert [failure.image for failure in report.failed] == ["one.png"]
 

@@ -47,6 +47,38 @@ def test_modules_with_public_names_list_them(name: str) -> None:
     assert hasattr(module, "__all__") or not defined, f"{name} defines {defined} without __all__"
 
 
+FACADES = ("", "functional", "nn", "data", "data.sources", "methods", "callbacks")
+# twice the same name in different files: both are there, one of them by another name
+RENAMED = {
+    ("methods.cc4s.stages", "PRESETS"): "CC4S_PRESETS",
+    ("methods.cc4s.stages", "LossPreset"): "CC4SLossPreset",
+    ("methods.pfa.weights", "PRESETS"): "PFA_PRESETS",
+    ("methods.pfa.weights", "LossPreset"): "PFALossPreset",
+    ("data.spread_report", "write_overview"): "write_spread_overview",
+    ("data.synthesis_report", "write_overview"): "write_synthesis_overview",
+}
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if ".data.commands" not in n])
+def test_every_public_name_can_be_imported_from_its_facade(name: str) -> None:
+    own = name.removeprefix("scribbleseg.")
+    facade = max((f for f in FACADES if f"{own}.".startswith(f"{f}.") or not f), key=len)
+    package = importlib.import_module(f"scribbleseg.{facade}".rstrip("."))
+    module = importlib.import_module(name)
+    for public in getattr(module, "__all__", []):
+        shown = RENAMED.get((own, public), public)
+        assert getattr(package, shown) is getattr(module, public), f"{name}.{public}"
+
+
+@pytest.mark.parametrize("facade", FACADES)
+def test_a_facade_lists_only_what_exists(facade: str) -> None:
+    package = importlib.import_module(f"scribbleseg.{facade}".rstrip("."))
+    for name in package._homes:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = package.nothing
+
+
 @pytest.mark.parametrize("name", scribbleseg.methods.__all__)
 def test_every_method_has_a_card_and_is_exported(name: str) -> None:
     cls = getattr(scribbleseg.methods, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scribbleseg import Facade
 from scribbleseg.data.sources.acdc import ACDCSource
 from scribbleseg.data.sources.blocks import BlockSource
 from scribbleseg.data.sources.camvid import CamVidSource
@@ -50,3 +51,5 @@ SOURCES: dict[str, type[FileSource]] = {
 }
 """Sources by the name that commands use, in the order in which a folder is recognised: special
 layouts come before the more general ones that they resemble."""
+
+Facade.of(__name__)

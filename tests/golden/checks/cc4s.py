@@ -7,15 +7,16 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD
-from scribbleseg.functional.losses import entropy_loss, partial_cross_entropy
-from scribbleseg.functional.tta import resized_window_probabilities
-from scribbleseg.methods.cc4s.losses import (
+from scribbleseg import IMAGENET_MEAN, IMAGENET_STD
+from scribbleseg.functional import entropy_loss, partial_cross_entropy, resized_window_probabilities
+from scribbleseg.methods import (
+    HorizontalFlipView,
+    Lattice,
+    TranslationView,
     eigenspace_consistency,
     eigenspace_consistency_from_logits,
     feature_consistency_loss,
 )
-from scribbleseg.methods.cc4s.views import HorizontalFlipView, Lattice, TranslationView
 
 CELLS = Lattice(1)
 TRACE_WEIGHT = 0.01

@@ -8,16 +8,14 @@ from golden.registry import check
 from golden.vectors import Vectors
 from torch import nn
 
-from scribbleseg.functional.schedules import schedule_factor
-from scribbleseg.methods.cdsp import (
+from scribbleseg.functional import schedule_factor
+from scribbleseg.methods import (
     CDSPModule,
     LocalizationRectification,
     distance_entropy_loss,
     foreground_cells,
 )
-from scribbleseg.nn.aspp import DilatedConvSum
-from scribbleseg.nn.heads import ASPPLogitHead, CornerAligned
-from scribbleseg.nn.network import SegNetwork
+from scribbleseg.nn import ASPPLogitHead, CornerAligned, DilatedConvSum, SegNetwork
 
 LEVELS = 255.0
 

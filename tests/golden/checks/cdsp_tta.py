@@ -6,7 +6,7 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.tta import resized_window_probabilities
+from scribbleseg.functional import resized_window_probabilities
 
 
 @check("cdsp", "tta")

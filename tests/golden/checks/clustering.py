@@ -8,19 +8,19 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.clustering import lloyd_accumulate, spherical_kmeans
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional import (
+    bottom_k,
     color_features,
     grid_clusters,
     image_kmeans,
     join_local_features,
+    lloyd_accumulate,
     location_features,
-)
-from scribbleseg.functional.image_segments import (
+    sample_keys,
     segment_index,
     segment_prototypes,
+    spherical_kmeans,
 )
-from scribbleseg.functional.sampling import bottom_k, sample_keys
 
 IGNORE = 255
 

@@ -9,21 +9,19 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.crf import (
+from scribbleseg.functional import (
     CRF_PRESETS,
     CRFParams,
+    PermutohedralLattice,
     dense_crf,
+    dense_crf_loss,
+    kernel_cut_loss,
     mean_field,
+    normalized_cut_loss,
+    scale_kernel_inputs,
     unary_from_labels,
     unary_from_probs,
 )
-from scribbleseg.functional.permutohedral import PermutohedralLattice
-from scribbleseg.functional.regularizers.dense_crf import (
-    dense_crf_loss,
-    kernel_cut_loss,
-    normalized_cut_loss,
-)
-from scribbleseg.functional.regularizers.kernel_energy import scale_kernel_inputs
 
 
 @check("losses_structured", "permutohedral")

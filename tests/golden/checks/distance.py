@@ -6,11 +6,7 @@ import numpy as np
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.distance import (
-    boundary_distance_map,
-    label_boundary,
-    scribble_distance_map,
-)
+from scribbleseg.functional import boundary_distance_map, label_boundary, scribble_distance_map
 
 # The maps are compared in levels of 1/255: a wrong level differs by 1, float32 by less than 1e-4.
 EXACT = {"rtol": 0, "atol": 1e-4}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.geometry import class_labels_from_scribble, resize_labels
+from scribbleseg.functional import class_labels_from_scribble, resize_labels
 
 
 @check("cdsp", "image_tags")

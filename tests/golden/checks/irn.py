@@ -8,17 +8,22 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.affinity import boundary_to_affinity, pair_displacement
-from scribbleseg.functional.confident_labels import (
+from scribbleseg.functional import (
+    boundary_to_affinity,
     confident_labels,
     merge_confident_labels,
+    pair_displacement,
+    schedule_factor,
+    sparse_random_walk,
     synthesize_mask,
 )
-from scribbleseg.functional.random_walk import sparse_random_walk
-from scribbleseg.functional.schedules import schedule_factor
-from scribbleseg.methods.irn.centroids import refine_centroids
-from scribbleseg.methods.irn.heads import MeanShift, boundary_of_flips
-from scribbleseg.methods.irn.losses import affinity_loss, displacement_loss
+from scribbleseg.methods import (
+    MeanShift,
+    affinity_loss,
+    boundary_of_flips,
+    displacement_loss,
+    refine_centroids,
+)
 
 
 def by_class(maps: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

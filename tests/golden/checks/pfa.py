@@ -9,12 +9,10 @@ from golden.registry import check
 from golden.vectors import Vectors
 from torch import nn
 
-from scribbleseg.functional.prototypes import confident_prototypes
-from scribbleseg.methods.pfa import PFAModule, PrototypeFeatureAugmentation
-from scribbleseg.methods.pfa.weights import TERMS
-from scribbleseg.nn.network import SegNetwork
-from scribbleseg.nn.prototype_bank import PrototypeBank
-from scribbleseg.types import SegBatch, SegOutput
+from scribbleseg import SegBatch, SegOutput
+from scribbleseg.functional import confident_prototypes
+from scribbleseg.methods import TERMS, PFAModule, PrototypeFeatureAugmentation
+from scribbleseg.nn import PrototypeBank, SegNetwork
 
 LAYERS = ("prototype_fc", "feature_fc", "fc3", "fc4")
 

@@ -9,19 +9,22 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.consistency import consistency_loss, mean_teacher_consistency
-from scribbleseg.functional.losses import entropy_loss, partial_cross_entropy, partial_dice_loss
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
-from scribbleseg.functional.regularizers.variational import (
+from scribbleseg.functional import (
+    consistency_loss,
     contour_length_loss,
+    entropy_loss,
+    gated_crf_loss,
     intensity_variance,
     level_set_loss,
+    mean_teacher_consistency,
+    multi_scale_probabilities,
     mumford_shah_loss,
+    partial_cross_entropy,
+    partial_dice_loss,
+    ramp_factor,
     total_variation_loss,
 )
-from scribbleseg.functional.schedules import ramp_factor
-from scribbleseg.functional.tta import multi_scale_probabilities
-from scribbleseg.methods.regularized.losses import (
+from scribbleseg.methods import (
     bank_pseudo_label,
     dynamic_mixed_pseudo_label,
     mixed_dice_loss,

@@ -6,13 +6,14 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.prototype_vote import decode_margin, prototype_margin
-from scribbleseg.functional.prototypes import (
+from scribbleseg.functional import (
     confidence_weights,
     confident_prototypes,
+    decode_margin,
     predicted_class_labels,
+    prototype_margin,
 )
-from scribbleseg.nn.prototype_bank import PrototypeBank
+from scribbleseg.nn import PrototypeBank
 
 
 @check("pfa", "local_prototypes")

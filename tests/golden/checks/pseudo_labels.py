@@ -5,7 +5,7 @@ from __future__ import annotations
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.pseudo_labels import filter_pseudo_labels
+from scribbleseg.functional import filter_pseudo_labels
 
 EXACT = {"rtol": 0, "atol": 0}
 

@@ -9,20 +9,21 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.affinity import affinity_targets, pair_indices, path_offsets
-from scribbleseg.functional.geometry import class_labels_from_scribble, one_hot_labels
-from scribbleseg.functional.random_walk import (
+from scribbleseg.functional import (
+    affinity_targets,
     cam_background_score,
-    normalize_class_scores,
-    sparse_random_walk,
-)
-from scribbleseg.functional.random_walker import random_walker
-from scribbleseg.functional.transition import (
+    class_labels_from_scribble,
     dense_random_walk,
     embedding_affinity,
+    normalize_class_scores,
+    one_hot_labels,
+    pair_indices,
+    path_offsets,
+    random_walker,
+    sparse_random_walk,
     transition_matrix,
 )
-from scribbleseg.nn.random_walk import SimilarityMeasurement
+from scribbleseg.nn import SimilarityMeasurement
 
 
 @check("losses_pairwise", "random_walker")

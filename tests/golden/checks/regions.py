@@ -7,14 +7,12 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.regions import (
+from scribbleseg.functional import (
+    graph_smoothness,
     majority_labels,
     region_means,
     region_sizes,
     region_sums,
-)
-from scribbleseg.functional.superpixel_affinity import (
-    graph_smoothness,
     superpixel_affinity,
     superpixel_histograms,
 )

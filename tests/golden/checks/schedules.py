@@ -6,7 +6,7 @@ import numpy as np
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.schedules import schedule_factor
+from scribbleseg.functional import schedule_factor
 
 
 @check("cdsp", "lr_schedule")

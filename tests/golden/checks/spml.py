@@ -8,27 +8,27 @@ from golden.checks.clustering import IGNORE, pair, pixels, spml_clusters
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional import (
+    Segments,
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
+    partial_cross_entropy,
+    segment_index,
+    segment_prototypes,
 )
-from scribbleseg.functional.image_segments import Segments, segment_index, segment_prototypes
-from scribbleseg.functional.losses import partial_cross_entropy
-from scribbleseg.methods.spml.head import EmbeddingClassifier
-from scribbleseg.methods.spml.losses import segsort_loss
-from scribbleseg.methods.spml.relations import (
+from scribbleseg.methods import (
+    EmbeddingClassifier,
     affinity_label_sets,
     annotation_sets,
+    class_votes,
     image_similarity_loss,
     image_spans,
-    overlap_sets,
-)
-from scribbleseg.methods.spml.retrieval import (
-    class_votes,
     nearest_segments,
+    overlap_sets,
     retrieval_accuracy,
+    segsort_loss,
 )
 
 CHUNKS = (None, 1, 5, 1000)

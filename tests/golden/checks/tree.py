@@ -8,9 +8,13 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional.grid_edges import edge_ends, grid_edge_weights
-from scribbleseg.functional.grid_tree import grid_mst
-from scribbleseg.functional.regularizers.tree_energy import tree_energy_loss, tree_soft_labels
+from scribbleseg.functional import (
+    edge_ends,
+    grid_edge_weights,
+    grid_mst,
+    tree_energy_loss,
+    tree_soft_labels,
+)
 
 
 def _pairs(features: torch.Tensor) -> np.ndarray:

@@ -12,12 +12,17 @@ from helpers.training import quiet_trainer
 from lightning.pytorch import Trainer
 from PIL import Image
 
-from scribbleseg import RegularizedModule, ScribbleDataModule
-from scribbleseg.callbacks import ExactResume, NonFiniteGuard, PredictionPanel, PseudoLabelWriter
-from scribbleseg.callbacks.exact_resume import get_rng_state, set_rng_state
+from scribbleseg import ConfigError, NonFiniteLossError, RegularizedModule, ScribbleDataModule
+from scribbleseg.callbacks import (
+    ExactResume,
+    NonFiniteGuard,
+    PredictionPanel,
+    PseudoLabelWriter,
+    get_rng_state,
+    set_rng_state,
+)
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.errors import ConfigError, NonFiniteLossError
-from scribbleseg.functional.images import decode_image
+from scribbleseg.functional import decode_image
 
 
 class Poisoned(RegularizedModule):

@@ -5,14 +5,9 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import acdc_plain, acdc_release, blocks, scribble_of
 
-from scribbleseg.data.check import check_source
+from scribbleseg import ConfigError, LabelFormatError, MissingExtraError, ScribbleNotFoundError
+from scribbleseg.data import check_source
 from scribbleseg.data.sources import ACDCSource
-from scribbleseg.errors import (
-    ConfigError,
-    LabelFormatError,
-    MissingExtraError,
-    ScribbleNotFoundError,
-)
 
 
 def test_release_is_split_by_patient(tmp_path):

@@ -4,15 +4,15 @@ from helpers.tiny_folders import save, write_list
 from helpers.trees_labels import CITIES, LABEL_IDS, TRAIN_IDS, as_ids, block_tree, grey, stripes
 from PIL import Image
 
-from scribbleseg.data.check import check_source
-from scribbleseg.data.sources.blocks import BlockSource
-from scribbleseg.data.sources.scene_classes import (
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import check_source
+from scribbleseg.data.sources import (
     ADE20K_CLASSES,
     CITYSCAPES_CLASSES,
+    BlockSource,
     ade20k_table,
     cityscapes_table,
 )
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 
 def block_label(mask, percent):

@@ -5,11 +5,9 @@ import pytest
 from helpers.tiny_folders import save, write_list
 from helpers.trees_labels import CAMVID_STEMS, camvid_tree, middle_rows, stripes, write_json
 
-from scribbleseg import ScribbleDataModule
-from scribbleseg.data.check import check_source
-from scribbleseg.data.label_types import WeakLabels
-from scribbleseg.data.sources.camvid import CAMVID_CLASSES, CamVidSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
+from scribbleseg.data import WeakLabels, check_source
+from scribbleseg.data.sources import CAMVID_CLASSES, CamVidSource
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "camvid"
 

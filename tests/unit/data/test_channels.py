@@ -12,22 +12,29 @@ from helpers.training import quiet_trainer
 from helpers.trees_medical import channel_folder, raw_acdc
 from PIL import Image
 
-from scribbleseg import RegularizedModule, load
-from scribbleseg.checkpoint import AtomicCheckpointIO, read_checkpoint
-from scribbleseg.data import io
-from scribbleseg.data.check import check_source
-from scribbleseg.data.datamodule import ScribbleDataModule
-from scribbleseg.data.orientation import apply_orientation
-from scribbleseg.data.sources import FolderSource
-from scribbleseg.data.sources.nifti import NiftiSource
-from scribbleseg.data.transforms import Augmentation, TrainTransform
-from scribbleseg.errors import CheckpointError, ConfigError, LabelFormatError, MissingExtraError
-from scribbleseg.functional.decode import decode_image
-from scribbleseg.functional.intensity import Intensity
-from scribbleseg.functional.preprocess import normalize, resize_image
+from scribbleseg import (
+    AtomicCheckpointIO,
+    CheckpointError,
+    ConfigError,
+    DataInfo,
+    LabelFormatError,
+    MissingExtraError,
+    Predictor,
+    RegularizedModule,
+    load,
+    read_checkpoint,
+)
+from scribbleseg.data import (
+    Augmentation,
+    ScribbleDataModule,
+    TrainTransform,
+    apply_orientation,
+    check_source,
+    read_header,
+)
+from scribbleseg.data.sources import FolderSource, NiftiSource
+from scribbleseg.functional import Intensity, decode_image, normalize, resize_image
 from scribbleseg.methods import DMPLSModule
-from scribbleseg.predictor import Predictor
-from scribbleseg.types import DataInfo
 
 EVERYTHING = Augmentation(
     scale=(0.5, 2.0), rotate=30, rot90=True, hflip=True, vflip=True, blur=0.5, color_jitter=0.4
@@ -54,7 +61,7 @@ def test_array_files_keep_their_channels(tmp_path, bands, first, suffix):
         config = "separate" if first else "contig"
         tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=config)
     np.testing.assert_array_equal(decode_image(path, channels=bands), image)
-    assert io.read_header(path, channels=bands).size == (10, 12)
+    assert read_header(path, channels=bands).size == (10, 12)
 
 
 def test_pages_of_a_tiff_are_channels_if_there_are_as_many(tmp_path, caplog):

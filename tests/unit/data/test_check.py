@@ -7,13 +7,9 @@ import pytest
 from helpers.tiny_folders import acdc_release, blocks, plain_folder, save, voc_tree
 from PIL import Image
 
-from scribbleseg.data.__main__ import main
-from scribbleseg.data.check import check_source
-from scribbleseg.data.inspection import explain_contradiction
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg import DataCheckError, Record
+from scribbleseg.data import ScribbleSource, check_source, explain_contradiction, main
 from scribbleseg.data.sources import FolderSource
-from scribbleseg.errors import DataCheckError
-from scribbleseg.types import Record
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 

@@ -9,22 +9,25 @@ from tarfile import open as open_tar
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 from helpers.tiny_folders import camvid_folder, plain_folder, save
 from helpers.trees_convert import run_command, times
 from PIL import Image
 
-from scribbleseg.data.check import check_source
-from scribbleseg.data.check_report import write_check_report
-from scribbleseg.data.commands import check as command
-from scribbleseg.data.comparison import check_checkpoint, class_difference
-from scribbleseg.data.loading import measure_loading
-from scribbleseg.data.pseudo_check import check_pseudo_labels
-from scribbleseg.data.report_charts import bar_chart, class_chart
+from scribbleseg import CheckpointError, ConfigError, ScribbleNotFoundError
+from scribbleseg.data import (
+    bar_chart,
+    check_checkpoint,
+    check_pseudo_labels,
+    check_source,
+    class_chart,
+    class_difference,
+    find_unsafe_files,
+    measure_loading,
+    write_check_report,
+)
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.data.unsafe_files import find_unsafe_files
-from scribbleseg.errors import CheckpointError, ConfigError, ScribbleNotFoundError
-from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import write_manifest
+from scribbleseg.functional import write_label, write_manifest
 
 
 class Page(HTMLParser):
@@ -119,7 +122,7 @@ def test_report_folder_must_be_a_folder(tmp_path):
 def test_command_writes_the_report(tmp_path, capsys):
     root = plain_folder(tmp_path / "data")
     before = times(root)
-    assert run_command(command, root, "--report", tmp_path / "out") == 0
+    assert run_command("check", root, "--report", tmp_path / "out") == 0
     out = capsys.readouterr().out
     assert f"report: {tmp_path / 'out' / 'report.html'}" in out
     assert "strokes per image" in out
@@ -132,8 +135,8 @@ def test_interruption_is_status_130(tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "check_source", stop)
-    assert run_command(command, plain_folder(tmp_path / "data")) == 130
+    monkeypatch.setattr(internal("check command"), "check_source", stop)
+    assert run_command("check", plain_folder(tmp_path / "data")) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
@@ -225,7 +228,7 @@ def test_classes_of_a_checkpoint(tmp_path, capsys, names, words):
     assert (finding.code, finding.severity, finding.file) == ("D402", "error", str(file))
     for word in [str(file), "use the class file of its training data", *words]:
         assert word in finding.message
-    assert run_command(command, root, "--checkpoint", file) == 1
+    assert run_command("check", root, "--checkpoint", file) == 1
     assert "D402" in capsys.readouterr().out
 
 
@@ -234,7 +237,7 @@ def test_fitting_and_unreadable_checkpoints(tmp_path, capsys):
     source = FolderSource(root)
     file = checkpoint(tmp_path / "m.ckpt", source.class_names)
     assert check_checkpoint(source, file) == []
-    assert run_command(command, root, "--checkpoint", file) == 0
+    assert run_command("check", root, "--checkpoint", file) == 0
     with pytest.raises(CheckpointError, match=r"none\.ckpt does not exist"):
         check_checkpoint(source, tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("404")
@@ -243,7 +246,7 @@ def test_fitting_and_unreadable_checkpoints(tmp_path, capsys):
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match=r"other\.ckpt does not say its classes"):
         check_checkpoint(source, tmp_path / "other.ckpt")
-    assert run_command(command, root, "--checkpoint", tmp_path / "none.ckpt") == 2
+    assert run_command("check", root, "--checkpoint", tmp_path / "none.ckpt") == 2
 
 
 def test_class_difference_is_empty_only_for_equal_lists():
@@ -370,7 +373,7 @@ def test_fitting_pseudo_labels(tmp_path, source, capsys):
     save(folder / "overview.png", np.zeros((4, 4, 3), np.uint8))
     write_label(folder / "img_7.png", np.zeros((40, 48), np.uint8))  # an image of val
     assert check_pseudo_labels(source, folder) == []
-    assert run_command(command, source.root, "--pseudo-labels", folder) == 0
+    assert run_command("check", source.root, "--pseudo-labels", folder) == 0
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*none: folder of pseudo-labels"):
         check_pseudo_labels(source, tmp_path / "none")
 
@@ -437,5 +440,5 @@ def test_pseudo_labels_that_do_not_fit(tmp_path, source, plant, code, severity, 
     assert (finding.code, finding.severity) == (code, severity)
     for word in [str(folder), *words]:
         assert word in finding.message
-    status = run_command(command, source.root, "--pseudo-labels", folder)
+    status = run_command("check", source.root, "--pseudo-labels", folder)
     assert status == (1 if severity == "error" else 0)

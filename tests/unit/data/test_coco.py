@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import save, write_list
 from helpers.trees_coco import (
     COCO_SIZE,
@@ -16,16 +17,10 @@ from helpers.trees_coco import (
 )
 from PIL import Image
 
-from scribbleseg.data.label_types import WeakLabels
-from scribbleseg.data.readers.coco import read_coco_index
-from scribbleseg.data.readers.coco_masks import _Writer, paint_mask
-from scribbleseg.data.readers.json_stream import JsonStream
-from scribbleseg.data.sources.class_names import COCO_CATEGORIES
-from scribbleseg.data.sources.coco import COCOSource
-from scribbleseg.data.sources.coco_files import image_number
-from scribbleseg.data.sources.coco_painting import write_coco_masks
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.manifest import read_manifest
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import JsonStream, WeakLabels, paint_mask, read_coco_index
+from scribbleseg.data.sources import COCO_CATEGORIES, COCOSource, image_number, write_coco_masks
+from scribbleseg.functional import read_manifest
 
 NINE = "COCO_train2014_000000000009"
 DOG, PERSON, TOOTHBRUSH, BICYCLE, MOTORCYCLE = 17, 1, 80, 2, 4
@@ -188,7 +183,9 @@ def test_masks_are_written_once(tmp_path):
 
 def test_a_writer_travels_to_other_processes(tmp_path):
     source = COCOSource(coco_tree(tmp_path))
-    writer = _Writer(source.index("train"), tmp_path / "out", "background", "order")
+    writer = internal("COCO mask writer")._Writer(
+        source.index("train"), tmp_path / "out", "background", "order"
+    )
     assert pickle.loads(pickle.dumps(writer))((9, "9")) == (9, True, "")
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/9.png")), expected_nine())
     assert writer((9, "9")) == (9, False, "")
@@ -453,7 +450,7 @@ def test_index_is_stored_and_follows_the_file(tmp_path):
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 def test_json_stream_equals_the_whole(monkeypatch, chunk, indent):
-    monkeypatch.setattr("scribbleseg.data.readers.json_stream._CHUNK", chunk)
+    monkeypatch.setattr(internal("JSON stream"), "_CHUNK", chunk)
     content = {
         "n": 12,
         "empty": [],

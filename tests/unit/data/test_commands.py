@@ -10,11 +10,11 @@ import threading
 import time
 
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import plain_folder
 
 import scribbleseg
 import scribbleseg.data
-from scribbleseg.data.processes import _interrupts_held
 
 HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
 INTERRUPTED_IMPORT = """
@@ -102,7 +102,7 @@ def test_interruption_waits_until_processes_have_started():
     before = signal.getsignal(signal.SIGINT)
 
     def start():
-        with _interrupts_held():
+        with internal("processes")._interrupts_held():
             os.kill(os.getpid(), signal.SIGINT)
             for _ in range(20):
                 time.sleep(0.005)
@@ -116,7 +116,7 @@ def test_interruption_waits_until_processes_have_started():
     assert passed, "the interrupt came in the middle"
     assert signal.getsignal(signal.SIGINT) is before
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    with _interrupts_held():
+    with internal("processes")._interrupts_held():
         passed.append(True)
     assert len(passed) == 2, "nothing is raised without an interrupt"
 

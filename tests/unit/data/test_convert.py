@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
+from helpers.internals import internal
 from helpers.tiny_folders import (
     STEMS,
     acdc_plain,
@@ -21,11 +22,8 @@ from helpers.trees_labels import block_tree, camvid_tree, s4_cityscapes
 from helpers.trees_medical import channel_folder, nnunet_pictures, nnunet_volumes, raw_acdc
 from PIL import Image
 
-from scribbleseg.data.commands import convert as command
-from scribbleseg.data.convert import convert_source
-from scribbleseg.data.converter import ImageConverter
-from scribbleseg.data.folder_files import group_pattern
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg import ConfigError, LabelFormatError, Record, ScribbleNotFoundError
+from scribbleseg.data import ImageConverter, ScribbleSource, convert_source, group_pattern
 from scribbleseg.data.sources import (
     ACDCSource,
     BlockSource,
@@ -40,8 +38,6 @@ from scribbleseg.data.sources import (
     SyntheticSource,
     VOCSource,
 )
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.types import Record
 
 
 def grouped_folder(root):
@@ -290,7 +286,7 @@ def test_failed_images_are_listed_and_done_later(tmp_path, capsys):
     scribble = (root / "scribbles" / "img_2.png").read_bytes()
     (root / "scribbles" / "img_2.png").write_text("404")
     save(root / "masks" / "img_3.png", np.zeros((4, 4), np.uint8))
-    assert run_command(command, root, "--out", tmp_path / "plain", "--workers", "0") == 1
+    assert run_command("convert", root, "--out", tmp_path / "plain", "--workers", "0") == 1
     captured = capsys.readouterr()
     assert "6 written, 0 kept from earlier, 2 failed" in captured.out
     assert "img_2: D202" in captured.err
@@ -299,7 +295,7 @@ def test_failed_images_are_listed_and_done_later(tmp_path, capsys):
     assert json.loads((tmp_path / "plain" / "manifest.json").read_text())["complete"] is False
     (root / "scribbles" / "img_2.png").write_bytes(scribble)
     save(root / "masks" / "img_3.png", np.zeros((40, 48), np.uint8))
-    assert run_command(command, root, "--out", tmp_path / "plain", "--workers", "0") == 0
+    assert run_command("convert", root, "--out", tmp_path / "plain", "--workers", "0") == 0
     assert "2 written, 6 kept" in capsys.readouterr().out
 
 
@@ -307,17 +303,17 @@ def test_interruption_is_status_130(tmp_path, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "convert_source", stop)
+    monkeypatch.setattr(internal("convert command"), "convert_source", stop)
     root = plain_folder(tmp_path / "raw")
-    assert run_command(command, root, "--out", tmp_path / "plain") == 130
+    assert run_command("convert", root, "--out", tmp_path / "plain") == 130
     assert "the same command goes on there" in capsys.readouterr().err
 
 
 def test_user_mistakes_are_one_line_and_status_two(tmp_path, capsys):
     root = plain_folder(tmp_path / "raw")
-    assert run_command(command, root, "--out", tmp_path / "p", "--workers", "-1") == 2
+    assert run_command("convert", root, "--out", tmp_path / "p", "--workers", "-1") == 2
     assert "workers=-1: expected a whole number of at least 0" in capsys.readouterr().err
-    assert run_command(command, tmp_path / "none", "--out", tmp_path / "p") == 2
+    assert run_command("convert", tmp_path / "none", "--out", tmp_path / "p") == 2
 
 
 def test_two_processes_write_the_same(tmp_path):

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from scribbleseg.data.datamodule import ScribbleDataModule
-from scribbleseg.data.dataset import EvalDataset, TrainDataset, collate
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg import ConfigError, LabelFormatError, Record
+from scribbleseg.data import (
+    Augmentation,
+    EvalDataset,
+    ScribbleDataModule,
+    ScribbleSource,
+    TrainDataset,
+    collate,
+)
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.errors import ConfigError, LabelFormatError
-from scribbleseg.types import Record
 
 
 def module(**options) -> ScribbleDataModule:

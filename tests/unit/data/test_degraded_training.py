@@ -8,12 +8,10 @@ import pytest
 import torch
 from helpers.tiny_folders import STEMS, plain_folder, voc_tree
 
-from scribbleseg.data.datamodule import ScribbleDataModule
-from scribbleseg.data.degraded import DegradedScribbles
+from scribbleseg import ConfigError
+from scribbleseg.data import Augmentation, DegradedScribbles, ScribbleDataModule
 from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.degrade import Degradation, degrade_drawing, degrade_scribble
+from scribbleseg.functional import Degradation, degrade_drawing, degrade_scribble
 
 
 def module(source, **options):

@@ -4,16 +4,17 @@ import torch
 from helpers.tiny_folders import plain_folder, write_list
 from helpers.trees_coco import densepose_tree
 
-from scribbleseg.data.classes import read_classes
-from scribbleseg.data.dataset import TrainDataset
-from scribbleseg.data.sources.densepose import DensePoseSource
-from scribbleseg.data.sources.folder import FolderSource
-from scribbleseg.data.transforms import Augmentation, TrainTransform
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.flip_pairs import mirrored_ids
-from scribbleseg.functional.tta import multi_scale_probabilities
-from scribbleseg.inference import InferenceConfig, predict_logits
-from scribbleseg.types import DataInfo
+from scribbleseg import (
+    ConfigError,
+    DataInfo,
+    InferenceConfig,
+    LabelFormatError,
+    ScribbleNotFoundError,
+    predict_logits,
+)
+from scribbleseg.data import Augmentation, TrainDataset, TrainTransform, read_classes
+from scribbleseg.data.sources import DensePoseSource, FolderSource
+from scribbleseg.functional import mirrored_ids, multi_scale_probabilities
 
 SWAPPED = [0, 1, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 14]
 

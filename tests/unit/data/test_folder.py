@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import (
     STEMS,
     blocks,
@@ -14,8 +15,8 @@ from helpers.tiny_folders import (
 )
 from PIL import Image
 
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data.sources import FolderSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 
 def test_records_and_arrays(tmp_path):
@@ -115,7 +116,7 @@ def test_split_of_a_read_only_folder(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("scribbleseg.data.sources.folder.write_text", refuse)
+    monkeypatch.setattr(internal("folder files"), "write_text", refuse)
     source = FolderSource(tmp_path)
     first = source.records("train")
     assert "not stored" in caplog.text

@@ -13,14 +13,16 @@ from helpers.trees_coco import coco_tree, context_mat_labels, context_tree, inst
 from helpers.trees_labels import CITIES, grey, middle_rows, s4_cityscapes, stripes, write_s4
 from helpers.trees_medical import nnunet_volumes
 
-from scribbleseg.data.convert import convert_source
-from scribbleseg.data.sources import FolderSource, NnUNetSource, PascalContextSource
-from scribbleseg.data.sources.coco import COCOSource
-from scribbleseg.data.sources.s4 import S4Source
-from scribbleseg.data.superpixel_cache import write_superpixels
-from scribbleseg.data.synthesize import synthesize_folder
-from scribbleseg.functional.scribble_styles import PointStyle
-from scribbleseg.types import Record
+from scribbleseg import Record
+from scribbleseg.data import convert_source, synthesize_folder, write_superpixels
+from scribbleseg.data.sources import (
+    COCOSource,
+    FolderSource,
+    NnUNetSource,
+    PascalContextSource,
+    S4Source,
+)
+from scribbleseg.functional import PointStyle
 
 
 def later(path, seconds=10):

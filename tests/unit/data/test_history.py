@@ -11,9 +11,9 @@ from helpers.tiny_folders import VOC_STEMS, plain_folder, voc_tree, write_list
 from helpers.training import quiet_trainer
 from helpers.trees_coco import context_tree
 
-from scribbleseg.checkpoint import load, read_checkpoint
-from scribbleseg.data import ScribbleDataModule
-from scribbleseg.data.history import (
+from scribbleseg import load, read_checkpoint
+from scribbleseg.data import (
+    ScribbleDataModule,
     earlier_images,
     leaked_images,
     name_digest,

@@ -3,9 +3,20 @@ import pytest
 from helpers.tiny_folders import save, write_list
 from PIL import Image, ImageFile
 
-from scribbleseg.constants import voc_palette
-from scribbleseg.data import io
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg import LabelFormatError, ScribbleNotFoundError, voc_palette
+from scribbleseg.data import (
+    LABEL_SUFFIXES,
+    encode_label,
+    find_images,
+    natural_key,
+    read_classes,
+    read_header,
+    read_image,
+    read_label,
+    read_raw_label,
+    read_split,
+    require,
+)
 
 IDS = np.array([[0, 1, 15, 255], [20, 0, 1, 1]], dtype=np.uint8)
 
@@ -17,55 +28,55 @@ IDS = np.array([[0, 1, 15, 255], [20, 0, 1, 1]], dtype=np.uint8)
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
 def test_palette_and_grey_files_hold_ids(tmp_path, palette, suffix):
     path = save(tmp_path / f"a{suffix}", IDS, palette=palette)
-    label = io.read_label(path, 21)
+    label = read_label(path, 21)
     assert label.dtype == np.uint8
     np.testing.assert_array_equal(label, IDS)
 
 
 def test_sixteen_and_one_bit_files_hold_ids(tmp_path):
     np.testing.assert_array_equal(
-        io.read_label(save(tmp_path / "a.png", IDS.astype(np.uint16)), 21), IDS
+        read_label(save(tmp_path / "a.png", IDS.astype(np.uint16)), 21), IDS
     )
     bits = np.array([[True, False], [False, True]])
-    np.testing.assert_array_equal(io.read_label(save(tmp_path / "b.png", bits), 2), bits)
+    np.testing.assert_array_equal(read_label(save(tmp_path / "b.png", bits), 2), bits)
 
 
 def test_four_bit_palette_with_transparency(tmp_path):
     image = Image.fromarray(np.array([[0, 3], [7, 1]], np.uint8))
     image.putpalette(voc_palette(16).tobytes())
     image.save(tmp_path / "a.png", bits=4, transparency=0)
-    np.testing.assert_array_equal(io.read_label(tmp_path / "a.png", 8), [[0, 3], [7, 1]])
+    np.testing.assert_array_equal(read_label(tmp_path / "a.png", 8), [[0, 3], [7, 1]])
 
 
 def test_value_tables(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 3, 4], [11, 255, 1]], np.uint8))
-    label = io.read_label(path, 4, unlabelled_value=4, ignore=[11])
+    label = read_label(path, 4, unlabelled_value=4, ignore=[11])
     np.testing.assert_array_equal(label, [[0, 3, 255], [255, 255, 1]])
     remap = np.full(256, -1)
     remap[[0, 1, 3]] = [0, 1, 2]
-    label = io.read_label(path, 3, unlabelled_value=4, ignore=[11], remap=remap)
+    label = read_label(path, 3, unlabelled_value=4, ignore=[11], remap=remap)
     np.testing.assert_array_equal(label, [[0, 2, 255], [255, 255, 1]])
     with pytest.raises(LabelFormatError, match=r"D101 .*value 3 on 1 px"):
-        io.read_label(path, 3, unlabelled_value=4, ignore=[11])
+        read_label(path, 3, unlabelled_value=4, ignore=[11])
 
 
 def test_zero_can_mean_unlabelled(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 1]], np.uint8))
-    np.testing.assert_array_equal(io.read_label(path, 2, unlabelled_value=0), [[255, 1]])
+    np.testing.assert_array_equal(read_label(path, 2, unlabelled_value=0), [[255, 1]])
 
 
 def test_large_values_are_not_wrapped(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 256], [511, 1]], np.uint16))
     with pytest.raises(LabelFormatError, match=r"value 256 on 1 px"):
-        io.read_label(path, 2)
-    np.testing.assert_array_equal(io.read_label(path, 2, ignore=[256, 511]), [[0, 255], [255, 1]])
+        read_label(path, 2)
+    np.testing.assert_array_equal(read_label(path, 2, ignore=[256, 511]), [[0, 255], [255, 1]])
 
 
 def test_unlabelled_code_is_named(tmp_path):
     ids = np.full((10, 10), 4, np.uint8)
     ids[0] = 1
     with pytest.raises(LabelFormatError) as error:
-        io.read_label(save(tmp_path / "a.png", ids), 4)
+        read_label(save(tmp_path / "a.png", ids), 4)
     for part in ("D101", "a.png", "value 4 on 90 px (90.0 %)", "0-3", "unlabelled_value: 4"):
         assert part in str(error.value)
 
@@ -75,50 +86,50 @@ def test_luminance_is_recognised_but_plain_ids_are_not_called_so(tmp_path):
     image.putpalette(voc_palette().tobytes())
     image.convert("L").save(tmp_path / "grey.png")
     with pytest.raises(LabelFormatError, match=r"D102 .*luminance"):
-        io.read_label(tmp_path / "grey.png", 21)
+        read_label(tmp_path / "grey.png", 21)
     with pytest.raises(LabelFormatError, match=r"D101"):
-        io.read_label(save(tmp_path / "a.png", np.array([[0, 11]], np.uint8)), 11)
+        read_label(save(tmp_path / "a.png", np.array([[0, 11]], np.uint8)), 11)
 
 
 def test_colours_need_a_table(tmp_path):
     path = save(tmp_path / "a.png", voc_palette()[IDS])
     with pytest.raises(LabelFormatError, match=r"D103 .*mode RGB with 5 colours.*color"):
-        io.read_label(path, 21)
+        read_label(path, 21)
     table = {tuple(int(v) for v in voc_palette()[i]): i for i in (0, 1, 15, 20, 255)}
-    np.testing.assert_array_equal(io.read_label(path, 21, palette=table), IDS)
+    np.testing.assert_array_equal(read_label(path, 21, palette=table), IDS)
     del table[(128, 0, 0)]
     with pytest.raises(LabelFormatError, match=r"\(128, 0, 0\) on 3 px"):
-        io.read_label(path, 21, palette=table)
+        read_label(path, 21, palette=table)
 
 
 def test_jpeg_float_broken_and_missing_labels(tmp_path):
     with pytest.raises(LabelFormatError, match=r"D103 .*JPEG"):
-        io.read_label(save(tmp_path / "a.jpg", IDS), 21)
+        read_label(save(tmp_path / "a.jpg", IDS), 21)
     (tmp_path / "a.jpg").rename(tmp_path / "b.png")
     with pytest.raises(LabelFormatError, match=r"D103 .*JPEG"):
-        io.read_label(tmp_path / "b.png", 21)
+        read_label(tmp_path / "b.png", 21)
     with pytest.raises(LabelFormatError, match=r"D203"):
-        io.read_label(save(tmp_path / "f.tif", IDS.astype(np.float32)), 21)
+        read_label(save(tmp_path / "f.tif", IDS.astype(np.float32)), 21)
     (tmp_path / "t.png").write_text("not an image")
     with pytest.raises(LabelFormatError, match=r"D202 .*t\.png"):
-        io.read_label(tmp_path / "t.png", 21)
+        read_label(tmp_path / "t.png", 21)
     with pytest.raises(ScribbleNotFoundError, match=r"n\.png does not exist"):
-        io.read_label(tmp_path / "n.png", 21)
+        read_label(tmp_path / "n.png", 21)
 
 
 def test_raw_labels_are_not_checked(tmp_path):
     path = save(tmp_path / "a.png", np.array([[0, 77]], np.uint8))
-    assert io.read_raw_label(path).tolist() == [[0, 77]]
+    assert read_raw_label(path).tolist() == [[0, 77]]
 
 
 def test_num_classes_is_checked():
     with pytest.raises(ValueError, match=r"num_classes"):
-        io.encode_label(IDS, 256, path="x")
+        encode_label(IDS, 256, path="x")
 
 
 def test_require():
     with pytest.raises(ScribbleNotFoundError, match=r"img_1: this sample has no mask"):
-        io.require(None, "mask", "img_1")
+        require(None, "mask", "img_1")
 
 
 def test_header_reports_the_oriented_size(tmp_path):
@@ -126,9 +137,9 @@ def test_header_reports_the_oriented_size(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif)
-    header = io.read_header(tmp_path / "a.jpg")
+    header = read_header(tmp_path / "a.jpg")
     assert (header.size, header.raw_size) == ((30, 20), (20, 30))
-    assert io.read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
+    assert read_image(tmp_path / "a.jpg").shape == (30, 20, 3)
 
 
 # ---------------------------------------------------------------------------- split files
@@ -151,26 +162,26 @@ def test_header_reports_the_oriented_size(tmp_path):
 )
 def test_read_split(tmp_path, text, stems):
     (tmp_path / "train.txt").write_bytes(text)
-    assert io.read_split(tmp_path / "train.txt") == stems
+    assert read_split(tmp_path / "train.txt") == stems
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "C:/x", "a\\x", "a\0x"])
 def test_unsafe_names_are_refused(tmp_path, name):
     write_list(tmp_path / "train.txt", ["ok", name])
     with pytest.raises(LabelFormatError, match=r"D501 .*train\.txt: line 2"):
-        io.read_split(tmp_path / "train.txt")
+        read_split(tmp_path / "train.txt")
 
 
 def test_split_file_faults(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"D301"):
-        io.read_split(tmp_path / "none.txt")
+        read_split(tmp_path / "none.txt")
     with pytest.raises(ScribbleNotFoundError, match=r"lists no image"):
-        io.read_split(write_list(tmp_path / "a.txt", ["# only a comment"]))
+        read_split(write_list(tmp_path / "a.txt", ["# only a comment"]))
     with pytest.raises(LabelFormatError, match=r"D303 .*lines 1 and 3"):
-        io.read_split(write_list(tmp_path / "b.txt", ["a", "b", "a.png"]))
+        read_split(write_list(tmp_path / "b.txt", ["a", "b", "a.png"]))
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LabelFormatError, match=r"D202 .*UTF-8"):
-        io.read_split(tmp_path / "c.txt")
+        read_split(tmp_path / "c.txt")
 
 
 # ---------------------------------------------------------------------------- class files
@@ -178,16 +189,16 @@ def test_split_file_faults(tmp_path):
 
 def test_classes_txt(tmp_path):
     write_list(tmp_path / "classes.txt", ["_background_", "cat", "dog"])
-    table = io.read_classes(tmp_path)
+    table = read_classes(tmp_path)
     assert table.names == ("_background_", "cat", "dog")
     assert (table.background, table.remap) == (0, None)
     write_list(tmp_path / "classes.txt", ["sky", "road"])
-    assert io.read_classes(tmp_path).background is None
+    assert read_classes(tmp_path).background is None
 
 
 def test_labelme_list(tmp_path):
     write_list(tmp_path / "labels.txt", ["__ignore__", "_background_", "cat"])
-    assert io.read_classes(tmp_path).names == ("_background_", "cat")
+    assert read_classes(tmp_path).names == ("_background_", "cat")
 
 
 def test_classes_yaml(tmp_path):
@@ -196,7 +207,7 @@ def test_classes_yaml(tmp_path):
         "- {id: 7, name: Cat, color: '#0a0b0c', aliases: [kitty]}\n"
         "ignore: [4, 255]\nunlabelled_value: 9\nbackground: 0\ncompact: true\n"
     )
-    table = io.read_classes(tmp_path)
+    table = read_classes(tmp_path)
     assert table.names == ("back", "Cat")
     assert table.colours == {(1, 2, 3): 0, (10, 11, 12): 1}
     assert table.palette[1].tolist() == [10, 11, 12]
@@ -207,7 +218,7 @@ def test_classes_yaml(tmp_path):
 
 def test_classes_json_list_and_null_background(tmp_path):
     (tmp_path / "classes.json").write_text('{"classes": ["background", "x"], "background": null}')
-    assert io.read_classes(tmp_path).background is None
+    assert read_classes(tmp_path).background is None
 
 
 @pytest.mark.parametrize(
@@ -232,7 +243,7 @@ def test_classes_json_list_and_null_background(tmp_path):
 def test_class_file_faults(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(LabelFormatError, match=message) as error:
-        io.read_classes(tmp_path)
+        read_classes(tmp_path)
     assert name in str(error.value)
 
 
@@ -244,7 +255,7 @@ def test_find_images_by_stem(tmp_path):
     for name in ("b.JPG", "a.png", "sub/a.png", "sub/deep/c.tif", ".hidden.png"):
         save(tmp_path / name, pixels)
     (tmp_path / "notes.txt").touch()
-    assert list(io.find_images(tmp_path)) == ["a", "b", "sub/a", "sub/deep/c"]
+    assert list(find_images(tmp_path)) == ["a", "b", "sub/a", "sub/deep/c"]
 
 
 def test_find_images_faults(tmp_path):
@@ -252,36 +263,36 @@ def test_find_images_faults(tmp_path):
     save(tmp_path / "x" / "a.png", pixels)
     save(tmp_path / "x" / "a.jpg", pixels)
     with pytest.raises(LabelFormatError, match=r"D303 .*a\.jpg and a\.png"):
-        io.find_images(tmp_path / "x")
-    found = io.find_images(tmp_path / "x", suffixes=io.LABEL_SUFFIXES, unique=False)
+        find_images(tmp_path / "x")
+    found = find_images(tmp_path / "x", suffixes=LABEL_SUFFIXES, unique=False)
     assert found["a"].suffix == ".png"
     with pytest.raises(ScribbleNotFoundError, match=r"D301"):
-        io.find_images(tmp_path / "none")
+        find_images(tmp_path / "none")
 
 
 def test_links_must_stay_inside(tmp_path):
     outside = save(tmp_path / "secret.png", np.zeros((2, 2), np.uint8))
     inside = save(tmp_path / "images" / "a.png", np.zeros((2, 2), np.uint8))
     (tmp_path / "images" / "b.png").symlink_to(inside)
-    assert list(io.find_images(tmp_path / "images")) == ["a", "b"]
+    assert list(find_images(tmp_path / "images")) == ["a", "b"]
     (tmp_path / "images" / "c.png").symlink_to(outside)
     with pytest.raises(LabelFormatError, match=r"D501 .*c\.png: link leaves"):
-        io.find_images(tmp_path / "images")
+        find_images(tmp_path / "images")
     # the folder itself is the user's choice
     (tmp_path / "linked").symlink_to(tmp_path / "images" / "..", target_is_directory=True)
-    assert "secret" in io.find_images(tmp_path / "linked")
+    assert "secret" in find_images(tmp_path / "linked")
 
 
 def test_natural_key():
     names = ["s_10", "s_2", "s_1", "t"]
-    assert sorted(names, key=io.natural_key) == ["s_1", "s_2", "s_10", "t"]
+    assert sorted(names, key=natural_key) == ["s_1", "s_2", "s_10", "t"]
 
 
 def test_grey_tones_of_many_classes_prove_nothing(tmp_path) -> None:
     path = tmp_path / "label.png"
     Image.fromarray(np.full((4, 4), 200, np.uint8)).save(path)
     with pytest.raises(LabelFormatError, match="D101"):
-        io.read_label(path, 150)
+        read_label(path, 150)
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -299,13 +310,13 @@ def test_orientation_of_a_png_is_found_before_and_after_its_pixels(tmp_path, lat
         chunk, end = data[start : start + size], data.index(b"IEND") - 4
         assert start < data.index(b"IDAT")
         path.write_bytes(data[:start] + data[start + size : end] + chunk + data[end:])
-    header = io.read_header(path)
+    header = read_header(path)
     assert (header.size, header.raw_size, header.orientation) == ((30, 20), (20, 30), 6)
-    assert io.read_image(path).shape[:2] == header.size
+    assert read_image(path).shape[:2] == header.size
 
 
 def test_the_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(path)
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
-    assert io.read_header(path).size == (20, 30)
+    assert read_header(path).size == (20, 30)

@@ -7,13 +7,9 @@ from helpers.tiny_folders import STEMS, blocks, camvid_folder, plain_folder, sav
 from helpers.trees_labels import click, write_annotation, write_json
 from jsonargparse import ArgumentParser
 
-from scribbleseg import ScribbleDataModule
-from scribbleseg.data.check import check_source
-from scribbleseg.data.label_types import WeakLabels, render_boxes
-from scribbleseg.data.readers.boxes import Box
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
+from scribbleseg.data import Box, ScribbleSource, WeakLabels, check_source, render_boxes
 from scribbleseg.data.sources import FolderSource, VOCSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 
 def source_of(root, label_type, cls=FolderSource, **weak):

@@ -5,6 +5,7 @@ import sys
 import nibabel
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import write_list
 from helpers.trees_medical import (
     LPS_THICK,
@@ -17,21 +18,16 @@ from helpers.trees_medical import (
     write_nifti,
 )
 
-from scribbleseg.data.check import check_source
-from scribbleseg.data.readers.nifti import (
+from scribbleseg import ConfigError, LabelFormatError, MissingExtraError, ScribbleNotFoundError
+from scribbleseg.data import (
     StackCache,
+    check_source,
     integer_ids,
     read_stack,
     read_stack_header,
     write_nifti_like,
 )
-from scribbleseg.data.sources.nifti import NiftiSource
-from scribbleseg.errors import (
-    ConfigError,
-    LabelFormatError,
-    MissingExtraError,
-    ScribbleNotFoundError,
-)
+from scribbleseg.data.sources import NiftiSource
 
 PIR_THICK = np.array([[0, 0, 2.0, 1], [-1.0, 0, 0, 2], [0, -6.0, 0, 3], [0, 0, 0, 1]])
 OBLIQUE = LPS_THICK @ np.array([[1, 0.1, 0, 5], [-0.1, 1, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1.0]])
@@ -295,8 +291,6 @@ def test_labels_of_another_grid(tmp_path):
 
 
 def test_volumes_are_read_once(tmp_path, monkeypatch):
-    from scribbleseg.data.sources import volumes
-
     source = NiftiSource(raw_acdc(tmp_path), unlabelled_value=4)
     reads = []
 
@@ -304,7 +298,7 @@ def test_volumes_are_read_once(tmp_path, monkeypatch):
         reads.append(path.name)
         return read_stack(path, **options)
 
-    monkeypatch.setattr(volumes, "read_stack", counted)
+    monkeypatch.setattr(internal("volumes"), "read_stack", counted)
     for _ in range(2):
         for record in source.records("train"):
             source.read_image(record)

@@ -13,9 +13,9 @@ from helpers.trees_medical import (
     write_nifti,
 )
 
-from scribbleseg.data.check import check_source
-from scribbleseg.data.sources.nnunet import NnUNetSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import check_source
+from scribbleseg.data.sources import NnUNetSource
 
 
 def facts_with(root, **changes):

@@ -13,14 +13,10 @@ from helpers.tiny_folders import plain_folder
 from helpers.trees_labels import block_tree
 from helpers.trees_medical import raw_acdc
 
-from scribbleseg.data.check import check_source
-from scribbleseg.data.convert import convert_source
+from scribbleseg import LabelFormatError
+from scribbleseg.data import check_source, convert_source, synthesize_folder
 from scribbleseg.data.sources import BlockSource, FolderSource, NiftiSource
-from scribbleseg.data.synthesize import synthesize_folder
-from scribbleseg.errors import LabelFormatError
-from scribbleseg.functional.decode import decode_image
-from scribbleseg.functional.intensity import Intensity
-from scribbleseg.functional.synthesis import PointStyle
+from scribbleseg.functional import Intensity, PointStyle, decode_image
 
 
 def drawn_on(source, labels) -> int:

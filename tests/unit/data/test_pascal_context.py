@@ -6,10 +6,9 @@ import pytest
 from helpers.tiny_folders import VOC_STEMS, scribble_xml, write_list
 from helpers.trees_coco import context_mask, context_mat_labels, context_tree
 
-from scribbleseg.data import io
-from scribbleseg.data.leaks import overlap_warning
-from scribbleseg.data.sources.pascal_context import PascalContextSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import overlap_warning, read_split
+from scribbleseg.data.sources import PascalContextSource
 
 LISTS = Path(__file__).parents[4] / "shared" / "data" / "voc_lists"
 
@@ -203,7 +202,7 @@ def test_overlap_with_voc(tmp_path, caplog):
 @pytest.mark.skipif(not LISTS.is_dir(), reason="VOC lists are not on this machine")
 def test_overlap_of_the_released_lists():
     names = {
-        n: io.read_split(LISTS / f"{n}.txt") for n in ("train_aug", "train_context", "val_context")
+        n: read_split(LISTS / f"{n}.txt") for n in ("train_aug", "train_context", "val_context")
     }
     assert (len(names["train_context"]), len(names["val_context"])) == (4998, 5105)
     val = overlap_warning(names["train_aug"], names["val_context"])

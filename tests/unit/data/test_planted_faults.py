@@ -13,10 +13,9 @@ from helpers.tiny_folders import (
 )
 from PIL import Image
 
-from scribbleseg.constants import voc_palette
-from scribbleseg.data.check import check_source
+from scribbleseg import ScribbleSegError, voc_palette
+from scribbleseg.data import check_source
 from scribbleseg.data.sources import FolderSource, VOCSource
-from scribbleseg.errors import ScribbleSegError
 
 FIRST = "scribbles/img_0.png"
 

@@ -16,13 +16,10 @@ from helpers.tiny_folders import (
 )
 from jsonargparse import ArgumentParser
 
-from scribbleseg import ScribbleDataModule
-from scribbleseg.data.check import check_source
-from scribbleseg.data.source import ScribbleSource
+from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
+from scribbleseg.data import ScribbleSource, check_source
 from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import write_manifest
+from scribbleseg.functional import write_label, write_manifest
 
 CLASSES = ("background", "cell", "vessel")
 

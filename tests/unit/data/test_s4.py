@@ -14,10 +14,10 @@ from helpers.trees_labels import (
     write_s4,
 )
 
-from scribbleseg.data.readers.s4 import read_grey_label, read_s4
-from scribbleseg.data.sources.s4 import S4Source
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.strokes import Stroke, rasterize
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import read_grey_label, read_s4
+from scribbleseg.data.sources import S4Source
+from scribbleseg.functional import Stroke, rasterize
 
 STEM = "train/ulm/ulm_000000_000019"
 DRAWN = [Stroke(0, LINES[0]), Stroke(13, LINES[1])]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import DataLoader
 
-from scribbleseg.data.sampler import EpochSampler, SampleKey
+from scribbleseg.data import EpochSampler, SampleKey
 
 
 def keys(sampler: EpochSampler) -> list[int]:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from scribbleseg.data.scribble_shape import measure_strokes
-from scribbleseg.functional.strokes import Stroke, rasterize
+from scribbleseg.data import measure_strokes
+from scribbleseg.functional import Stroke, rasterize
 
 
 def widths(shape):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import scribble_xml
 
-from scribbleseg.data.readers.scribblesup import class_ids, list_zip, read_scribblesup
-from scribbleseg.data.sources.voc import VOC_CLASSES
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import class_ids, list_zip, read_scribblesup
+from scribbleseg.data.sources import VOC_CLASSES
 
 IDS = class_ids(VOC_CLASSES)
 STROKES = [("plane", [(1, 2), (5, 6)]), ("Background", [(3, 3)]), ("tv", [(0, 0), (1, 1)])]

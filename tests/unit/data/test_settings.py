@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import plain_folder, voc_tree
 
-from scribbleseg.data.convert import convert_source
-from scribbleseg.data.settings import coding_digest, image_settings, source_settings
+from scribbleseg import ConfigError
+from scribbleseg.data import (
+    coding_digest,
+    convert_source,
+    image_settings,
+    source_settings,
+    synthesize_folder,
+    write_superpixels,
+)
 from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
-from scribbleseg.data.superpixel_cache import write_superpixels
-from scribbleseg.data.synthesize import synthesize_folder
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.intensity import Intensity
+from scribbleseg.functional import Intensity
 
 
 def test_arguments_with_their_defaults_as_plain_values(tmp_path) -> None:

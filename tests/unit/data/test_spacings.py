@@ -8,11 +8,9 @@ import pytest
 from helpers.tiny_folders import acdc_plain, plain_folder
 from helpers.trees_medical import raw_acdc
 
-from scribbleseg.data.convert import convert_source
+from scribbleseg import LabelFormatError, Record
+from scribbleseg.data import convert_source, read_spacings, write_spacings
 from scribbleseg.data.sources import FolderSource, NiftiSource
-from scribbleseg.data.spacings import read_spacings, write_spacings
-from scribbleseg.errors import LabelFormatError
-from scribbleseg.types import Record
 
 
 def test_a_converted_volume_keeps_its_spacing(tmp_path):

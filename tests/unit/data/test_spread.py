@@ -4,17 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import STEMS, acdc_release, plain_folder, save, write_list
 from PIL import Image
 
-import scribbleseg.data.spread as spread_module
-from scribbleseg.data.__main__ import main
-from scribbleseg.data.processes import map_in_processes
-from scribbleseg.data.settings import source_settings
+from scribbleseg import ConfigError, ScribbleNotFoundError
+from scribbleseg.data import main, map_in_processes, source_settings, spread_scribbles
 from scribbleseg.data.sources import ACDCSource, FolderSource
-from scribbleseg.data.spread import spread_scribbles
-from scribbleseg.errors import ConfigError, ScribbleNotFoundError
-from scribbleseg.functional.random_walker import random_walker_labels
+from scribbleseg.functional import random_walker_labels
 
 ACDC = Path(__file__).parents[4] / "shared" / "data" / "acdc"
 
@@ -165,7 +162,7 @@ def test_interruption_leaves_finished_files(root, tmp_path, monkeypatch, capsys)
             raise KeyboardInterrupt
         return random_walker_labels(*args, **kwargs)
 
-    monkeypatch.setattr(spread_module, "random_walker_labels", interrupted)
+    monkeypatch.setattr(internal("spread"), "random_walker_labels", interrupted)
     command = ["spread", str(root), "--out", str(out), "--workers", "0"]
     assert main(command) == 130
     assert "the same command goes on" in capsys.readouterr().err

@@ -3,22 +3,22 @@ import json
 import h5py
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import plain_folder, save
 from helpers.trees_convert import run_command, times
 from helpers.trees_medical import channel_folder
 from PIL import Image
 
-from scribbleseg.data.commands import superpixels as command
-from scribbleseg.data.sources import FolderSource
-from scribbleseg.data.superpixel_cache import (
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import (
     SUPERPIXEL_FILL,
     find_superpixels,
     read_distance_map,
     read_superpixels,
     write_superpixels,
 )
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.superpixels import grid_regions, slic_regions
+from scribbleseg.data.sources import FolderSource
+from scribbleseg.functional import grid_regions, slic_regions
 
 
 def write(source, out, **options):
@@ -153,20 +153,23 @@ def test_smallest_region_reaches_the_method(tmp_path, source):
 def test_command(tmp_path, source, capsys):
     (tmp_path / "raw" / "images" / "img_1.png").write_text("404")
     arguments = (tmp_path / "raw", "--out", tmp_path / "sp", "--method", "grid", "--workers", "0")
-    assert run_command(command, *arguments) == 1
+    assert run_command("superpixels", *arguments) == 1
     captured = capsys.readouterr()
     assert "5 written, 0 kept from earlier, 1 failed" in captured.out
     assert "img_1: D202" in captured.err
     assert json.loads((tmp_path / "sp" / "manifest.json").read_text())["complete"] is False
-    assert run_command(command, tmp_path / "raw", "--out", tmp_path / "sp", "--segments", "0") == 2
+    assert (
+        run_command("superpixels", tmp_path / "raw", "--out", tmp_path / "sp", "--segments", "0")
+        == 2
+    )
 
 
 def test_interruption_is_status_130(tmp_path, source, monkeypatch, capsys):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "write_superpixels", stop)
-    assert run_command(command, tmp_path / "raw", "--out", tmp_path / "sp") == 130
+    monkeypatch.setattr(internal("superpixels command"), "write_superpixels", stop)
+    assert run_command("superpixels", tmp_path / "raw", "--out", tmp_path / "sp") == 130
     assert "the same command goes on there" in capsys.readouterr().err
 
 

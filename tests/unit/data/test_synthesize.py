@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import (
     STEMS,
     acdc_release,
@@ -18,9 +19,8 @@ from helpers.tiny_folders import (
 )
 from PIL import Image
 
-import scribbleseg.data.synthesize as module
-from scribbleseg.data.__main__ import main
-from scribbleseg.data.settings import source_settings
+from scribbleseg import ConfigError, ScribbleNotFoundError
+from scribbleseg.data import main, source_settings, synthesize_folder
 from scribbleseg.data.sources import (
     SOURCES,
     ACDCSource,
@@ -28,11 +28,16 @@ from scribbleseg.data.sources import (
     SyntheticSource,
     VOCSource,
 )
-from scribbleseg.data.synthesize import synthesize_folder
-from scribbleseg.errors import ConfigError, ScribbleNotFoundError
-from scribbleseg.functional.degrade import Degradation, degrade_drawing, degrade_scribble
-from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
-from scribbleseg.functional.synthesis import image_seed, synthesize_points, synthesize_scribbles
+from scribbleseg.functional import (
+    Degradation,
+    PointStyle,
+    ScribbleStyle,
+    degrade_drawing,
+    degrade_scribble,
+    image_seed,
+    synthesize_points,
+    synthesize_scribbles,
+)
 
 TRAIN = STEMS[:6]
 
@@ -332,7 +337,7 @@ def test_help_names_a_way_for_every_source(capsys):
 
 
 def test_interrupted_command(root, tmp_path, capsys, monkeypatch):
-    original, calls = module._Maker._make, []
+    original, calls = internal("synthesize")._Maker._make, []
 
     def interrupt(self, record):
         calls.append(record)
@@ -340,13 +345,13 @@ def test_interrupted_command(root, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return original(self, record)
 
-    monkeypatch.setattr(module._Maker, "_make", interrupt)
+    monkeypatch.setattr(internal("synthesize")._Maker, "_make", interrupt)
     out = tmp_path / "out"
     args = ["synthesize", str(root), "--out", str(out), "--workers", "0"]
     assert main(args) == 130
     assert "the same command goes on there" in capsys.readouterr().err
     assert manifest_of(out)["complete"] is False
-    monkeypatch.setattr(module._Maker, "_make", original)
+    monkeypatch.setattr(internal("synthesize")._Maker, "_make", original)
     assert main(args) == 0
     assert "4 written, 2 kept" in capsys.readouterr().out
 

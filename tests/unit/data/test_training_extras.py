@@ -16,21 +16,29 @@ from helpers.training import quiet_trainer
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from scribbleseg.data.datamodule import ScribbleDataModule
-from scribbleseg.data.dataset import collate
-from scribbleseg.data.label_maps import resize_map
-from scribbleseg.data.segmenters import SuperpixelOptions, over_segment
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import (
+    Augmentation,
+    ScribbleDataModule,
+    SuperpixelOptions,
+    SuperpixelReader,
+    collate,
+    over_segment,
+    resize_map,
+    write_superpixels,
+)
 from scribbleseg.data.sources import FolderSource, SyntheticSource
-from scribbleseg.data.superpixel_cache import write_superpixels
-from scribbleseg.data.superpixel_reader import SuperpixelReader
-from scribbleseg.data.transforms import Augmentation
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
-from scribbleseg.functional.images import write_label
-from scribbleseg.functional.manifest import write_manifest
-from scribbleseg.functional.preprocess import resize_image, resized_shape
-from scribbleseg.functional.superpixel_affinity import superpixel_affinity
-from scribbleseg.functional.superpixels import grid_regions, slic_regions
+from scribbleseg.functional import (
+    boundary_distance_map,
+    grid_regions,
+    resize_image,
+    resized_shape,
+    scribble_distance_map,
+    slic_regions,
+    superpixel_affinity,
+    write_label,
+    write_manifest,
+)
 from scribbleseg.methods import RegularizedModule
 
 ALL = frozenset({"superpixel", "superpixel_graph", "pseudo_label", "distance_maps"})

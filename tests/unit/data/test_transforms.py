@@ -5,9 +5,8 @@ import collections
 import numpy as np
 import pytest
 
-from scribbleseg.data.label_maps import LabelMap, resize_map
-from scribbleseg.data.transforms import Augmentation, TrainTransform
-from scribbleseg.errors import ConfigError
+from scribbleseg import ConfigError
+from scribbleseg.data import Augmentation, LabelMap, TrainTransform, resize_map
 
 EVERYTHING = Augmentation(
     scale=(0.5, 2.0), rotate=30, rot90=True, hflip=True, vflip=True, blur=0.5, color_jitter=0.4

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import VOC_STEMS, save, voc_tree, write_list
 
-from scribbleseg.data import io
-from scribbleseg.data.check import check_source
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import check_source, read_header, read_split
 from scribbleseg.data.sources import VOCSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 SAMPLE = Path(__file__).parents[4] / "shared" / "data" / "voc_sample" / "VOC2012"
 
@@ -128,7 +127,7 @@ def test_released_samples(stem, void, labelled, contradicting, on_void, percent,
     record = {r.image_id: r for r in source.records("val")}[stem]
     scribble, mask = source.read_scribble(record), source.read_mask(record)
     assert scribble.shape == mask.shape == source.read_image(record).shape[:2]
-    assert io.read_header(record.scribble).mode == "L"
+    assert read_header(record.scribble).mode == "L"
     assert sorted(np.unique(scribble)) == [*classes, 255]
     assert (mask == 255).sum() == void
     drawn = scribble != 255
@@ -152,7 +151,7 @@ def test_check_of_the_released_samples():
 )
 def test_released_lists():
     lists = SAMPLE.parents[1] / "voc_lists"
-    names = {n: io.read_split(lists / f"{n}.txt") for n in ("train", "val", "train_aug")}
+    names = {n: read_split(lists / f"{n}.txt") for n in ("train", "val", "train_aug")}
     assert {n: len(stems) for n, stems in names.items()} == {
         "train": 1464,
         "val": 1449,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.affinity import (
+from scribbleseg.functional import (
     affinity_targets,
     boundary_to_affinity,
     pair_displacement,

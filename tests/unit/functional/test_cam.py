@@ -3,16 +3,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.cam import (
+from scribbleseg.functional import (
     assemble_cam,
     cam_labels,
     cam_probabilities,
     class_activation_maps,
+    colour_boundary,
     image_tag_loss,
     merge_flips,
     normalize_in_boxes,
+    refine_cam,
 )
-from scribbleseg.functional.cam_refinement import colour_boundary, refine_cam
 
 METHODS = ("none", "crf", "random_walk", "random_walker")
 

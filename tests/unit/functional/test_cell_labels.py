@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.cell_labels import (
+from scribbleseg.functional import (
     cell_purity,
     downsample_label,
     foreground_background_cells,

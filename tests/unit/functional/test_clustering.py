@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.errors import MissingExtraError
-from scribbleseg.functional.clustering import lloyd_accumulate, spherical_kmeans
+from scribbleseg import MissingExtraError
+from scribbleseg.functional import lloyd_accumulate, spherical_kmeans
 
 
 def blobs(n: int = 300, dim: int = 12, k: int = 4, seed: int = 0) -> torch.Tensor:

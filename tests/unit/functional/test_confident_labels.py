@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.confident_labels import (
+from scribbleseg.functional import (
     clamp_seeds,
     confident_labels,
     crf_index_refiner,
+    sparse_random_walk,
     spread_by_crf,
     synthesize_mask,
 )
-from scribbleseg.functional.random_walk import sparse_random_walk
 
 
 class TestConfidentLabels:

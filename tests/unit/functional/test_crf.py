@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.crf import (
+from scribbleseg.functional import (
     CRF_PRESETS,
     CRFParams,
     dense_crf,

@@ -3,16 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.degrade import (
+from scribbleseg import ConfigError
+from scribbleseg.functional import (
     Degradation,
+    Stroke,
     StrokeDrawing,
     degrade_drawing,
     degrade_scribble,
     degrade_strokes,
+    rasterize,
     sub_polyline,
 )
-from scribbleseg.functional.strokes import Stroke, rasterize
 
 RATIOS = (0.0, 0.1, 0.35, 0.5, 0.77, 0.999, 1.0)
 

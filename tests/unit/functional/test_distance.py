@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from scribbleseg.functional.distance import (
+from scribbleseg.functional import (
     boundary_distance_map,
     distance_to_mask,
     label_boundary,

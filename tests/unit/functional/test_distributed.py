@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from scribbleseg.functional.distributed import (
+from scribbleseg.functional import (
     all_gather_rows,
     all_reduce_sum,
     communication_device,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.eigen import leading_eigenvectors
+from scribbleseg.functional import leading_eigenvectors
 
 
 @pytest.fixture

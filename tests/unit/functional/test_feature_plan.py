@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.feature_plan import FeatureFile, FeaturePlan, FeaturePlanner
+from scribbleseg.functional import FeatureFile, FeaturePlan, FeaturePlanner
 
 
 def offer(planner: FeaturePlanner, uid: int, *, drawn: bool = False) -> None:

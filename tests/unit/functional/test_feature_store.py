@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.feature_store import BottomKFeatureStore, StoredFeatures
-from scribbleseg.functional.sampling import sample_keys, sortable_keys
+from scribbleseg.functional import BottomKFeatureStore, StoredFeatures, sample_keys, sortable_keys
 
 SETS, CAPACITY, DIM = 4, 10, 3
 

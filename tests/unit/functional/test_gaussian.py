@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional.gaussian import (
-    exact_gaussian_filter,
-    pixel_features,
-    window_gaussian_filter,
-)
+from scribbleseg.functional import exact_gaussian_filter, pixel_features, window_gaussian_filter
 
 
 def _image(batch: int = 2, height: int = 6, width: int = 7) -> torch.Tensor:
@@ -38,7 +35,7 @@ def test_exact_equals_the_double_sum(monkeypatch):
     pairs = features[:, :, None] - features[:, None]
     expected = (-0.5 * pairs.square().sum(-1)).exp() @ values
     torch.testing.assert_close(exact_gaussian_filter(features, values), expected)
-    monkeypatch.setattr("scribbleseg.functional.gaussian._CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr(internal("gaussian"), "_CHUNK_ELEMENTS", 500)
     torch.testing.assert_close(exact_gaussian_filter(features, values), expected)
     with torch.autocast("cpu", torch.bfloat16):
         single = exact_gaussian_filter(features.float(), values.float())
@@ -53,7 +50,7 @@ def test_exact_gradient_and_empty():
 
 
 def test_exact_keeps_no_kernel_for_the_gradient(monkeypatch):
-    monkeypatch.setattr("scribbleseg.functional.gaussian._CHUNK_ELEMENTS", 500)
+    monkeypatch.setattr(internal("gaussian"), "_CHUNK_ELEMENTS", 500)
     features = pixel_features(_image(), sigma_xy=3.0, sigma_rgb=20.0).requires_grad_()
     values = _values().requires_grad_()
     kept = []

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.geometry import (
+from scribbleseg.functional import (
     area_pool,
     class_labels_from_scribble,
     one_hot_labels,

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import grid_edges
-from scribbleseg.functional.grid_edges import edge_counts, edge_ends, grid_edge_weights
+from scribbleseg.functional import edge_counts, edge_ends, grid_edge_weights
 
 SIZES = [(1, 1), (1, 4), (4, 1), (2, 2), (3, 5)]
 
@@ -31,7 +31,7 @@ def test_gradient_and_chunks(monkeypatch) -> None:
     (gradient,) = torch.autograd.grad(whole.sin().sum(), x)
     assert torch.autograd.gradcheck(grid_edge_weights, x)
     for chunk in (1, 24, 12 * 5 * 2):  # one channel, two channels, two images at a time
-        monkeypatch.setattr(grid_edges, "_CPU_CHUNK", chunk)
+        monkeypatch.setattr(internal("grid edges"), "_CPU_CHUNK", chunk)
         parts = grid_edge_weights(x)
         torch.testing.assert_close(parts, whole)
         torch.testing.assert_close(torch.autograd.grad(parts.sin().sum(), x)[0], gradient)

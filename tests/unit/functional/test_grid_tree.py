@@ -3,10 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import grid_tree as module
-from scribbleseg.functional.grid_edges import edge_counts, edge_ends, grid_edge_weights
-from scribbleseg.functional.grid_tree import grid_mst, grid_tree, packed_argsort, root_tree
+from scribbleseg.functional import (
+    edge_counts,
+    edge_ends,
+    grid_edge_weights,
+    grid_mst,
+    grid_tree,
+    packed_argsort,
+    root_tree,
+)
 
 SIZES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7), (16, 17)]
 
@@ -35,7 +42,7 @@ def test_both_algorithms_equal_kruskal_on_weight_and_index(size, kind) -> None:
     expected = torch.tensor([naive_kruskal(w, size) for w in weights]).view(weights.shape)
     assert torch.equal(grid_mst(weights, size=size), expected)
     order = torch.argsort(weights, dim=1, stable=True)
-    assert torch.equal(module._boruvka(order, size), expected)
+    assert torch.equal(internal("grid tree")._boruvka(order, size), expected)
 
 
 def test_constant_image_is_a_comb_of_columns() -> None:
@@ -52,7 +59,7 @@ def test_order_is_stable_for_any_float(dtype) -> None:
     weights[0, ::7] = -0.0  # equal to 0.0
     weights[1, ::9] = float("inf")
     expected = torch.argsort(weights.double(), dim=1, stable=True)
-    assert torch.equal(module._stable_order(weights), expected)
+    assert torch.equal(internal("grid tree")._stable_order(weights), expected)
 
 
 def test_packed_argsort_takes_32_bits() -> None:
@@ -67,7 +74,7 @@ def test_both_rootings_describe_the_tree(size) -> None:
     vertices, edges = size[0] * size[1], sum(edge_counts(size))
     for root in {0, vertices // 2, vertices - 1}:
         tree = root_tree(mask, size=size, root=root)
-        parent, depth = module._euler_tour(mask, size, root)
+        parent, depth = internal("grid tree")._euler_tour(mask, size, root)
         assert torch.equal(parent, tree.parent)
         assert torch.equal(depth, tree.depth)
         for b in range(len(mask)):
@@ -90,13 +97,13 @@ def test_long_paths_are_followed_to_the_end() -> None:
         mask[0, y * width + (width - 1 if y % 2 == 0 else 0)] = True
     tree = root_tree(mask, size=(height, width))
     assert tree.depth.max() == height * width - 1
-    parent, depth = module._euler_tour(mask, (height, width), 0)
+    parent, depth = internal("grid tree")._euler_tour(mask, (height, width), 0)
     assert torch.equal(parent, tree.parent)
     assert torch.equal(depth, tree.depth)
     weights = 1 - mask.float()
     assert torch.equal(grid_mst(weights, size=(height, width)), mask)
     order = torch.argsort(weights, dim=1, stable=True)
-    assert torch.equal(module._boruvka(order, (height, width)), mask)
+    assert torch.equal(internal("grid tree")._boruvka(order, (height, width)), mask)
 
 
 def test_images_do_not_influence_each_other_and_no_gradient() -> None:

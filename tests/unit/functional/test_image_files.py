@@ -3,14 +3,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from scribbleseg.errors import ScribbleNotFoundError
-from scribbleseg.functional.image_files import (
-    find_images,
-    unique_names,
-    write_arrays,
-    write_atomic,
-    write_text,
-)
+from scribbleseg import ScribbleNotFoundError
+from scribbleseg.functional import find_images, unique_names, write_arrays, write_atomic, write_text
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.internals import internal
 
-from scribbleseg.functional import image_kmeans as module
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional import (
     color_features,
     grid_clusters,
     image_kmeans,
@@ -45,7 +45,7 @@ def test_equals_a_loop_over_images_and_clusters(example, monkeypatch) -> None:
     expected = naive(features, init, 9, 6, valid)
     found = image_kmeans(features, init, iterations=6, valid=valid)
     assert torch.equal(found, expected)
-    monkeypatch.setattr(module, "_SIMILARITIES", 3 * 9 * 7)  # blocks of 7 pixels
+    monkeypatch.setattr(internal("image k-means"), "_SIMILARITIES", 3 * 9 * 7)  # blocks of 7 pixels
     assert torch.equal(image_kmeans(features, init, iterations=6, valid=valid), expected)
     given = image_kmeans(features, init.expand(3, -1, -1), num_clusters=12, iterations=6)
     assert torch.equal(given, naive(features, init, 9, 6, torch.ones_like(valid)))

@@ -1,13 +1,9 @@
 import numpy as np
 import pytest
+from helpers.internals import internal
 
-from scribbleseg.errors import ConfigError, LabelFormatError
-from scribbleseg.functional.intensity import (
-    Intensity,
-    _counted_percentiles,
-    check_rgb_channels,
-    rgb_view,
-)
+from scribbleseg import ConfigError, LabelFormatError
+from scribbleseg.functional import Intensity, check_rgb_channels, rgb_view
 
 
 def _noise(dtype, low, high, shape=(16, 20, 2)) -> np.ndarray:
@@ -37,7 +33,7 @@ def test_counted_percentiles_are_those_of_numpy(dtype, size):
     values = np.random.default_rng(3).integers(info.min, info.max, size, dtype, endpoint=True)
     for percent in ((0.5, 99.5), (0, 100), (12.3, 50)):
         expected = np.percentile(values.astype(np.float64), percent)
-        found = _counted_percentiles(values, percent)
+        found = internal("intensity")._counted_percentiles(values, percent)
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-9)
 
 

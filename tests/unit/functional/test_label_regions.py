@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scribbleseg.functional.label_regions import label_regions, region_depth, region_distance
+from scribbleseg.functional import label_regions, region_depth, region_distance
 
 
 def random_labels(seed, size=(40, 50), classes=4):

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.losses import (
+from scribbleseg.functional import (
     absent_class_loss,
     class_weights_from_histogram,
     entropy_loss,

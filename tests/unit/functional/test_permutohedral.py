@@ -6,9 +6,9 @@ import warnings
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional.gaussian import exact_gaussian_filter
-from scribbleseg.functional.permutohedral import PermutohedralLattice
+from scribbleseg.functional import PermutohedralLattice, exact_gaussian_filter
 
 
 def _random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -129,7 +129,7 @@ def test_columns_in_parts_change_nothing(monkeypatch):
     lattice = PermutohedralLattice(features)
     expected = lattice.filter(values)
     for most in (1, 120, 260):
-        monkeypatch.setattr("scribbleseg.functional.permutohedral._CPU_ELEMENTS", most)
+        monkeypatch.setattr(internal("permutohedral"), "_CPU_ELEMENTS", most)
         assert torch.equal(lattice.filter(values), expected)
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.internals import internal
 
-from scribbleseg.functional.losses import partial_cross_entropy
-from scribbleseg.functional.point_loss import (
+from scribbleseg.functional import (
     bilinear_at_points,
     drawn_points,
+    partial_cross_entropy,
     partial_cross_entropy_at_points,
 )
 
@@ -129,7 +130,7 @@ def test_ranks_average_to_the_loss_of_one_process(reduction, monkeypatch) -> Non
         lambda count: counts.append(count) or count,
         lambda count: (counts[0] + counts[1]) / 2,
     ):
-        monkeypatch.setattr("scribbleseg.functional.losses.mean_over_ranks", mean_over_ranks)
+        monkeypatch.setattr(internal("losses"), "mean_over_ranks", mean_over_ranks)
         losses = [
             partial_cross_entropy_at_points(
                 logits[rank], scribble[rank], across_ranks=True, **options

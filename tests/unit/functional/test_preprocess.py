@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from scribbleseg.constants import IMAGENET_MEAN, IMAGENET_STD
-from scribbleseg.functional.preprocess import normalize, preprocess, resize_image, resized_shape
-from scribbleseg.types import DataInfo
+from scribbleseg import IMAGENET_MEAN, IMAGENET_STD, DataInfo
+from scribbleseg.functional import normalize, preprocess, resize_image, resized_shape
 
 
 def _noise(*shape: int) -> np.ndarray:

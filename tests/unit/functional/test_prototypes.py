@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.prototypes import (
+from scribbleseg.functional import (
     confident_prototypes,
     cosine_similarity_maps,
     masked_class_means,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional.pseudo_labels import (
+from scribbleseg.functional import (
     filter_pseudo_labels,
     keep_most_confident,
     present_class_probabilities,

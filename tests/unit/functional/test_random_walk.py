@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.affinity import boundary_to_affinity, path_offsets
-from scribbleseg.functional.random_walk import (
+from scribbleseg.functional import (
+    boundary_to_affinity,
     cam_background_score,
     normalize_class_scores,
+    path_offsets,
     sparse_random_walk,
 )
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scribbleseg.functional.random_walker import random_walker, random_walker_labels
+from scribbleseg.functional import random_walker, random_walker_labels
 
 
 @pytest.fixture

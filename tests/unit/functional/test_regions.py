@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.regions import (
+from scribbleseg.functional import (
     majority_labels,
     region_means,
     region_sizes,

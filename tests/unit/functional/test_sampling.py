@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scribbleseg.functional.sampling import (
+from scribbleseg.functional import (
     bottom_k,
     bottom_k_per_set,
     priority_keys,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional.schedules import schedule_factor
+from scribbleseg.functional import schedule_factor
 
 
 def test_one_cycle_is_torchs() -> None:

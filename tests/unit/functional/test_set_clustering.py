@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.clustering import lloyd_accumulate, spherical_kmeans
-from scribbleseg.functional.set_clustering import (
+from scribbleseg.functional import (
     StreamingLloyd,
     agreement_threshold,
     cluster_set,
+    lloyd_accumulate,
     sharded_kmeans,
+    spherical_kmeans,
 )
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scribbleseg.functional.label_regions import region_distance
-from scribbleseg.functional.skeletons import longest_paths, medial_axis, pixel_graph
+from scribbleseg.functional import longest_paths, medial_axis, pixel_graph, region_distance
 
 
 def test_no_pixel_no_path():

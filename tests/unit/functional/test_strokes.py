@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from helpers.internals import internal
 
-from scribbleseg.functional.strokes import Stroke, covered_pixels, rasterize
+from scribbleseg.functional import Stroke, covered_pixels, rasterize
 
 
 def naive(strokes, size, width):
@@ -88,7 +89,7 @@ def test_boxes_measured_in_portions_give_the_same_pixels(monkeypatch):
     rng = np.random.default_rng(0)
     strokes = [Stroke(k % 7, rng.uniform(-9, 50, (5, 2))) for k in range(12)]
     whole = rasterize(strokes, (40, 30), width=2.5)
-    monkeypatch.setattr("scribbleseg.functional.strokes._BOX_PIXELS", 50)
+    monkeypatch.setattr(internal("strokes"), "_BOX_PIXELS", 50)
     np.testing.assert_array_equal(rasterize(strokes, (40, 30), width=2.5), whole)
     assert len(list(covered_pixels([np.asarray(s.points) for s in strokes], (40, 30), width=2))) > 9
 

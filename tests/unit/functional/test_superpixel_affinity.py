@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from scribbleseg.functional.regions import region_means, region_sizes
-from scribbleseg.functional.superpixel_affinity import (
+from scribbleseg.functional import (
     adjacent_regions,
     graph_smoothness,
+    grid_regions,
+    region_means,
+    region_sizes,
     superpixel_affinity,
     superpixel_histograms,
 )
-from scribbleseg.functional.superpixels import grid_regions
 
 
 @pytest.fixture

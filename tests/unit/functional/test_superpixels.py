@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scribbleseg.errors import MissingExtraError
-from scribbleseg.functional.superpixels import (
+from scribbleseg import MissingExtraError
+from scribbleseg.functional import (
     felzenszwalb_regions,
     grid_regions,
     region_boundaries,

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
-from scribbleseg.functional.strokes import rasterize
-from scribbleseg.functional.synthesis import (
+from scribbleseg import ConfigError
+from scribbleseg.functional import (
+    PointStyle,
+    ScribbleStyle,
     image_seed,
+    rasterize,
     synthesize_points,
     synthesize_scribbles,
     synthesize_strokes,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.transition import (
+from scribbleseg.functional import (
     attention_walk,
     dense_random_walk,
     embedding_affinity,

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import tree_filter as module
-from scribbleseg.functional.grid_edges import grid_edge_weights
-from scribbleseg.functional.grid_tree import GridTree, grid_mst, grid_tree, root_tree
-from scribbleseg.functional.tree_filter import tree_filter
+from scribbleseg.functional import (
+    GridTree,
+    grid_edge_weights,
+    grid_mst,
+    grid_tree,
+    root_tree,
+    tree_filter,
+)
 
-SWEEPS = [module._LevelSweeps, module._DoublingSweeps]
+SWEEPS = [internal("tree filter")._LevelSweeps, internal("tree filter")._DoublingSweeps]
 
 
 def example(size, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor, GridTree]:
@@ -42,7 +47,7 @@ def naive(values, weights, tree, sigma: float) -> torch.Tensor:
 
 @pytest.fixture(params=SWEEPS)
 def sweeps(request, monkeypatch) -> type:
-    monkeypatch.setattr(module, "_sweeps_for", lambda _: request.param)
+    monkeypatch.setattr(internal("tree filter"), "_sweeps_for", lambda _: request.param)
     return request.param
 
 
@@ -83,7 +88,7 @@ def test_paths_agree_on_deep_trees() -> None:
     found = {}
     for sweeps in SWEEPS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "_sweeps_for", lambda _, sweeps=sweeps: sweeps)
+            patch.setattr(internal("tree filter"), "_sweeps_for", lambda _, sweeps=sweeps: sweeps)
             values = torch.rand(
                 2, 5, 40, 33, generator=torch.Generator().manual_seed(1), requires_grad=True
             )

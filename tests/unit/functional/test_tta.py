@@ -4,11 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scribbleseg.functional.tta import (
-    multi_scale_probabilities,
-    sliding_window_logits,
-    window_starts,
-)
+from scribbleseg.functional import multi_scale_probabilities, sliding_window_logits, window_starts
 
 
 def _image(*size: int, batch: int = 1, seed: int = 0) -> torch.Tensor:

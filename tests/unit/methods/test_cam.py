@@ -8,13 +8,8 @@ import torch
 import torch.nn.functional as F
 from helpers.contract import MethodContract, make_batch
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.inference import InferenceConfig
-from scribbleseg.methods import CAMModule
-from scribbleseg.methods.cam import ClassMaps
-from scribbleseg.methods.cam.tag_scores import TagScores
-from scribbleseg.methods.cam.visuals import class_map_panel
-from scribbleseg.types import DataInfo, SegOutput
+from scribbleseg import ConfigError, DataInfo, InferenceConfig, SegOutput
+from scribbleseg.methods import CAMModule, ClassMaps, TagScores, class_map_panel
 
 
 def tagged_batch(size: int = 2):

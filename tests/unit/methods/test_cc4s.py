@@ -11,31 +11,29 @@ from helpers.contract import GuardedBatch, MethodContract, make_batch, superpixe
 from helpers.training import quiet_trainer
 
 import scribbleseg
-from scribbleseg.checkpoint import load_start
-from scribbleseg.errors import CheckpointError, ConfigError
-from scribbleseg.functional.losses import entropy_loss
-from scribbleseg.functional.superpixels import region_boundaries
-from scribbleseg.functional.transition import transition_logits, transition_matrix
-from scribbleseg.methods import CC4SModule, RegularizedModule
-from scribbleseg.methods.cc4s import (
+from scribbleseg import CheckpointError, ConfigError, DataInfo, load_start
+from scribbleseg.functional import (
+    entropy_loss,
+    region_boundaries,
+    transition_logits,
+    transition_matrix,
+)
+from scribbleseg.methods import (
+    CC4SModule,
+    HorizontalFlipView,
+    Lattice,
+    RegularizedModule,
+    TranslationView,
+    certainty_map,
     certainty_weight,
     eigenspace_consistency,
     eigenspace_consistency_from_logits,
-    feature_consistency_loss,
-)
-from scribbleseg.methods.cc4s.views import (
-    HorizontalFlipView,
-    Lattice,
-    TranslationView,
-    random_view,
-)
-from scribbleseg.methods.cc4s.visuals import (
-    certainty_map,
     eigenvalue_trace,
+    feature_consistency_loss,
+    random_view,
     transition_eigenvalues,
     walk_column,
 )
-from scribbleseg.types import DataInfo
 
 SMALL: dict[str, Any] = {"arch": "cc4s", "head_channels": 32, "lr": 1e-3}
 

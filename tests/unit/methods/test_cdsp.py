@@ -8,10 +8,8 @@ import torch
 from helpers.contract import MethodContract, make_batch
 
 import scribbleseg
-from scribbleseg.errors import ConfigError
-from scribbleseg.methods import CDSPModule
-from scribbleseg.methods.cdsp import distance_entropy_loss
-from scribbleseg.types import DataInfo
+from scribbleseg import ConfigError, DataInfo
+from scribbleseg.methods import CDSPModule, distance_entropy_loss
 
 OFF = {f"{name}_weight": 0.0 for name in ("pseudo", "lorm", "scribble_distance", "pseudo_distance")}
 

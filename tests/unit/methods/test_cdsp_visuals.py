@@ -7,10 +7,9 @@ import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.heat import overlay_heat
-from scribbleseg.methods import CDSPModule
-from scribbleseg.methods.cdsp.visuals import attention_map, distance_maps
+from scribbleseg import ConfigError
+from scribbleseg.functional import overlay_heat
+from scribbleseg.methods import CDSPModule, attention_map, distance_maps
 
 
 def build(arch: str = "unet", **options) -> CDSPModule:

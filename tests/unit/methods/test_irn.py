@@ -7,14 +7,17 @@ import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.affinity import affinity_targets, boundary_to_affinity
-from scribbleseg.inference import InferenceConfig
-from scribbleseg.methods import IRNModule
-from scribbleseg.methods.irn import affinity_loss, displacement_loss
-from scribbleseg.methods.irn.centroids import centroid_clusters, instance_labels, refine_centroids
-from scribbleseg.methods.irn.visuals import boundary_panel
-from scribbleseg.types import DataInfo
+from scribbleseg import ConfigError, DataInfo, InferenceConfig
+from scribbleseg.functional import affinity_targets, boundary_to_affinity
+from scribbleseg.methods import (
+    IRNModule,
+    affinity_loss,
+    boundary_panel,
+    centroid_clusters,
+    displacement_loss,
+    instance_labels,
+    refine_centroids,
+)
 
 
 def clean(batch):

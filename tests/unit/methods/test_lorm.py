@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.methods.cdsp import LocalizationRectification, foreground_cells
+from scribbleseg.methods import LocalizationRectification, foreground_cells
 
 
 def dense_rectification(module, x, mask, valid=None):

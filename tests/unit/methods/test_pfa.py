@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER, MethodContract, make_batch
+from helpers.internals import internal
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
-from scribbleseg.methods import PFAModule
-from scribbleseg.methods.pfa import PrototypeFeatureAugmentation, augmentation
-from scribbleseg.methods.pfa.visuals import confident_pixels, prototype_map
-from scribbleseg.methods.pfa.weights import PRESETS, TERMS, phase_weights
-from scribbleseg.nn.network import build_network
-from scribbleseg.types import DataInfo, SegOutput
+from scribbleseg import ConfigError, DataInfo, SegOutput
+from scribbleseg.functional import ClassPrototypes, confident_prototypes
+from scribbleseg.methods import PFA_PRESETS as PRESETS
+from scribbleseg.methods import (
+    TERMS,
+    PFAModule,
+    PrototypeFeatureAugmentation,
+    confident_pixels,
+    phase_weights,
+    prototype_map,
+)
+from scribbleseg.nn import build_network
 
 
 class _Progress:
@@ -398,7 +403,9 @@ class TestAugmenter:
         mask = torch.tensor([[True] * 2 + [False] * 7, [False] * 9, [False, True] * 4 + [True]])
         some = augmenter(features, prototypes, mask)
         # as on a device, where the rows that are allowed are not counted
-        monkeypatch.setattr(augmentation, "_allowed_only", lambda pairs, mask: (pairs, mask))
+        monkeypatch.setattr(
+            internal("PFA augmentation"), "_allowed_only", lambda pairs, mask: (pairs, mask)
+        )
         torch.testing.assert_close(some, augmenter(features, prototypes, mask))
         assert torch.equal(some[1], features[1]), "nothing to attend to"
 

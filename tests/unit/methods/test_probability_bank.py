@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.methods.regularized.bank import ProbabilityBank
+from scribbleseg import ConfigError
+from scribbleseg.methods import ProbabilityBank
 
 
 def places(height: int, width: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
 
-from scribbleseg.errors import ConfigError
+from scribbleseg import ConfigError
 from scribbleseg.methods import DMPLSModule, MeanTeacherModule, Scribble2LabelModule
 
 

@@ -8,20 +8,18 @@ import torch
 import torch.nn.functional as F
 from helpers.contract import TINY_ENCODER, MethodContract, make_batch
 
-from scribbleseg.errors import CheckpointError, ConfigError
-from scribbleseg.functional.set_clustering import cluster_set
-from scribbleseg.inference import InferenceConfig
-from scribbleseg.methods import PtReClModule
-from scribbleseg.methods.ptrecl import (
+from scribbleseg import CheckpointError, ConfigError, DataInfo, InferenceConfig
+from scribbleseg.functional import cluster_set
+from scribbleseg.methods import (
     PrototypePairs,
+    PtReClModule,
+    ReclassifiedMaps,
     conditioned_cross_entropy,
+    label_by_margin,
     label_conditioning_mask,
+    margin_panel,
     reclassify_masks,
 )
-from scribbleseg.methods.ptrecl.module import ReclassifiedMaps
-from scribbleseg.methods.ptrecl.prototypes import label_by_margin
-from scribbleseg.methods.ptrecl.visuals import margin_panel
-from scribbleseg.types import DataInfo
 
 
 class TestPtReCl(MethodContract):

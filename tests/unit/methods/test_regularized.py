@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers.contract import MethodContract, make_batch
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.functional.losses import partial_dice_loss
+from scribbleseg import ConfigError
+from scribbleseg.functional import partial_dice_loss
 from scribbleseg.methods import RegularizedModule
 
 

@@ -9,9 +9,8 @@ import torch
 from helpers.contract import MethodContract, make_batch
 
 import scribbleseg
-from scribbleseg.errors import CheckpointError, ConfigError
+from scribbleseg import CheckpointError, ConfigError, DataInfo
 from scribbleseg.methods import SPMLModule
-from scribbleseg.types import DataInfo
 
 TERMS = {"head", "annotation", "cooccurrence", "similarity"}
 OFF = {f"{n}_weight": 0.0 for n in ("annotation", "cooccurrence", "similarity", "affinity")}

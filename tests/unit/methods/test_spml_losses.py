@@ -3,19 +3,22 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.internals import internal
 
-from scribbleseg.functional.image_segments import segment_index, segment_prototypes
-from scribbleseg.methods.spml import segsort_loss
-from scribbleseg.methods.spml.relations import (
+from scribbleseg.functional import segment_index, segment_prototypes
+from scribbleseg.methods import (
     affinity_label_sets,
     annotation_sets,
+    class_votes,
     image_similarity_loss,
     image_spans,
+    nearest_segments,
     overlap_sets,
     region_sets,
+    retrieval_accuracy,
+    segsort_loss,
+    weak_labels_on_grid,
 )
-from scribbleseg.methods.spml.retrieval import class_votes, nearest_segments, retrieval_accuracy
-from scribbleseg.methods.spml.segments import weak_labels_on_grid
 
 
 def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -277,11 +280,9 @@ class TestRelations:
 
 class TestRetrieval:
     def test_blocks_do_not_change_what_is_found(self, monkeypatch) -> None:
-        from scribbleseg.methods.spml import retrieval
-
         x, memory = unit(20, 5), unit(11, 5, seed=4)
         whole = nearest_segments(x, memory, top_k=3)
-        monkeypatch.setattr(retrieval, "_SIMILARITIES", 33)
+        monkeypatch.setattr(internal("SPML retrieval"), "_SIMILARITIES", 33)
         parts = nearest_segments(x, memory, top_k=3)
         assert torch.equal(whole.row, parts.row)
         ranked = (x @ memory.T).argsort(dim=1, descending=True)[:, :3]

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.methods import SPMLModule
-from scribbleseg.methods.spml import SegmentMemory
-from scribbleseg.methods.spml.visuals import retrieved_segments, segments_by_class
+from scribbleseg import ConfigError
+from scribbleseg.methods import SegmentMemory, SPMLModule, retrieved_segments, segments_by_class
 
 
 def build(**options) -> SPMLModule:
@@ -39,10 +38,8 @@ def test_a_segment_recalls_itself_from_its_own_image() -> None:
     module, image, other = build(), picture(48, 64), picture(64, 32, seed=1)
     images = {"own": image, "other": other}
     rows = []
-    from scribbleseg.methods.spml.visuals import _segments
-
     for number, pixels in enumerate(images.values()):
-        _, prototypes = _segments(module, pixels)
+        _, prototypes = internal("SPML pictures")._segments(module, pixels)
         rows += [(p, number, s) for s, p in enumerate(prototypes)]
     prototypes = torch.stack([p for p, _, _ in rows])
     image_of, segment = (torch.tensor([row[i] for row in rows]) for i in (1, 2))

@@ -5,11 +5,9 @@ import torch
 import torch.nn.functional as F
 from helpers.contract import TINY_ENCODER
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.methods.cdsp import LocalizationRectification
-from scribbleseg.nn.aspp import SpatialPyramid
-from scribbleseg.nn.heads import widen_last_stage
-from scribbleseg.nn.network import build_network
+from scribbleseg import ConfigError
+from scribbleseg.methods import LocalizationRectification
+from scribbleseg.nn import SpatialPyramid, build_network, widen_last_stage
 
 
 def build(arch: str, encoder: str = TINY_ENCODER, classes: int = 3, **options):

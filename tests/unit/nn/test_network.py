@@ -4,11 +4,11 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 from safetensors.torch import save_file
 
-from scribbleseg.errors import ConfigError, WeightsError
-from scribbleseg.nn import encoder_weights
-from scribbleseg.nn.network import Arch, build_network
+from scribbleseg import ConfigError, WeightsError
+from scribbleseg.nn import Arch, build_network
 
 
 def tiny(arch: str = "unet", **options) -> torch.nn.Module:
@@ -124,7 +124,7 @@ def test_weights_of_another_encoder_are_refused(tmp_path) -> None:
 
 
 def test_hub_weights_without_network_fail_fast_and_helpfully(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(encoder_weights, "_reachable", lambda *_: False)
+    monkeypatch.setattr(internal("encoder weights"), "_reachable", lambda *_: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match=r"imagenet weights of encoder 'resnet18'.*null"):
         tiny(encoder="resnet18", encoder_weights="imagenet")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.nn.prototype_bank import PrototypeBank
+from scribbleseg.nn import PrototypeBank
 
 C, K, D = 4, 3, 6
 

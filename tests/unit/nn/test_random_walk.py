@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.nn.random_walk import SimilarityMeasurement
+from scribbleseg.nn import SimilarityMeasurement
 
 
 def block(**options) -> SimilarityMeasurement:

@@ -6,13 +6,8 @@ import types
 import pytest
 import torch
 
-from scribbleseg.errors import ConfigError
-from scribbleseg.nn.regularizers import (
-    REGULARIZERS,
-    Regularizer,
-    RegularizerInput,
-    build_regularizers,
-)
+from scribbleseg import ConfigError
+from scribbleseg.nn import REGULARIZERS, Regularizer, RegularizerInput, build_regularizers
 
 
 def example(height: int = 24, width: int = 32, classes: int = 3) -> RegularizerInput:

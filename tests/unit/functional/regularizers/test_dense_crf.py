@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.gaussian import pixel_features
-from scribbleseg.functional.permutohedral import PermutohedralLattice
-from scribbleseg.functional.regularizers.dense_crf import (
+from scribbleseg.functional import (
+    PermutohedralLattice,
     dense_crf_loss,
     kernel_cut_loss,
     normalized_cut_loss,
+    pixel_features,
+    scale_kernel_inputs,
 )
-from scribbleseg.functional.regularizers.kernel_energy import scale_kernel_inputs
 
 OPTIONS = {"sigma_rgb": 40.0, "sigma_xy": 4.0, "scale_factor": 1.0}
 LOSSES = (

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional.regularizers.gated_crf import gated_crf_loss
+from scribbleseg.functional import gated_crf_loss
 
 KERNELS = [(1.0, 3.0, 0.4), (0.5, math.inf, 0.2)]
 

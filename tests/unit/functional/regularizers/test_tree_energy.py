@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.grid_tree import grid_tree
-from scribbleseg.functional.regularizers.tree_energy import tree_energy_loss, tree_soft_labels
+from scribbleseg.functional import grid_tree, tree_energy_loss, tree_soft_labels
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional.regularizers.variational import (
+from scribbleseg.functional import (
     contour_length_loss,
     intensity_variance,
     level_set_loss,
