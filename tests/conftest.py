@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from helpers.digests import Digests
 
 # of several test processes (pytest -n) each has its share of the cores, and what it starts too
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -17,6 +18,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(Path(__file__).parent / "golden"),
         help="folder of golden vectors (*.npz) with the documented keys; shapes are free",
     )
+    parser.addoption(
+        "--rewrite-digests",
+        action="store_true",
+        help="record what the package gives today, instead of comparing it with the digests",
+    )
+
+
+@pytest.fixture
+def digest(request: pytest.FixtureRequest) -> Digests:
+    """What was recorded for this test file; see :mod:`helpers.digests`."""
+    name = request.path.stem.removeprefix("test_")
+    rewrite = request.config.getoption("--rewrite-digests")
+    return Digests(request.path.with_name(f"{name}.json"), rewrite=rewrite)
 
 
 @pytest.fixture(autouse=True)
