@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,9 @@ import yaml
 from helpers.contract import TINY_ENCODER
 from PIL import Image
 
+import scribbleseg
 from scribbleseg import ConfigError, main, read_checkpoint, run_callbacks
+from scribbleseg.__main__ import main as run_console_script
 from scribbleseg.functional import decode_image, write_image
 
 CONFIG = {
@@ -258,17 +259,44 @@ def test_tensorboard_by_one_flag(config, tmp_path) -> None:
     assert (folder / "metrics.csv").exists()
 
 
-def test_help_and_version_of_the_installed_command() -> None:
-    env = {**os.environ, "COLUMNS": "100"}
-    for word in ("--help", "--version"):
-        run = subprocess.run(
-            [sys.executable, "-m", "scribbleseg", word],
-            capture_output=True,
-            text=True,
-            env=env,
-            check=True,
-        )
-        assert "scribbleseg" in run.stdout
+def test_version_and_help_are_answered_without_torch() -> None:
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['scribbleseg', sys.argv[1]]\n"
+        "runpy.run_module('scribbleseg', run_name='__main__')\n"
+        "print([name for name in ('torch', 'lightning', 'numpy') if name in sys.modules])"
+    )
+
+    def answer(word: str) -> str:
+        line = [sys.executable, "-c", code, word]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+    assert answer("--version") == f"scribbleseg {scribbleseg.__version__}\n[]\n"
+    shown = answer("--help")
+    assert shown.endswith("[]\n")
+    assert shown == answer("-h")
+
+
+def test_help_lists_every_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["scribbleseg", "--help"])
+    run_console_script()
+    shown = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    full = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict"):
+        assert f"\n  {command} " in shown
+        assert f"\n    {command} " in full
+    for command in ("check", "convert", "synthesize", "spread", "superpixels"):
+        assert command in shown
+
+
+def test_the_console_script_passes_commands_on(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["scribbleseg", "validate"])
+    with pytest.raises(SystemExit) as stop:
+        run_console_script()
+    assert stop.value.code == 2
+    assert "arguments are required: validate.data" in capsys.readouterr().err
 
 
 def test_no_checkpoint_is_chosen_by_an_oracle(tmp_path) -> None:
