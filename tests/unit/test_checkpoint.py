@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 import pytest
 import torch
@@ -96,6 +97,18 @@ def test_full_disk_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch, fail
         AtomicCheckpointIO().save_checkpoint({}, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_others_may_read_a_checkpoint(tmp_path) -> None:
+    before = os.umask(0o022)
+    try:
+        _, path = saved(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        path.chmod(0o600)  # it does not inherit the mode of the file that it replaces
+        _, path = saved(tmp_path)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    finally:
+        os.umask(before)
 
 
 def test_checkpoint_of_this_release_states_its_version(tmp_path) -> None:

@@ -151,6 +151,22 @@ def test_confidence_leaves_pixels_undecided(example) -> None:
     np.testing.assert_array_equal(strict[seeds != 255], seeds[seeds != 255])
 
 
+@pytest.mark.parametrize("steps", [3, 5, 6, 7, 8, 10, 12, 20])
+def test_a_confidence_that_is_met_exactly_is_enough(steps: int) -> None:
+    scribble = np.full((3, steps + 1), 255)
+    scribble[:, 0], scribble[:, -1] = 0, 1
+    image = np.zeros(scribble.shape)
+    columns = np.arange(1, steps)
+    certainty = np.maximum(steps - columns, columns)  # of the nearer class, in steps
+    for needed in range(1, steps):
+        labels = random_walker_labels(image, scribble, min_confidence=needed / steps)
+        kept = np.broadcast_to(certainty >= needed, (3, steps - 1))
+        np.testing.assert_array_equal(labels[:, 1:-1] != 255, kept)
+        labels = random_walker_labels(image, scribble, min_confidence=needed / steps + 1e-6)
+        kept = np.broadcast_to(certainty > needed, (3, steps - 1))
+        np.testing.assert_array_equal(labels[:, 1:-1] != 255, kept)
+
+
 def test_other_value_for_not_drawn(example) -> None:
     image, seeds = example
     moved = np.where(seeds == 255, -1, seeds)

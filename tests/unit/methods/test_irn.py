@@ -10,6 +10,8 @@ from helpers.contract import MethodContract, make_batch
 from scribbleseg import ConfigError, DataInfo, InferenceConfig
 from scribbleseg.functional import affinity_targets, boundary_to_affinity
 from scribbleseg.methods import (
+    BoundaryHead,
+    DisplacementHead,
     IRNModule,
     affinity_loss,
     boundary_panel,
@@ -223,6 +225,17 @@ class TestLosses:
             affinity_loss(logits[:, None], *pairs)
         with pytest.raises(ValueError, match="same radius"):
             displacement_loss(torch.zeros(2, 2, 3, 4), *pairs[:2], radius=3)
+
+
+def test_groups_of_the_normalisation_are_those_published() -> None:
+    def groups(head: torch.nn.Module) -> list[tuple[int, int]]:
+        norms = [part for part in head.modules() if isinstance(part, torch.nn.GroupNorm)]
+        return sorted((norm.num_channels, norm.num_groups) for norm in norms)
+
+    maps = (3, 64, 64, 128, 256, 512)  # of a ResNet-18
+    assert groups(BoundaryHead(maps)) == [(32, 4)] * 5
+    wide = [(256, 16)] * 5  # three branches, and both that join them
+    assert groups(DisplacementHead(maps)) == [(64, 8), (128, 16), *wide]
 
 
 def test_cells_that_point_at_one_place_are_one_object() -> None:

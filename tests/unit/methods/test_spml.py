@@ -213,6 +213,30 @@ class TestSPML(MethodContract):
             :, ~found.usable
         ].any()
 
+    def test_a_segment_of_just_that_many_pixels_is_compared_with(self) -> None:
+        def segments(least: int):
+            module, seen = self.build(min_segment_pixels=least).eval(), {}
+            contrast = module._contrast
+
+            def kept(name, found, *rest, **options):
+                seen[name] = found
+                return contrast(name, found, *rest, **options)
+
+            module._contrast = kept
+            self.step(module, make_batch())
+            return seen["cooccurrence"], module.queue.rows().labels
+
+        found, _ = segments(0)
+        assert found.usable.all()
+        sizes = found.segments.pixel_segment.bincount()
+        assert sizes.sum() == 2 * 16 * 16, "every cell of both images"
+        for least in (2, 3):
+            assert (sizes == least).any()
+            assert (sizes == least - 1).any()
+            found, labels = segments(least)
+            assert torch.equal(found.usable, sizes >= least)
+            assert torch.equal(labels == -1, sizes < least), "so it is in the memory"
+
     def test_the_own_segment_may_be_the_only_positive(self) -> None:
         batch = make_batch()
         others, own = (self.build(positives=kind).eval() for kind in ("others", "own"))

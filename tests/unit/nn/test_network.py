@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import pickle
+
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -102,6 +105,49 @@ def test_local_weights_in_other_naming(tmp_path) -> None:
     for name in ("w.safetensors", "w.pth"):
         loaded = tiny(encoder_weights=str(tmp_path / name)).encoder.state_dict()
         assert all(torch.equal(loaded[k], donor[k] + 1) for k in donor)
+
+
+@pytest.mark.parametrize(
+    "wrappers",
+    [(), ("state_dict",), ("model",), ("model_state_dict",), ("state_dict", "model")],
+    ids="/".join,
+)
+def test_wrappers_of_weights_are_opened(wrappers: tuple[str, ...], tmp_path) -> None:
+    donor = {key: value + 1 for key, value in tiny().encoder.state_dict().items()}
+    content = {**donor, "epoch": 3}
+    for wrapper in reversed(wrappers):
+        content = {wrapper: content, "epoch": 3}
+    torch.save(content, tmp_path / "w.pth")
+    loaded = tiny(encoder_weights=str(tmp_path / "w.pth")).encoder.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in donor.items())
+
+
+class _Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("form", ["archive", "pickle"])
+def test_code_in_a_weights_file_is_never_run(form: str, tmp_path) -> None:
+    made, path = tmp_path / "made", tmp_path / "w.pth"
+    content = {"state_dict": tiny().encoder.state_dict(), "extra": _Payload(str(made))}
+    if form == "archive":
+        torch.save(content, path)
+    else:
+        path.write_bytes(pickle.dumps(_Payload(str(made)), protocol=2))
+    try:  # it is dangerous indeed
+        torch.load(path, weights_only=False)
+    except RuntimeError:
+        assert form == "pickle", "no weights in it, found out too late"
+    made.rmdir()
+    with pytest.raises(WeightsError, match=r"tensor-only \.pth"):
+        tiny(encoder_weights=str(path))
+    assert not made.exists()
 
 
 def test_grey_images_sum_the_first_kernel(tmp_path) -> None:

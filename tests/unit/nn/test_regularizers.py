@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 import types
 
@@ -113,9 +114,24 @@ def test_a_term_of_ones_own_by_its_import_path(monkeypatch) -> None:
             build_regularizers({path: 1.0}, feature_dim=8)
 
 
+@pytest.mark.parametrize("error", [TypeError, ValueError, ConfigError])
+def test_errors_of_a_term_of_ones_own_name_its_path(error, monkeypatch) -> None:
+    class Picky(MyTerm):
+        def __init__(self, weight: float = 1.0) -> None:
+            raise error("no such luck")
+
+    monkeypatch.setitem(sys.modules, "mylab", types.SimpleNamespace(Picky=Picky))
+    with pytest.raises(ConfigError) as caught:
+        build_regularizers({"mylab.Picky": 1.0}, feature_dim=8)
+    assert str(caught.value) == "regularizers.mylab.Picky: no such luck"
+
+
 def test_schedule_of_a_term() -> None:
     term = build("entropy", weight=2.0, start=0.25, ramp=0.5)
     assert [term.factor(p) for p in (0.0, 0.2, 0.5, 0.75, 1.0)] == [0, 0, 1, 2, 2]
+    # at once, from the start on
+    term = build("entropy", weight=2.0, start=0.25)
+    assert [term.factor(p) for p in (math.nextafter(0.25, 0), 0.25, 1.0)] == [0, 2, 2]
 
 
 def test_contrast_does_not_matter_in_units_of_the_image() -> None:
@@ -212,5 +228,13 @@ def test_own_confident_predictions_are_labels() -> None:
     ],
 )
 def test_bad_settings_are_named(settings: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as caught:
         build_regularizers(settings, feature_dim=8)
+    ((name, value),) = settings.items()
+    text = str(caught.value)
+    if name not in REGULARIZERS:
+        assert text.startswith(f"regularizers: unknown name {name!r}")
+    elif isinstance(value, dict | float):
+        assert text.startswith(f"regularizers.{name}: ")
+    else:
+        assert text.startswith(f"regularizers.{name}={value!r}: ")
