@@ -76,6 +76,19 @@ def test_pages_of_a_tiff_are_channels_if_there_are_as_many(tmp_path, caplog):
         decode_image(tmp_path / "a.tif", channels=5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+@pytest.mark.parametrize("number", [2, 4])
+def test_the_first_of_several_grey_pages_is_repeated_as_colours(tmp_path, caplog, dtype, number):
+    pages = noise(number, 10, 12, dtype=dtype) * (1 if dtype == np.uint8 else 3)
+    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
+    expected = Intensity().apply(pages[0][..., None])
+    out = decode_image(tmp_path / "a.tif", channels=3)
+    assert (out.shape, out.dtype) == ((10, 12, 3), np.uint8)
+    np.testing.assert_array_equal(out, np.repeat(expected, 3, axis=2))
+    assert caplog.text.count(f"has {number} frames or pages, only the first is used") == 1
+    assert read_header(tmp_path / "a.tif", channels=3).size == (10, 12)
+
+
 def test_last_axis_wins_where_both_fit(tmp_path):
     image = noise(4, 12, 4)
     np.save(tmp_path / "a.npy", image)

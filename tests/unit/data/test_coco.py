@@ -447,6 +447,51 @@ def test_index_is_stored_and_follows_the_file(tmp_path):
         paint_mask(first, 25)
 
 
+@pytest.mark.parametrize("same", ["size", "time"])
+def test_index_follows_a_file_of_the_same_size_or_time(tmp_path, same):
+    path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
+    assert read_coco_index(path, COCO_CATEGORIES).object_labels(25) == [TOOTHBRUSH]
+    before = path.stat()
+    content = instances("train")
+    content["annotations"][1]["category_id"] = 18
+    text = json.dumps(content, ensure_ascii=False)
+    path.write_text(text if same == "size" else text + "\n", encoding="utf-8")
+    after = before.st_mtime_ns + (1_000_000 if same == "size" else 0)
+    os.utime(path, ns=(after, after))
+    assert (path.stat().st_size == before.st_size) == (same == "size")
+    assert read_coco_index(path, COCO_CATEGORIES).object_labels(25) == [DOG]
+
+
+def test_an_annotation_that_parses_but_is_another_one_is_not_painted(tmp_path):
+    path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
+    index = read_coco_index(path, COCO_CATEGORIES)
+    content = instances("train")
+    content["annotations"][1]["id"] = 109  # at the same place and of the same length
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 is no longer at byte"):
+        paint_mask(index, 25)
+    paint_mask(index, 9)
+    row = index.rows(25).start
+    offset, length = (int(number) for number in index.places[row])
+    data = path.read_bytes()
+    path.write_bytes(data[:offset] + b"7".ljust(length) + data[offset + length :])
+    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 is no longer at byte"):
+        paint_mask(index, 25)  # JSON still, but no object
+
+
+def test_masks_as_old_as_the_annotations_are_kept_and_empty_files_are_not(tmp_path):
+    source = COCOSource(coco_tree(tmp_path))
+    source.prepare(progress=False)
+    path = tmp_path / "annotations" / "instances_val2014.json"
+    folder, moment = tmp_path / "masks_coco2014-wsss", path.stat().st_mtime_ns
+    os.utime(folder / "42.png", ns=(moment, moment))
+    assert source.prepare(progress=False).written == 0
+    os.utime(folder / "42.png", ns=(moment, moment - 1_000_000))
+    assert source.prepare(progress=False).written == 1
+    (folder / "73.png").write_bytes(b"")
+    assert source.prepare(progress=False).written == 1
+
+
 @pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 def test_json_stream_equals_the_whole(monkeypatch, chunk, indent):

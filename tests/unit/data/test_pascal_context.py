@@ -88,6 +88,20 @@ def test_mat_labels(tmp_path):
         np.testing.assert_array_equal(few.read_mask(record), want)
 
 
+def test_blank_lines_and_a_mark_in_the_list_of_names(tmp_path):
+    expected = context_mat_labels(context_tree(tmp_path, labels="none"))
+    names = base(tmp_path) / "labels.txt"
+    first, *others = names.read_text().splitlines()
+    text = "\n".join([first, "", f"  {others[0]}  ", "   ", "\t", *others[1:], "", ""])
+    names.write_text(text, encoding="utf-8-sig")
+    source = PascalContextSource(tmp_path)
+    for record in source.records("val"):
+        np.testing.assert_array_equal(source.read_mask(record), expected[record.image_id])
+    names.write_bytes(b"1: caf\xe9\n" + text.encode())
+    with pytest.raises(LabelFormatError, match=r"D202 .*labels\.txt: is not UTF-8 .* at byte 6"):
+        PascalContextSource(tmp_path).read_mask(record)
+
+
 def test_mat_faults(tmp_path):
     from scipy.io import savemat
 

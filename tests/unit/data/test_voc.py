@@ -84,6 +84,28 @@ def test_train_aug_is_derived_and_voc_masks_win(tmp_path):
         source.read_scribble(records["2010_000009"])
 
 
+def test_masks_of_voc_are_preferred_over_augmented_ones(tmp_path):
+    voc = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    for stem in VOC_STEMS:
+        save(voc / "SegmentationClassAug" / f"{stem}.png", np.full((40, 48), 3, np.uint8))
+    (voc / "SegmentationClass" / f"{VOC_STEMS[0]}.png").unlink()
+    source = VOCSource(tmp_path, label_type="mask")
+    first, *others = source.records("train")
+    assert first.scribble.parent.name == "SegmentationClassAug"
+    assert (source.read_scribble(first) == 3).all()
+    chosen = [r.scribble for r in others] + [r.mask for r in source.records("val")]
+    assert {path.parent.name for path in chosen} == {"SegmentationClass"}
+    assert (source.read_scribble(others[0])[:2] == 255).all(), "void borders are kept"
+
+
+def test_images_of_voc_are_preferred_over_those_of_sbd(tmp_path):
+    voc_tree(tmp_path)
+    sbd = tmp_path / "benchmark_RELEASE" / "dataset"
+    sbd_tree(sbd, [VOC_STEMS[0], "2010_000009"], np.zeros((40, 48), np.uint8))
+    places = {r.image_id: r.image.parent.name for r in VOCSource(tmp_path).records("predict")}
+    assert (places[VOC_STEMS[0]], places["2010_000009"]) == ("JPEGImages", "img")
+
+
 def test_small_train_list_is_never_taken_silently(tmp_path):
     voc_tree(tmp_path, aug_list=False)
     with pytest.raises(ScribbleNotFoundError, match=r"train_aug.*train_list: train"):

@@ -184,3 +184,43 @@ def test_boundary_is_one_cell_wide_and_of_one_colour_nowhere() -> None:
     edge[6:18, [5, 17]], edge[[5, 17], 6:18] = True, True
     assert found[edge].min() > 3 * found[~edge].max()
     assert found.amax() == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_maps_without_any_activation_are_background(method: str) -> None:
+    labels = refine_cam(torch.zeros(3, 48, 48), torch.tensor([0, 1, 1]), square()[0], method=method)
+    assert (labels == 0).all()
+
+
+def test_a_cell_whose_neighbours_are_all_edges_keeps_its_own_value() -> None:
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    board = ((y // 2 + x // 2) % 2 * 200).to(torch.uint8).expand(3, 16, 16)
+    edges = colour_boundary(board, (8, 8))
+    assert (edges.flatten()[:-1] == 1).all()
+    assert edges[-1, -1] == 0
+    maps = torch.zeros(3, 16, 16)
+    maps[1, 8:, :8], maps[2, :8] = 1.0, 1.0
+    labels = refine_cam(maps, torch.tensor([0, 1, 1]), board, method="random_walk", threshold=0.5)
+    assert (labels[:8] == 2).all()
+    assert (labels[8:, :8] == 1).all()
+    assert (labels[8:, 8:] == 0).all()
+
+
+def test_an_edge_at_the_border_belongs_to_the_image_and_not_to_what_is_outside() -> None:
+    image = torch.full((3, 16, 16), 200, dtype=torch.uint8)
+    image[:, :, :2] = 0  # one column of cells, as black as the padding
+    maps = torch.zeros(2, 16, 16)
+    maps[1] = 1.0
+    labels = refine_cam(maps, torch.tensor([0, 1]), image, method="random_walk", threshold=0.5)
+    assert (labels == 1).all()
+
+
+def test_cells_on_an_edge_take_the_values_of_the_side_they_look_like() -> None:
+    image = torch.full((3, 16, 16), 20, dtype=torch.uint8)
+    image[:, :, 8:] = 200
+    image[:, :, 6:8] = 150  # the fourth column of cells is the edge and looks like the right
+    maps = torch.zeros(3, 16, 16)
+    maps[1, :, :4], maps[2, :, 12:] = 1.0, 1.0
+    labels = refine_cam(maps, torch.tensor([0, 1, 1]), image, method="random_walk", threshold=0.1)
+    expected = torch.where(torch.arange(16) < 6, 1, 2).expand(16, 16)
+    assert torch.equal(labels, expected)

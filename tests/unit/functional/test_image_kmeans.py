@@ -76,6 +76,31 @@ def test_degenerate_images(example) -> None:
     assert labels.flatten().tolist() == [0, 0, 0], "also where every similarity is negative"
 
 
+def test_pixels_without_direction_join_the_first_cluster_that_has_pixels() -> None:
+    rows = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    features = rows.T.reshape(1, 2, 1, 5)
+    labels = image_kmeans(features, torch.tensor([[1, 1, 2, 3, 3]]), iterations=1)
+    assert labels.tolist() == [[[1, 1, 2, 3, 3]]], "0 is empty; a cluster of zeros has no direction"
+    labels = image_kmeans(features, torch.tensor([[3, 3, 2, 3, 3]]), iterations=2, num_clusters=5)
+    assert labels.tolist() == [[[2, 2, 2, 3, 3]]], "all are equally near, and 2 comes first"
+    opposite = torch.tensor([[1.0, -1.0, 0.6], [0.0, 0.0, 0.8]]).view(1, 2, 1, 3)
+    labels = image_kmeans(opposite, torch.tensor([[0, 0, 1]]), iterations=1)
+    assert labels.tolist() == [[[1, 0, 1]]], "members that cancel out leave a centre of zeros"
+
+
+def test_a_pixel_without_embedding_is_told_by_its_place() -> None:
+    embedding = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    local = torch.tensor([[[3.0, 0.0, 0.0]], [[4.0, 0.0, -2.0]]])
+    joined = join_local_features(embedding, local)
+    assert joined[0, :, 0].T.tolist() == [
+        [0, 0, pytest.approx(0.6), pytest.approx(0.8)],
+        [0, 0, 0, 0],
+        [0, 0, 0, -1],
+    ]
+    (gradient,) = torch.autograd.grad(joined.sum(), embedding)
+    assert gradient.isfinite().all()
+
+
 def test_half_precision_and_autocast(example) -> None:
     features, valid = example
     init = grid_clusters((9, 11), (3, 3))
