@@ -184,8 +184,8 @@ def test_options_of_a_command(command: str, digest) -> None:
     lines = []
     for action in parser_of(command)._actions:
         name = action.dest.removeprefix("trainer.")
-        if name.endswith(".help"):
-            continue
+        if name.endswith(".help") or action.default == argparse.SUPPRESS:
+            continue  # of the parser itself
         own = action.dest == name or action.default != trainer[name].default
         if own and action.dest not in LINKED:
             lines.append(option(action))
@@ -199,4 +199,6 @@ def option(action: argparse.Action) -> str:
     text += f" of {[str(choice) for choice in action.choices]}" if action.choices else ""
     if action.required:
         return f"{text} (required)"
+    if action.dest == "workers":
+        return f"{text} = one per core"
     return f"{text} = {json.dumps(plain(action.default))}"
