@@ -2,6 +2,7 @@
 
 import logging
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -116,6 +117,31 @@ def test_sixteen_bit_colours_in_a_tiff(tmp_path):
     np.testing.assert_array_equal(out, image // 257)
 
 
+def test_axes_of_length_one_are_dropped(tmp_path):
+    image = noise(10, 12, 4)
+    for number, stored in enumerate(
+        (image[None], image[None, None], image.transpose(2, 0, 1)[None])
+    ):
+        np.save(tmp_path / f"{number}.npy", stored)
+        out = decode_image(tmp_path / f"{number}.npy", channels=4)
+        np.testing.assert_array_equal(out, image)
+    for stored in (image[None, ..., 0], image[..., :1]):
+        np.save(tmp_path / "grey.npy", stored)
+        grey = decode_image(tmp_path / "grey.npy", channels=1)
+        np.testing.assert_array_equal(grey, image[..., :1])
+    np.save(tmp_path / "row.npy", image[:1, :, 0])  # one row is no axis to drop
+    assert decode_image(tmp_path / "row.npy", channels=1).shape == (1, 12, 1)
+
+
+def test_sixteen_bit_colours_are_not_made_grey(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), noise(10, 12, 3, dtype=np.uint16))
+    for channels in (1, 4):
+        with pytest.raises(
+            LabelFormatError, match=rf"D203 .*a\.png: has 3 .*16 bits, .*{channels};"
+        ):
+            decode_image(tmp_path / "a.png", channels=channels)
+
+
 def test_damaged_and_foreign_arrays_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", noise(10, 12, 5))
     with pytest.raises(LabelFormatError, match=r"D203 .*a\.npy: array of shape \(10, 12, 5\), exp"):
@@ -196,6 +222,8 @@ def test_number_of_pixels_is_limited(tmp_path, monkeypatch):
                 decode_image(tmp_path / name)
             assert decode_image(tmp_path / name, max_pixels=120).shape == (10, 12, 3)
         assert limit == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120)  # the limit itself is allowed
+    assert decode_image(tmp_path / "a.png").shape == decode_image(tmp_path / "a.npy").shape
     plain_folder(tmp_path / "set")
     source = FolderSource(tmp_path / "set", max_image_pixels=1000)
     with pytest.raises(LabelFormatError, match=r"48x40 = 1,920 px, more than 1,000"):
@@ -271,6 +299,22 @@ def test_every_transform_works_on_any_channels(channels):
     assert padded
     assert changed
     np.testing.assert_array_equal(image, original)
+
+
+@pytest.mark.parametrize("channels", [3, 4, 7])
+def test_rotated_images_keep_their_pixels_and_fill_the_corners(channels):
+    image, label = np.full((40, 40, channels), 77, np.uint8), np.zeros((40, 40), np.uint8)
+    mean = tuple(np.linspace(0.2, 0.8, channels))
+    transform = TrainTransform(Augmentation(hflip=False, rotate=90), mean=mean)
+    corners = 0
+    for seed in range(8):
+        out = transform(image, [label], seed=seed)
+        assert (out.raw[10:30, 10:30] == 77).all()
+        assert out.valid[10:30, 10:30].all()
+        if not out.valid[0, 0]:
+            corners += 1
+            assert out.raw[0, 0].tolist() == [round(255 * value) for value in mean]
+    assert corners > 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 7])

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.internals import internal
-from helpers.tiny_folders import camvid_folder, plain_folder, save
+from helpers.tiny_folders import STEMS, camvid_folder, plain_folder, save
 from helpers.trees_convert import run_command, times
 from PIL import Image
 
-from scribbleseg import CheckpointError, ConfigError, ScribbleNotFoundError
+from scribbleseg import CheckpointError, ConfigError, ScribbleNotFoundError, voc_palette
 from scribbleseg.data import (
     bar_chart,
     check_checkpoint,
@@ -22,6 +22,7 @@ from scribbleseg.data import (
     check_source,
     class_chart,
     class_difference,
+    draw_sheet,
     find_unsafe_files,
     measure_loading,
     write_check_report,
@@ -94,6 +95,38 @@ def test_flagged_files_come_first_on_the_sheet(tmp_path):
     assert "D101 error" in text
     assert "value 3 on 1,920 px" in text
     assert "D202 error" in text
+
+
+def test_thin_strokes_are_seen_on_reduced_pictures(tmp_path):
+    root = plain_folder(tmp_path / "data", stems=STEMS[:4])
+    grey, scribble = np.full((880, 1200, 3), 128, np.uint8), np.full((880, 1200), 255, np.uint8)
+    rows = (101, 302, 503, 704)  # of four neighbouring rows the sheet shows one
+    scribble[rows, :] = 1
+    save(root / "images" / "img_0.png", grey)
+    save(root / "scribbles" / "img_0.png", scribble)
+    sheet = draw_sheet(FolderSource(root), [], splits=("train",))
+    colour = np.round(0.1 * 128 + 0.9 * np.array(voc_palette()[1]))
+    tile = sheet[10:230, 10:310].astype(int)
+    drawn = np.flatnonzero((abs(tile[:, 150] - colour) <= 1).all(-1))
+    assert all(abs(drawn - row / 4).min() < 1 for row in rows)
+    assert len(drawn) <= 2 * len(rows)
+    scribble[:500] = 1  # filled areas are left alone
+    save(root / "scribbles" / "img_0.png", scribble)
+    tile = draw_sheet(FolderSource(root), [], splits=("train",))[10:230, 10:310].astype(int)
+    drawn = (abs(tile[:, 150] - colour) <= 1).all(-1)
+    assert drawn.sum() < 130
+
+
+def test_a_report_lists_twenty_findings_of_a_kind(tmp_path):
+    stems = tuple(f"img_{number:02d}" for number in range(32))
+    root = plain_folder(tmp_path / "data", stems=stems)
+    for stem in stems[:21]:
+        save(root / "scribbles" / f"{stem}.png", np.full((40, 48), 3, np.uint8))
+    source = FolderSource(root)
+    path = write_check_report(source, check_source(source, splits=("train",)), tmp_path / "out")
+    text = path.read_text(encoding="utf-8")
+    assert text.count("D101 error") == 20
+    assert "D101: and 1 more, see report.json." in text
 
 
 def test_report_of_a_folder_that_cannot_be_listed(tmp_path):

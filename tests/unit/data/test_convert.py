@@ -438,3 +438,13 @@ def test_stems_of_one_image_in_two_splits_are_written_once(tmp_path):
     report = convert(FolderSource(root), tmp_path / "plain")
     assert report.splits == {"train": 6, "val": 2, "test": 2}
     assert report.written == len(STEMS)
+
+
+def test_progress_is_shown_on_stderr_unless_it_is_off(tmp_path, capsys):
+    source = FolderSource(plain_folder(tmp_path / "data"))
+    convert_source(source, tmp_path / "a", progress=False)
+    assert capsys.readouterr() == ("", "")
+    convert_source(source, tmp_path / "b")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "8/8" in err

@@ -3,8 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers.tiny_folders import STEMS, plain_folder, write_list
 
-from scribbleseg import ConfigError, LabelFormatError, Record
+from scribbleseg import (
+    ConfigError,
+    LabelFormatError,
+    Record,
+    ScribbleNotFoundError,
+    ScribbleSegError,
+)
 from scribbleseg.data import (
     Augmentation,
     EvalDataset,
@@ -13,7 +20,7 @@ from scribbleseg.data import (
     TrainDataset,
     collate,
 )
-from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 
 
 def module(**options) -> ScribbleDataModule:
@@ -168,3 +175,35 @@ def test_show_batch_writes_a_picture(tmp_path) -> None:
     data.setup("fit")
     data.show_batch(tmp_path / "batch.png", count=2)
     assert (tmp_path / "batch.png").stat().st_size > 1000
+
+
+def test_lists_are_read_when_a_stage_is_set_up(tmp_path) -> None:
+    plain_folder(tmp_path)
+    (tmp_path / "val.txt").write_text("nothing_of_this\n")
+    for stage in ("fit", "validate"):
+        data = ScribbleDataModule(FolderSource(tmp_path), check=False)
+        with pytest.raises(ScribbleNotFoundError, match="nothing_of_this"):
+            data.setup(stage)
+
+
+def test_every_stage_has_the_images_of_its_split(tmp_path) -> None:
+    plain_folder(tmp_path)
+    write_list(tmp_path / "test.txt", [STEMS[7], STEMS[0]])
+    data = ScribbleDataModule(FolderSource(tmp_path), num_workers=0, check=False)
+
+    def ids(stage: str, loader: str) -> list[str]:
+        data.setup(stage)
+        return [name for batch in getattr(data, loader)() for name in batch["image_id"]]
+
+    assert ids("validate", "val_dataloader") == list(STEMS[6:])
+    assert ids("test", "test_dataloader") == [STEMS[7], STEMS[0]]
+    assert ids("predict", "predict_dataloader") == list(STEMS)
+
+
+def test_an_image_without_any_label_cannot_be_validated(tmp_path) -> None:
+    source = FolderSource(plain_folder(tmp_path))
+    bare = Record("bare", source.records("val")[0].image)
+    info = ScribbleDataModule(source, check=False).data_info
+    with pytest.raises(ScribbleSegError, match="bare has neither mask nor scribble"):
+        EvalDataset(source, [bare], info)[0]
+    assert "mask" not in EvalDataset(source, [bare], info, labels=False)[0]

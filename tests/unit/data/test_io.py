@@ -122,6 +122,43 @@ def test_raw_labels_are_not_checked(tmp_path):
     assert read_raw_label(path).tolist() == [[0, 77]]
 
 
+def test_arrays_that_are_no_labels_are_refused():
+    for raw in (np.zeros((2, 2, 1), np.uint8), np.zeros((2, 2), np.float32)):
+        with pytest.raises(ValueError, match=r"a\.png: labels must be a 2-D integer array"):
+            encode_label(raw, 2, path="a.png")
+    with pytest.raises(ValueError, match=r"256 or 65536 entries, got 3"):
+        encode_label(np.zeros((2, 2), np.uint8), 2, path="a.png", remap=np.arange(3))
+
+
+def test_which_cause_is_named_for_values_out_of_range():
+    def complaint(values, classes=3):
+        with pytest.raises(LabelFormatError) as error:
+            encode_label(np.array([values], np.int32), classes, path="a.png")
+        return str(error.value)
+
+    assert "negative ids" in complaint([-1, -1, 0, 5])
+    assert "set `unlabelled_value: 3`" in complaint([3, 0, 0, 0, 1, 2])
+    assert "set `unlabelled_value: 200`" in complaint([200, 200, 200, 0, 1])
+    assert "list 201 classes" in complaint([200, 200, 0, 1])
+    many = complaint([*range(20, 27), 24, 24])
+    assert many.startswith("D101 a.png: value 24 on 3 px (33.3 %), value 20 on 1 px (11.1 %)")
+    assert "value 23" in many
+    assert "value 25" not in many
+    assert "and 2 further values, expected classes 0-2 and 255" in many
+
+
+def test_a_table_of_small_values_still_takes_larger_files():
+    raw = np.array([[0, 1, 7, 255, 300]], np.uint16)
+    out = encode_label(raw, 2, path="a.png", ignore=[7, 300])
+    assert out.tolist() == [[0, 1, 255, 255, 255]]
+    with pytest.raises(LabelFormatError, match=r"D101 .*value 300 on 1 px"):
+        encode_label(raw, 2, path="a.png", ignore=[7])
+    out = encode_label(np.array([[4, 9]], np.uint8), 2, path="a.png", ignore=[-3, 4, 9])
+    assert out.tolist() == [[255, 255]]
+    with pytest.raises(LabelFormatError, match=r"D101 .*value 253"):
+        encode_label(np.array([[253]], np.uint8), 2, path="a.png", ignore=[-3])
+
+
 def test_num_classes_is_checked():
     with pytest.raises(ValueError, match=r"num_classes"):
         encode_label(IDS, 256, path="x")
@@ -130,6 +167,14 @@ def test_num_classes_is_checked():
 def test_require():
     with pytest.raises(ScribbleNotFoundError, match=r"img_1: this sample has no mask"):
         require(None, "mask", "img_1")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "a.tif"])
+def test_missing_images_are_named(tmp_path, name):
+    for channels in (3, 4):
+        for read in (read_header, read_image):
+            with pytest.raises(ScribbleNotFoundError, match=rf"image .*{name} does not exist"):
+                read(tmp_path / name, channels=channels)
 
 
 def test_header_reports_the_oriented_size(tmp_path):
@@ -219,6 +264,33 @@ def test_classes_yaml(tmp_path):
 def test_classes_json_list_and_null_background(tmp_path):
     (tmp_path / "classes.json").write_text('{"classes": ["background", "x"], "background": null}')
     assert read_classes(tmp_path).background is None
+    (tmp_path / "classes.json").write_text('["background", "x"]')
+    table = read_classes(tmp_path)
+    assert (table.names, table.background) == (("background", "x"), 0)
+
+
+def test_an_ignored_class_has_an_id_and_no_name(tmp_path):
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{id: 3, name: b}, {id: 9, name: __ignore__}, {id: 1, name: a}]\n"
+        "ignore: 4\ncompact: true\nbackground: 3\n"
+    )
+    table = read_classes(tmp_path)
+    assert (table.names, table.ignore, table.background) == (("a", "b"), (4, 9), 1)
+    assert (table.remap[1], table.remap[3], table.remap[9]) == (0, 1, -1)
+
+
+def test_the_first_class_file_counts(tmp_path):
+    for place, name in enumerate(("labels.txt", "classes.txt", "classes.json", "classes.yaml")):
+        text = {"txt": "a\nb{}\n", "json": '["a", "b{}"]', "yaml": "[a, b{}]"}
+        (tmp_path / name).write_text(text[name.rsplit(".", 1)[1]].format(place))
+    order = []
+    while any(tmp_path.iterdir()):
+        order.append(read_classes(tmp_path).names[1])
+        path = next(p for p in tmp_path.iterdir() if read_classes(p).names[1] == order[-1])
+        path.unlink()
+    assert order == ["b3", "b2", "b1", "b0"]
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*write classes\.txt"):
+        read_classes(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +308,26 @@ def test_classes_json_list_and_null_background(tmp_path):
         ("classes.yaml", "classes: [{name: a, color: red}, b]", "color 'red'"),
         ("classes.yaml", "classes: [a, b]\nunlabelled_value: x", "unlabelled_value is 'x'"),
         ("classes.yaml", "just text", "expected `classes:`"),
+        ("classes.yaml", "classes: [a, 3]", "entry 1 is 3, expected a name"),
+        ("classes.yaml", "classes: [a, {id: 1}]", r"entry 1 is \{'id': 1\}"),
+        ("classes.yaml", "classes: [a, {name: b, hue: 3}]", r"\['hue'\] in the class 'b'"),
+        (
+            "classes.yaml",
+            "classes: [{name: a, color: '#010203'}, {name: b, color: [1, 2, 3]}]",
+            r"color \(1, 2, 3\) is used twice",
+        ),
+        ("classes.yaml", "classes: [{name: a, color: [0, 0, 256]}, b]", r"color \[0, 0, 256\]"),
+        (
+            "classes.yaml",
+            "classes: [{id: -1, name: a}, {id: 0, name: b}]\ncompact: true",
+            r"0\.\.65535, got -1\.\.0",
+        ),
+        (
+            "classes.yaml",
+            "classes: [{id: 0, name: a}, {id: 65536, name: b}]\ncompact: true",
+            r"0\.\.65535, got 0\.\.65536",
+        ),
+        ("classes.yaml", "classes: [a, b]\nunlabelled_value: true", "unlabelled_value is True"),
         ("classes.yaml", "classes: [", "D202"),
         ("classes.json", "{", "D202"),
     ],

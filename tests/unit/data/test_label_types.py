@@ -139,12 +139,32 @@ def test_faulty_clicks(clicked, entries, message):
         ("{", r"D202 .*points\.json: is not valid JSON"),
         ('{"img_0": [], "img_0": []}', r"D303 .*'img_0' is there 2 times"),
         ('{"img_0": [], "img_0.png": []}', r"D303 .*'img_0' is there under 2 names"),
+        (" " * ((64 << 20) + 1), r"D501 .*points\.json: 67,108,865 bytes, more than 64 MiB"),
     ],
 )
 def test_faulty_click_files(clicked, text, message):
     (clicked / "points.json").write_text(text)
     with pytest.raises(LabelFormatError, match=message):
         source_of(clicked, "point").records("train")
+
+
+def test_a_table_of_clicks_must_be_text(tmp_path):
+    plain_folder(tmp_path)
+    (tmp_path / "points").mkdir()
+    for stem in STEMS:
+        (tmp_path / "points" / f"{stem}.csv").write_bytes(b"x,y,cls\n5,6,caf\xe9\n")
+    source = source_of(tmp_path, "point", points="points")
+    with pytest.raises(LabelFormatError, match=r"D202 .*img_0\.csv: is not a CSV file in UTF-8"):
+        source.read_scribble(source.records("train")[0])
+
+
+def test_clicks_of_the_background_need_a_background(tmp_path):
+    root = camvid_folder(tmp_path)
+    write_json(root / "points.json", {stem: [click(5, 6, 1)] for stem in STEMS[:4]})
+    write_json(root / "points_bg.json", {stem: [click(1, 1, 0)] for stem in STEMS[:4]})
+    source = source_of(root, "point", background_points="points_bg.json")
+    with pytest.raises(ConfigError, match=r"points_bg\.json: clicks of the background, but these"):
+        source.records("train")
 
 
 def test_missing_clicks_say_how_to_make_them(tmp_path):
@@ -256,6 +276,19 @@ def test_faulty_annotations(tmp_path, text, message):
         source.read_scribble(source.records("train")[0])
 
 
+def test_annotations_larger_than_64_mib_are_not_read(tmp_path):
+    voc = voc_tree(tmp_path) / "VOCdevkit" / "VOC2012"
+    for path in (voc / "JPEGImages").iterdir():
+        write_annotation(voc / "Annotations" / f"{path.stem}.xml", [])
+    source = source_of(tmp_path, "box", VOCSource)
+    record = source.records("train")[0]
+    for size, message in ((64 << 20, "D202 .*not well-formed"), ((64 << 20) + 1, "^D501 .*64 MiB")):
+        with (voc / "Annotations" / f"{record.image_id}.xml").open("ab") as stream:
+            stream.truncate(size)
+        with pytest.raises(LabelFormatError, match=message):
+            source.read_scribble(record)
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -264,11 +297,14 @@ def test_faulty_annotations(tmp_path, text, message):
         ({"box": [14, 5, 4, 25], "cls": 1}, r"D202 .*'img_0', box 1 is -10 x 20 px"),
         ({"box": [4, 5, 14], "cls": 1}, r"D202 .*'img_0', box 1.*x0, y0, x1, y1"),
         ({"box": [4, 5, 14, 25], "cls": -1}, r"D101 .*class -1"),
+        ({"box": [4, 5, 4, 25], "cls": 1}, r"D202 .*'img_0', box 1 is 0 x 20 px"),
+        (None, r"D202 .*boxes\.json: boxes of 'img_0' are a dict, expected a list"),
     ],
 )
 def test_faulty_boxes(tmp_path, entry, message):
     boxed(tmp_path)
-    write_json(tmp_path / "boxes.json", {key: [] for key in STEMS} | {STEMS[0]: [entry]})
+    entries = {} if entry is None else [entry]
+    write_json(tmp_path / "boxes.json", {key: [] for key in STEMS} | {STEMS[0]: entries})
     source = source_of(tmp_path, "box")
     with pytest.raises(LabelFormatError, match=message):
         source.read_scribble(source.records("train")[0])
@@ -412,6 +448,33 @@ def test_unlabelled_images_stay(tmp_path):
     source = FolderSource(tmp_path, label_type="tag", on_missing="unlabelled")
     assert len(source.records("train")) == 6
     assert item(source, 1)["class_labels"].tolist() == [1, 0, 0]
+    known, other = source.records("train")[:2]
+    assert (source.class_labels(known), source.class_labels(other)) == ([1], None)
+    assert (source.read_scribble(other) == 255).all()
+
+
+def test_arrays_of_tags_must_have_a_row_per_stem(tmp_path):
+    plain_folder(tmp_path)
+    source = source_of(tmp_path, "tag", class_labels="tags.npz")
+    rows = np.eye(3, dtype=np.uint8)[[1, 2, 0, 1, 2, 0]]
+    np.savez(tmp_path / "tags.npz", stems=np.array(STEMS[:6]), labels=rows)
+    assert [source.class_labels(r) for r in source.records("train")[:3]] == [[1], [2], [0]]
+    for labels in (rows[:5], rows[:, 0]):
+        np.savez(tmp_path / "tags.npz", stems=np.array(STEMS[:6]), labels=labels)
+        with pytest.raises(LabelFormatError, match=r"D202 .*tags\.npz: 6 stems and labels of shap"):
+            source_of(tmp_path, "tag", class_labels="tags.npz").records("train")
+    (tmp_path / "tags.npz").write_bytes(b"PK\3\4 cut")
+    with pytest.raises(LabelFormatError, match=r"D202 .*tags\.npz: is not a complete \.npz"):
+        source_of(tmp_path, "tag", class_labels="tags.npz").records("train")
+
+
+def test_computed_tags_of_an_unknown_origin_are_refused(tmp_path):
+    plain_folder(tmp_path)
+    source_of(tmp_path, "tag").records("train")
+    path = tmp_path / "class_labels.json"
+    path.write_text(path.read_text().replace("scribble", "dream"))
+    with pytest.raises(LabelFormatError, match=r"D202 .*`source` is 'dreams?', expected one of"):
+        source_of(tmp_path, "tag").records("train")
 
 
 # --------------------------------------------------------------------------- options and check

@@ -133,6 +133,47 @@ def test_damaged_files_are_named(tmp_path):
         read_stack_header(tmp_path / "c.nii")
 
 
+def test_axes_of_length_one(tmp_path):
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nibabel.save(nibabel.Nifti1Image(values, LPS_THICK), tmp_path / "a.nii")
+    for name, shape in (("b", (2, 3, 4, 1)), ("c", (2, 3, 4, 1, 1))):
+        nibabel.save(
+            nibabel.Nifti1Image(values.reshape(shape), LPS_THICK), tmp_path / f"{name}.nii"
+        )
+        stack = read_stack(tmp_path / f"{name}.nii")
+        np.testing.assert_array_equal(stack, read_stack(tmp_path / "a.nii"))
+        assert read_stack_header(tmp_path / f"{name}.nii").shape == stack.shape == (4, 3, 2)
+    nibabel.save(nibabel.Nifti1Image(values[:, :, 0], LPS_THICK), tmp_path / "flat.nii")
+    flat = read_stack(tmp_path / "flat.nii", slice_axis=2)
+    np.testing.assert_array_equal(flat[0], read_stack(tmp_path / "a.nii")[0])
+    header = read_stack_header(tmp_path / "flat.nii", slice_axis=2)
+    assert header.shape == flat.shape == (1, 3, 2)
+
+
+def test_volumes_of_colours_or_without_orientation_are_refused(tmp_path):
+    colours = np.zeros((2, 3, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, LPS_THICK), tmp_path / "a.nii")
+    with pytest.raises(LabelFormatError, match=r"D203 .*a\.nii: holds colours"):
+        read_stack(tmp_path / "a.nii")
+    path = write_nifti(tmp_path / "b.nii", volume_labels(0, 3), np.eye(4))
+    header = bytearray(path.read_bytes())
+    header[320:324] = bytes(4)  # srow_z[2]: what nibabel itself would not write
+    path.write_bytes(header)
+    with pytest.raises(
+        LabelFormatError, match=r"D203 .*b\.nii: its affine has an axis of length 0"
+    ):
+        read_stack_header(tmp_path / "b.nii")
+
+
+def test_values_beyond_32_bits_are_no_ids():
+    top = np.iinfo(np.int32).max
+    assert integer_ids(np.array([top], np.int64), "a.nii").tolist() == [top]
+    assert integer_ids(np.array([True, False]), "a.nii").tolist() == [1, 0]
+    assert integer_ids(np.empty(0, np.int64), "a.nii").size == 0
+    with pytest.raises(LabelFormatError, match=r"D101 a\.nii: holds values from 0 to 2147483648"):
+        integer_ids(np.array([0, top + 1], np.int64), "a.nii")
+
+
 def test_missing_package(tmp_path, monkeypatch):
     path = write_nifti(tmp_path / "a.nii", volume_labels(0, 3))
     monkeypatch.setitem(sys.modules, "nibabel", None)

@@ -19,7 +19,7 @@ from jsonargparse import ArgumentParser
 from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
 from scribbleseg.data import ScribbleSource, check_source
 from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
-from scribbleseg.functional import write_label, write_manifest
+from scribbleseg.functional import parent_facts, write_label, write_manifest
 
 CLASSES = ("background", "cell", "vessel")
 
@@ -190,6 +190,30 @@ def test_manifest_that_cannot_be_read(root):
         pseudo(root).records("train")
     path.write_text("{}")  # knows nothing, so there is nothing to compare
     assert len(pseudo(root).records("train")) == 6
+
+
+def test_labels_are_stale_if_what_they_were_made_from_is_made_anew(root):
+    seeds, strokes = root / "seeds", root / "scribbles"
+    write_manifest(seeds, class_names=CLASSES, files=6, options={"epochs": 3, "seed": 0})
+    made = parent_facts(seeds=seeds, scribbles=strokes, gone=root / "nothing", none=None)
+    assert set(made["parents"]) == {"seeds", "scribbles"}
+    assert parent_facts(gone=root / "nothing") == {}
+    write_manifest(root / "pseudo", class_names=CLASSES, files=6, **made)
+    assert len(pseudo(root).records("train")) == 6
+    # what says nothing about the labels themselves may change
+    write_manifest(seeds, class_names=CLASSES, files=5, options={"epochs": 3, "seed": 0})
+    assert len(pseudo(root).records("train")) == 6
+    write_manifest(seeds, class_names=CLASSES, files=6, options={"epochs": 4, "seed": 0})
+    with pytest.raises(
+        LabelFormatError, match=r"D403 .*stale: the seeds in .*seeds.*options\.epochs was 3, is 4\)"
+    ):
+        pseudo(root).records("train")
+    (seeds / "manifest.json").unlink()
+    seeds.rmdir()  # moved: nothing to compare with
+    assert len(pseudo(root).records("train")) == 6
+    (strokes / f"{STEMS[0]}.png").rename(strokes / "other.png")
+    with pytest.raises(LabelFormatError, match=r"D403 .*stale: the scribbles in"):
+        pseudo(root).records("train")
 
 
 # ---------------------------------------------------------------------------- faults

@@ -79,6 +79,39 @@ def test_faults_name_the_file(tmp_path, text, message):
     assert "a.xml" in str(error.value)
 
 
+def test_files_larger_than_64_mib_are_not_read(tmp_path):
+    path, archive = tmp_path / "a.xml", tmp_path / "a.zip"
+    path.write_text(scribble_xml(STROKES))
+    with path.open("ab") as stream:
+        stream.truncate(64 << 20)
+    with pytest.raises(LabelFormatError, match=r"D202 .*a\.xml") as error:  # zeros, but read
+        read_scribblesup(path, IDS)
+    assert "64 MiB" not in str(error.value)
+    with path.open("ab") as stream:
+        stream.truncate((64 << 20) + 1)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as members:
+        members.write(path, "a.xml")
+    for place in (path, archive / "a.xml"):
+        with pytest.raises(LabelFormatError, match=r"D501 .*a\.xml: .*more than 64 MiB"):
+            read_scribblesup(place, IDS)
+
+
+def test_broken_archives_are_named(tmp_path):
+    archive = tmp_path / "scribbles.zip"
+    archive.write_bytes(b"PK")
+    with pytest.raises(LabelFormatError, match=r"D202 .*scribbles\.zip: is not a complete zip"):
+        read_scribblesup(archive / "a.xml", IDS)
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as members:
+        members.writestr("a.xml", scribble_xml(STROKES))
+    data = bytearray((tmp_path / "b.zip").read_bytes())
+    data[data.index(b"<annotation>") + 1] ^= 1  # its checksum no longer fits
+    (tmp_path / "b.zip").write_bytes(data)
+    with pytest.raises(LabelFormatError, match=r"D202 .*b\.zip/a\.xml: cannot be unpacked"):
+        read_scribblesup(tmp_path / "b.zip" / "a.xml", IDS)
+    with pytest.raises(ScribbleNotFoundError, match=r"scribble c\.xml does not exist in .*b\.zip"):
+        read_scribblesup(tmp_path / "b.zip" / "c.xml", IDS)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"does not exist"):
         read_scribblesup(tmp_path / "a.xml", IDS)

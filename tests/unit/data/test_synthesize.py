@@ -242,7 +242,7 @@ def test_other_settings_and_foreign_files_are_refused(root, tmp_path):
 def test_a_broken_mask_does_not_stop_the_others(root, tmp_path):
     (root / "masks" / f"{STEMS[2]}.png").write_bytes(b"broken")
     report = make(root, tmp_path / "out")
-    assert report.written == 5
+    assert (report.written, report.kept) == (5, 0)
     assert list(report.failed) == [STEMS[2]]
     assert report.failed[STEMS[2]].startswith("D202")
     assert f"{STEMS[2]}.png" in report.failed[STEMS[2]]

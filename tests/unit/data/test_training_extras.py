@@ -20,6 +20,7 @@ from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data import (
     Augmentation,
     ScribbleDataModule,
+    SeedReader,
     SuperpixelOptions,
     SuperpixelReader,
     collate,
@@ -36,6 +37,7 @@ from scribbleseg.functional import (
     scribble_distance_map,
     slic_regions,
     superpixel_affinity,
+    write_arrays,
     write_label,
     write_manifest,
 )
@@ -635,3 +637,70 @@ def test_a_trainer_hands_the_keys_to_the_method(source, pseudo) -> None:
     trainer.fit(model, data)
     assert len(model.seen) == 2
     assert all({*MAPS, *GRAPH} <= keys for keys in model.seen)
+
+
+# ---------------------------------------------------------------------------- seeds
+
+
+def write_seeds(folder, source) -> list:
+    records = source.records("train")
+    for record in records:
+        maps = np.array([[[0.25, 0.5]], [[1.0, 0.0]]])
+        write_arrays(folder / f"{record.image_id}.npz", classes=np.array([2, 0]), maps=maps)
+    return records
+
+
+def test_seeds_are_maps_by_class(tmp_path, source) -> None:
+    records = write_seeds(tmp_path / "seeds", source)
+    seeds = SeedReader(source, records, tmp_path / "seeds").read(records[0])
+    assert (seeds.dtype, seeds.shape) == (torch.float32, (source.num_classes, 1, 2))
+    assert seeds[2].tolist() == [[0.25, 0.5]]
+    assert seeds[0].tolist() == [[1.0, 0.0]]
+    assert seeds.sum() == 1.75
+
+
+def test_faulty_folders_of_seeds(tmp_path, source) -> None:
+    folder = tmp_path / "seeds"
+    with pytest.raises(
+        ScribbleNotFoundError, match=r"D301 .*seeds: folder of seeds does not exist"
+    ):
+        SeedReader(source, source.records("train"), folder)
+    records = write_seeds(folder, source)
+    write_manifest(folder, class_names=source.class_names, files=6, complete=False)
+    with pytest.raises(LabelFormatError, match=r"D403 .*not complete"):
+        SeedReader(source, records, folder)
+    write_manifest(folder, class_names=source.class_names[::-1], files=6)
+    with pytest.raises(LabelFormatError, match="D401"):
+        SeedReader(source, records, folder)
+    (folder / "manifest.json").unlink()
+    (folder / f"{records[3].image_id}.npz").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=rf"D301 .*: 1 of 6 .*{records[3].image_id}"):
+        SeedReader(source, records, folder)
+
+
+@pytest.mark.parametrize(
+    ("classes", "maps", "message"),
+    [
+        ([0, 1], np.zeros((2, 3)), r"D202 .*maps \(2, 3\)"),
+        ([0], np.zeros((2, 3, 3)), r"D202 .*classes \(1,\)"),
+        ([0], np.full((1, 2, 2), np.nan), "D202 .*finite"),
+        ([99], np.zeros((1, 2, 2)), r"D101 .*classes \[99\], expected ids 0 to"),
+        ([-1], np.zeros((1, 2, 2)), "D101"),
+        (None, np.zeros((1, 2, 2)), "D202 .*cannot be read as seeds"),
+    ],
+)
+def test_faulty_files_of_seeds(tmp_path, source, classes, maps, message) -> None:
+    records = write_seeds(tmp_path, source)
+    reader = SeedReader(source, records, tmp_path)
+    arrays = {"maps": maps} if classes is None else {"maps": maps, "classes": np.array(classes)}
+    write_arrays(tmp_path / f"{records[0].image_id}.npz", **arrays)
+    with pytest.raises(LabelFormatError, match=message):
+        reader.read(records[0])
+    number = source.num_classes - 1
+    arrays = {"maps": np.ones((1, 2, 2)), "classes": np.array([number])}
+    write_arrays(tmp_path / f"{records[0].image_id}.npz", **arrays)
+    assert reader.read(records[0])[number].tolist() == [[1, 1], [1, 1]]
+    write_arrays(
+        tmp_path / f"{records[0].image_id}.npz", classes=np.empty(0, int), maps=np.ones((0, 2, 2))
+    )
+    assert reader.read(records[0]).abs().sum() == 0

@@ -100,6 +100,10 @@ def test_impossible_ranges_are_refused() -> None:
         Augmentation(scale=(0.0, 1.0))
     with pytest.raises(ConfigError, match="color_jitter"):
         Augmentation(color_jitter=2)
+    for degrees in (-1, 180.5):
+        with pytest.raises(ConfigError, match=rf"rotate={degrees}: expected 0 to 180 degrees"):
+            Augmentation(rotate=degrees)
+    assert Augmentation(rotate=180).rotate == 180
 
 
 @pytest.mark.parametrize(

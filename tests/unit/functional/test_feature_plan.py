@@ -82,6 +82,13 @@ class TestFile:
         other = FeatureFile(tmp_path, plan, dim=6, images=9)  # other sizes: nothing is kept
         assert not other._features.any()
 
+    def test_a_plan_without_rows_is_done_at_once(self, tmp_path) -> None:
+        plan = FeaturePlanner(4, capacity=30).plan()
+        file = FeatureFile(tmp_path, plan, dim=2, images=3)
+        assert [file.is_done(uid) for uid in range(3)] == [True, True, True]
+        features, weights = file.get(0)[:2]
+        assert (features.shape, weights.numel()) == ((0, 2), 0)
+
     def test_features_that_do_not_fit_are_refused(self, tmp_path) -> None:
         file = FeatureFile(tmp_path, plan_of(range(3)), dim=5, images=3)
         with pytest.raises(ValueError, match="do not fit"):

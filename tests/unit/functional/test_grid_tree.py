@@ -62,6 +62,12 @@ def test_order_is_stable_for_any_float(dtype) -> None:
     assert torch.equal(internal("grid tree")._stable_order(weights), expected)
 
 
+def test_small_weights_are_told_apart() -> None:
+    weights = torch.tensor([[3e-12, -1e-12, 2e-12, 1e-12, 0.0, -2e-12]])
+    order = internal("grid tree")._stable_order(weights)
+    assert order.tolist() == [[5, 1, 4, 3, 2, 0]]
+
+
 def test_packed_argsort_takes_32_bits() -> None:
     keys = np.array([[2**31 - 1, -(2**31), 0, 0], [3, 2, 1, 1]])
     assert packed_argsort(keys).tolist() == [[1, 2, 3, 0], [2, 3, 1, 0]]

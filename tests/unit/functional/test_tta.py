@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from scribbleseg.functional import multi_scale_probabilities, sliding_window_logits, window_starts
+from scribbleseg.functional import (
+    mirrored_ids,
+    multi_scale_probabilities,
+    resized_window_probabilities,
+    sliding_window_logits,
+    window_starts,
+)
 
 
 def _image(*size: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
@@ -160,3 +166,50 @@ def test_windows_are_batched_and_of_one_size():
 def test_window_options_are_checked(options):
     with pytest.raises(ValueError, match="window="):
         sliding_window_logits(torch.square, _image(9, 9), **{"window": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((10, 25), (16, 40)), ((25, 10), (40, 16)), ((9, 9), (40, 40))]
+)
+def test_the_longer_side_is_resized_and_small_copies_are_centred(size, expected):
+    image, forward, seen = _image(*size), _conv(), []
+
+    def spy(x):
+        seen.append(x)
+        return forward(x)
+
+    out = resized_window_probabilities(spy, image, base_size=20, scales=(2.0,), window=None)
+    scaled = F.interpolate(image, expected, mode="bilinear")
+    assert [tuple(x.shape[-2:]) for x in seen] == [expected]
+    probs = F.interpolate(forward(scaled).softmax(1), size, mode="bilinear")
+    torch.testing.assert_close(out, probs)
+    height, width = 45, 43
+    resized_window_probabilities(spy, image, base_size=20, scales=(2.0,), window=(height, width))
+    top, left = (height - expected[0]) // 2, (width - expected[1]) // 2
+    canvas = torch.zeros(1, 3, height, width)
+    canvas[..., top : top + expected[0], left : left + expected[1]] = scaled
+    torch.testing.assert_close(seen[-1], canvas)
+
+
+def test_mirror_images_of_windows_exchange_the_classes_of_a_pair():
+    image, forward = _image(12, 18), _conv()
+    options = {"base_size": 18, "window": None, "flip": True}
+    plain = forward(image).softmax(1)
+    mirrored = forward(image.flip(-1)).softmax(1).flip(-1)
+    out = resized_window_probabilities(forward, image, **options)
+    torch.testing.assert_close(out, (plain + mirrored) / 2)
+    out = resized_window_probabilities(forward, image, flip_pairs=((1, 3),), **options)
+    torch.testing.assert_close(out, (plain + mirrored[:, mirrored_ids(((1, 3),), 4)]) / 2)
+
+
+@pytest.mark.parametrize("options", [{"base_size": 0}, {"scales": ()}, {"scales": (1.0, 0.0)}])
+def test_sizes_of_copies_must_be_positive(options):
+    with pytest.raises(ValueError, match="base_size="):
+        resized_window_probabilities(
+            _conv(), _image(9, 9), **{"base_size": 9, "window": 5, **options}
+        )
+
+
+def test_a_batch_without_images_cannot_be_cut():
+    with pytest.raises(ValueError, match=r"\(0, 3, 9, 9\) holds no pixels"):
+        sliding_window_logits(_conv(), torch.zeros(0, 3, 9, 9), window=4)
