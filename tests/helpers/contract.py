@@ -101,6 +101,30 @@ class _Trainerless:
         module.log_dict = lambda values, **_: self.values.update(values)
 
 
+def part_of(name: str) -> str:
+    """Part of a module that a parameter belongs to: ``network.encoder``, ``augmenter``."""
+    return ".".join(name.split(".")[: 2 if name.startswith("network.") else 1])
+
+
+def gradient_norms(module: torch.nn.Module) -> dict[str, float]:
+    """Norm of the gradient of each part of a module; parts without any are left out."""
+    squares: dict[str, float] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            square = parameter.grad.double().square().sum().item()
+            squares[part_of(name)] = squares.get(part_of(name), 0.0) + square
+    return {part: square**0.5 for part, square in squares.items()}
+
+
+def loss_values(module: ScribbleSegModule) -> dict[str, float]:
+    """The losses that the last step logged."""
+    return {
+        name: float(value)
+        for name, value in sorted(module.logged.items())
+        if name.startswith("train/loss")
+    }
+
+
 class MethodContract:
     """Set ``module_class`` and ``kwargs``; every test below then applies."""
 
@@ -135,7 +159,7 @@ class MethodContract:
             losses.append(loss.item())
         assert losses[-1] < 0.6 * losses[0], losses
 
-    def test_every_trainable_parameter_gets_a_finite_gradient(self) -> None:
+    def test_every_trainable_parameter_gets_a_finite_gradient(self, recorded) -> None:
         module = self.build()
         self.step(module).backward()
         missing = [n for n, p in module.named_parameters() if p.requires_grad and p.grad is None]
@@ -146,6 +170,7 @@ class MethodContract:
             if p.grad is not None and not torch.isfinite(p.grad).all()
         ]
         assert not infinite, infinite
+        recorded(gradient_norms(module), rtol=1e-2)  # BatchNorm over few cells: rounding shows
 
     def test_logs_the_loss_and_its_terms(self) -> None:
         module = self.build()
@@ -153,25 +178,31 @@ class MethodContract:
         assert torch.equal(module.logged["train/loss"], loss.detach())
         assert any(name.startswith("train/loss_") for name in module.logged)
 
-    def test_batch_without_scribbles(self) -> None:
+    def test_batch_without_scribbles(self, recorded) -> None:
         module, batch = self.build(), make_batch()
         batch["scribble"] = torch.full_like(batch["scribble"], 255)
         batch["class_labels"] = torch.zeros_like(batch["class_labels"])
         loss = self.step(module, batch)
         assert torch.isfinite(loss)
         loss.backward()
+        recorded(loss_values(module))
 
-    def test_absent_class(self) -> None:
+    def test_absent_class(self, recorded) -> None:
         module, batch = self.build(), make_batch()
         batch["scribble"][batch["scribble"] == 2] = 255
         batch["class_labels"][:, 2] = 0
         assert torch.isfinite(self.step(module, batch))
+        recorded(loss_values(module))
 
-    def test_odd_sizes(self) -> None:
-        module = self.build()
-        assert torch.isfinite(self.step(module, make_batch(height=65, width=70)))
+    def test_odd_sizes(self, recorded) -> None:
+        module, batch = self.build(), make_batch(height=65, width=70)
+        assert torch.isfinite(self.step(module, batch))
+        losses = loss_values(module)
         with torch.no_grad():
-            assert module.eval().predict_logits(torch.zeros(1, 3, 65, 70)).shape == (1, 4, 65, 70)
+            logits = module.eval().predict_logits(batch["image"][:1])
+        assert logits.shape == (1, 4, 65, 70)
+        spread = {"mean": logits.mean().item(), "std": logits.std().item()}
+        recorded({"losses": losses, "logits": spread})
 
     def test_bfloat16(self) -> None:
         reference = self.step(self.build())

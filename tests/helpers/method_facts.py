@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers.contract import GuardedBatch, make_batch, superpixel_graph
+from helpers.contract import GuardedBatch, gradient_norms, make_batch, part_of, superpixel_graph
 from helpers.digests import sha, sha_of
 from torch import Tensor, nn
 
@@ -88,30 +88,15 @@ def random_states() -> dict[str, str]:
     }
 
 
-def _part(name: str) -> str:
-    """Part of a module that a parameter belongs to: ``network.encoder``, ``augmenter``."""
-    return ".".join(name.split(".")[: 2 if name.startswith("network.") else 1])
-
-
-def gradient_norms(module: nn.Module) -> dict[str, float]:
-    """Norm of the gradient of each part of a module; parts without any are left out."""
-    squares: dict[str, float] = {}
-    for name, parameter in module.named_parameters():
-        if parameter.grad is not None:
-            square = parameter.grad.double().square().sum().item()
-            squares[_part(name)] = squares.get(_part(name), 0.0) + square
-    return {part: square**0.5 for part, square in squares.items()}
-
-
 def state_sums(module: nn.Module) -> dict[str, float | int]:
     """Sum of the absolute values of what each part keeps; whole numbers apart from others."""
     sums: dict[str, float | int] = {}
     for name, value in module.state_dict().items():
         total = value.double().abs().sum().item()
         if value.is_floating_point():
-            sums[_part(name)] = sums.get(_part(name), 0.0) + total
+            sums[part_of(name)] = sums.get(part_of(name), 0.0) + total
         else:
-            sums[f"{_part(name)} (whole)"] = sums.get(f"{_part(name)} (whole)", 0) + int(total)
+            sums[f"{part_of(name)} (whole)"] = sums.get(f"{part_of(name)} (whole)", 0) + int(total)
     return sums
 
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.contract import GuardedBatch, MethodContract, make_batch, superpixel_graph
+from helpers.contract import (
+    GuardedBatch,
+    MethodContract,
+    loss_values,
+    make_batch,
+    superpixel_graph,
+)
 from helpers.training import quiet_trainer
 
 import scribbleseg
@@ -68,10 +74,12 @@ class TestConsistencyStage(MethodContract):
         plain = self.build(stage="retrain", colour_weight=0.0, entropy_boundaries=False)
         assert plain.train_inputs == {"pseudo_label"}
 
-    def test_a_batch_holds_only_what_is_asked_for(self) -> None:
+    def test_a_batch_holds_only_what_is_asked_for(self, recorded) -> None:
         keys = ("superpixel", "pseudo_label", "image_raw", "scribble_distance", "pseudo_distance")
         batch = GuardedBatch({k: v for k, v in make_batch().items() if k not in keys})
-        assert torch.isfinite(self.step(self.build(entropy_boundaries=False), batch))
+        module = self.build(entropy_boundaries=False)
+        assert torch.isfinite(self.step(module, batch))
+        recorded(loss_values(module))
 
     def test_entropy_is_that_of_the_pixels_inside_superpixels_and_image(self) -> None:
         batch = make_batch()
@@ -106,7 +114,9 @@ class TestConsistencyStage(MethodContract):
     @pytest.mark.parametrize("feature", ["P", "x", "z"])
     @pytest.mark.parametrize("transform", ["flip", "translation"])
     @pytest.mark.parametrize("arch", ["cc4s", "unet", "fpn"])
-    def test_every_feature_in_every_view(self, feature: str, transform: str, arch: str) -> None:
+    def test_every_feature_in_every_view(
+        self, feature: str, transform: str, arch: str, recorded
+    ) -> None:
         module = self.build(
             arch=arch, consistency_feature=feature, consistency_transform=transform, max_cells=60
         )
@@ -115,6 +125,7 @@ class TestConsistencyStage(MethodContract):
         self.step(module, make_batch(height=72, width=57)).backward()
         assert module.loss_terms["consistency"] > 0
         assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+        recorded(loss_values(module))
 
     def test_the_view_depends_on_seed_and_batch_alone(self) -> None:
         module = self.build()
@@ -138,13 +149,17 @@ class TestConsistencyStage(MethodContract):
         assert sum(len(g["params"]) for g in groups.values()) == len(list(module.parameters()))
         assert "gate" not in {group["name"] for group in self.build().parameter_groups()}
 
-    def test_grids_that_are_made_smaller_learn_too(self) -> None:
+    def test_grids_that_are_made_smaller_learn_too(self, recorded) -> None:
+        losses = {}
         for options in ({"shrink_factor": 2}, {"max_cells": 20}):
             module = self.build(**options)
             module.measurement.gamma.data.fill_(0.5)
             assert module.walk_through(make_batch()["image"]).shrink > 1
             self.step(module, make_batch(height=49, width=61)).backward()
             assert module.measurement.query.weight.grad.abs().sum() > 0
+            (name,) = options
+            losses[name] = loss_values(module)
+        recorded(losses)
 
     def test_without_a_walk_it_is_the_partial_cross_entropy(self) -> None:
         options = {"stage": "certainty", "walk": False, "entropy_weight": 0.0}
@@ -263,7 +278,7 @@ class TestRetrainStage(MethodContract):
         unused = self.build(colour_weight=0.0)
         assert unused.on_before_batch_transfer(batch, 0) is batch
 
-    def test_images_without_edges(self) -> None:
+    def test_images_without_edges(self, recorded) -> None:
         batch = superpixel_graph(make_batch())
         for name in ("edges", "weights", "image"):
             batch[f"superpixel_{name}"] = batch[f"superpixel_{name}"][:0]
@@ -273,6 +288,7 @@ class TestRetrainStage(MethodContract):
         loss.backward()
         assert module.loss_terms["colour"] == 0
         assert torch.isfinite(loss)
+        recorded(loss_values(module))
 
 
 def test_every_class_is_exported() -> None:
@@ -383,13 +399,14 @@ class TestEigenspaceConsistency:
         moved = eigenspace_consistency(q + 5, k, qv, kv)
         torch.testing.assert_close(moved.loss(), first)
 
-    def test_sharp_walks_stay_finite(self) -> None:
+    def test_sharp_walks_stay_finite(self, recorded) -> None:
         q, k, qv, kv = (100 * x.float() for x in consistency_inputs())
         q.requires_grad_()
         loss = eigenspace_consistency(q, k, qv, kv).loss()
         loss.backward()
         assert torch.isfinite(loss)
         assert q.grad.isfinite().all()
+        recorded({"loss": loss.item(), "gradient": q.grad.norm().item()})
 
     def test_half_precision(self) -> None:
         inputs = consistency_inputs()

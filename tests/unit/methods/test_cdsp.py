@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers.contract import MethodContract, make_batch
+from helpers.contract import MethodContract, loss_values, make_batch
 
 import scribbleseg
 from scribbleseg import ConfigError, DataInfo
@@ -129,16 +129,20 @@ class TestCDSP(MethodContract):
         without = {"lorm_weight": 0.0}
         assert pseudo(batch, reference_quirks=True, **without) == pseudo(batch, **without)
 
-    def test_own_heads(self) -> None:
+    def test_own_heads(self, recorded) -> None:
+        losses = {}
         for arch in ("aspp_v2", "aspp_v3plus"):
             module = self.build(arch=arch)
             self.step(module, make_batch(height=49, width=57)).backward()
             assert all(p.grad is not None for p in module.parameters())
+            losses[arch] = loss_values(module)
+        recorded(losses)
 
-    def test_data_without_background(self) -> None:
+    def test_data_without_background(self, recorded) -> None:
         module = self.build()
         module.data_info = DataInfo(("a", "b", "c", "d"), background=None, source="Streets")
         assert torch.isfinite(self.step(module))
+        recorded(loss_values(module))
         module.hparams["reference_quirks"] = True
         with pytest.raises(ConfigError, match="Streets has no background class"):
             module.on_fit_start()

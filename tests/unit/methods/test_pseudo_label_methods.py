@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers.contract import MethodContract, make_batch
+from helpers.contract import MethodContract, gradient_norms, loss_values, make_batch
 
 from scribbleseg import ConfigError
 from scribbleseg.methods import DMPLSModule, MeanTeacherModule, Scribble2LabelModule
@@ -16,10 +16,11 @@ class TestDMPLS(MethodContract):
     module_class = DMPLSModule
     kwargs: ClassVar[dict[str, Any]] = {"dropout": 0.2}
 
-    def test_the_soft_form_trains_both_decoders(self) -> None:
+    def test_the_soft_form_trains_both_decoders(self, recorded) -> None:
         module, batch = self.build(soft=True), make_batch()
         self.step(module, batch).backward()
         assert all(p.grad.isfinite().all() for p in module.aux_decoder.parameters())
+        recorded({"losses": loss_values(module), "gradients": gradient_norms(module)}, rtol=1e-2)
 
     def test_padding_gets_no_pseudo_label(self) -> None:
         module, batch = self.build(), make_batch()
@@ -60,11 +61,14 @@ class TestMeanTeacher(MethodContract):
         held = {id(p) for group in module.parameter_groups() for p in group["params"]}
         assert not held & {id(p) for p in module.teacher.parameters()}
 
-    def test_images_that_are_not_square_turn_too(self) -> None:
+    def test_images_that_are_not_square_turn_too(self, recorded) -> None:
         module, batch = self.build(), make_batch(height=32, width=64)
+        losses = []
         for seed in range(4):
             torch.manual_seed(seed)
             assert self.step(module, batch).isfinite()
+            losses.append(loss_values(module))
+        recorded(losses)
 
 
 class TestScribble2Label(MethodContract):

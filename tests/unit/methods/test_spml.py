@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers.contract import MethodContract, make_batch
+from helpers.contract import MethodContract, loss_values, make_batch
 
 import scribbleseg
 from scribbleseg import CheckpointError, ConfigError, DataInfo
@@ -98,7 +98,7 @@ class TestSPML(MethodContract):
         loss.backward()
         assert all((p.grad == 0).all() for p in module.parameters())
 
-    def test_one_class_and_no_superpixels(self) -> None:
+    def test_one_class_and_no_superpixels(self, recorded) -> None:
         batch = make_batch()
         batch["scribble"] = torch.where(batch["scribble"] < 255, 1, 255)
         batch["superpixel"] = torch.full_like(batch["superpixel"], -1)
@@ -106,10 +106,13 @@ class TestSPML(MethodContract):
         assert torch.isfinite(self.step(module, batch))
         assert module.loss_terms["annotation"] == 0
         assert module.loss_terms["similarity"] == 0
+        recorded(loss_values(module))
 
-    def test_more_clusters_than_cells(self) -> None:
+    def test_more_clusters_than_cells(self, recorded) -> None:
         batch = make_batch(height=16, width=16)
-        assert torch.isfinite(self.step(self.build(clusters=(20, 30)), batch))
+        module = self.build(clusters=(20, 30))
+        assert torch.isfinite(self.step(module, batch))
+        recorded(loss_values(module))
 
     def test_memory_holds_the_last_batches_and_enters_the_loss(self) -> None:
         module, batch = self.build().eval(), make_batch()
@@ -263,7 +266,7 @@ class TestSPML(MethodContract):
             found[mode] = int((module.queue.rows().labels < 4).sum())
         assert found == {"nearest": 0, "any": 2}
 
-    def test_published_heads_have_stride_four_and_frozen_stages(self) -> None:
+    def test_published_heads_have_stride_four_and_frozen_stages(self, recorded) -> None:
         for arch in ("spml_aspp", "spml_psp"):
             module = self.build(arch=arch, frozen_norm=True, norm_momentum=3e-4)
             assert module.embed(torch.randn(2, 3, 64, 48)).shape == (2, 16, 16, 12)
@@ -275,6 +278,7 @@ class TestSPML(MethodContract):
             assert module.network.classifier.hidden[1].momentum == 0.1
         one = make_batch(size=1)
         assert torch.isfinite(self.step(module, one)), "a batch of one image"
+        recorded(loss_values(module))
         assert not self.build(arch="spml_aspp").eval().training
 
     @pytest.mark.slow

@@ -34,7 +34,8 @@ def build(name: str, **options):
 
 @pytest.mark.parametrize("name", REGULARIZERS)
 class TestEveryRegularizer:
-    def test_finite_with_gradient(self, name: str) -> None:
+    def test_finite_with_gradient(self, name: str, recorded) -> None:
+        torch.manual_seed(0)
         inputs, term = example(), build(name)
         loss = term(inputs)
         assert loss.ndim == 0
@@ -43,10 +44,14 @@ class TestEveryRegularizer:
         assert inputs.logits.grad.abs().sum() > 0
         for parameter in term.parameters():
             assert parameter.grad.isfinite().all()
+        recorded({"loss": loss.item(), "gradient": inputs.logits.grad.norm().item()})
 
-    def test_odd_sizes_at_half_resolution(self, name: str) -> None:
+    def test_odd_sizes_at_half_resolution(self, name: str, recorded) -> None:
+        torch.manual_seed(0)
         inputs = example(25, 31)._replace(canvas=(32, 32), features=torch.randn(2, 8, 16, 16))
-        assert build(name, resolution=0.5)(inputs).isfinite()
+        loss = build(name, resolution=0.5)(inputs)
+        assert loss.isfinite()
+        recorded(loss.item())
 
     def test_padding_has_no_say(self, name: str) -> None:
         # on the lattice, pixels that carry nothing still pass values on
@@ -75,7 +80,8 @@ class TestEveryRegularizer:
 
 
 @pytest.mark.parametrize("name", REGULARIZERS)
-def test_on_the_grid_of_the_decoder(name: str) -> None:
+def test_on_the_grid_of_the_decoder(name: str, recorded) -> None:
+    torch.manual_seed(0)
     low = torch.randn(2, 3, 8, 8, requires_grad=True)
     features = torch.randn(2, 8, 8, 8, requires_grad=True)
     # the decoder saw 32x32, of which the image fills 24x31
@@ -86,7 +92,9 @@ def test_on_the_grid_of_the_decoder(name: str) -> None:
     assert view.image.shape == (2, 3, 6, 8)
     assert view.valid.shape == view.unlabelled.shape == (2, 6, 8)
     assert term.cells_per_pixel(inputs) == 0.25
-    term(inputs).backward()
+    loss = term(inputs)
+    loss.backward()
+    recorded({"loss": loss.item(), "gradient": low.grad.norm().item()})
     assert low.grad.abs().sum() > 0
     assert low.grad[:, :, 6:].abs().sum() == 0, "the canvas beyond the image has no say"
 
@@ -100,11 +108,11 @@ class MyTerm(Regularizer):
         return inputs.logits.abs().pow(self.power).mean()
 
 
-def test_a_term_of_ones_own_by_its_import_path(monkeypatch) -> None:
+def test_a_term_of_ones_own_by_its_import_path(monkeypatch, recorded) -> None:
     monkeypatch.setitem(sys.modules, "mylab", types.SimpleNamespace(MyTerm=MyTerm, other=3))
     built = build_regularizers({"mylab.MyTerm": {"weight": 0.5, "power": 2.0}}, feature_dim=8)
     assert built["MyTerm"].weight == 0.5
-    assert built["MyTerm"](example()).isfinite()
+    recorded(built["MyTerm"](example()).item())
     for path, message in (
         ("mylab.other", "no subclass"),
         ("mylab.Missing", "cannot be imported"),
