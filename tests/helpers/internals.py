@@ -23,6 +23,7 @@ FILES = {
     "PFA augmentation": "scribbleseg.methods.pfa.augmentation",
     "predictor": "scribbleseg.predictor",
     "processes": "scribbleseg.data.processes",
+    "run summary": "scribbleseg.callbacks.run_summary",
     "SPML pictures": "scribbleseg.methods.spml.visuals",
     "SPML retrieval": "scribbleseg.methods.spml.retrieval",
     "spread": "scribbleseg.data.spread",

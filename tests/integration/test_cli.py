@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,8 +96,6 @@ def test_a_second_fit_never_overwrites(run_dir: Path, config: Path, capsys) -> N
 
 
 def test_resume_appends_and_keeps_earlier_rows(run_dir: Path, tmp_path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
     before = (copy / "metrics.csv").read_text().count("\n")
@@ -130,6 +130,55 @@ def test_predict_with_a_source_writes_label_files(run_dir: Path) -> None:
     main(["predict", "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
     assert len(list((run_dir / "predictions").glob("*.png"))) == 2
     assert (run_dir / "predictions" / "manifest.json").exists()
+
+
+WRITTEN = {
+    "validate": {"config_validate.yaml", "scores_validate.json"},
+    "test": {"config_test.yaml", "scores_test.json"},
+    "predict": {
+        *("config_predict.yaml", "predictions/manifest.json"),
+        *("predictions/predict_00000.png", "predictions/predict_00001.png"),
+    },
+}
+
+
+def files_in(folder: Path) -> set[str]:
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["its config", "given config"])
+@pytest.mark.parametrize("stage", WRITTEN)
+def test_results_of_a_checkpoint_go_to_its_run_wherever_that_is_now(
+    stage: str, given: bool, run_dir: Path, config: Path, tmp_path, monkeypatch
+) -> None:
+    moved, here = tmp_path / "moved", tmp_path / "here"
+    (moved / "checkpoints").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    shutil.copy(run_dir / "config_fit.yaml", moved)
+    shutil.copy(run_dir / "checkpoints" / "last.ckpt", moved / "checkpoints" / "any.ckpt")
+    before, old = files_in(moved), files_in(run_dir)
+    path = str(moved / "checkpoints" / "any.ckpt")
+    main([stage, *(["--config", str(config)] if given else []), "--ckpt_path", path])
+    assert files_in(moved) - before == WRITTEN[stage]
+    assert files_in(run_dir) == old
+    assert not files_in(here)
+
+
+@pytest.mark.parametrize("stage", WRITTEN)
+def test_a_checkpoint_outside_of_a_run_starts_a_folder_of_its_own(
+    stage: str, run_dir: Path, config: Path, tmp_path, monkeypatch
+) -> None:
+    here, folder = tmp_path / "here", tmp_path / "downloads"
+    for path in (here, folder):
+        path.mkdir()
+    monkeypatch.chdir(here)
+    shutil.copy(run_dir / "checkpoints" / "last.ckpt", folder / "model.ckpt")
+    main([stage, "--config", str(config), "--ckpt_path", str(folder / "model.ckpt")])
+    (made,) = (here / "runs").iterdir()
+    assert re.fullmatch(r"RegularizedModule_\d{8}-\d{6}", made.name)
+    assert files_in(made) == WRITTEN[stage]
+    assert files_in(folder) == {"model.ckpt"}
 
 
 def test_predict_with_a_dense_crf(run_dir: Path, tmp_path, capsys) -> None:

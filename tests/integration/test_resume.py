@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from scribbleseg import (
@@ -45,8 +45,19 @@ class Restless(RegularizedModule):
         return super().validation_step(batch, batch_idx)
 
 
+class StopAt(Callback):
+    """Asks the trainer to stop after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        trainer.should_stop = trainer.global_step == self.step
+
+
 def fit(
     *,
+    callbacks: tuple[Callback, ...] = (),
     folder: Path | None = None,
     last: Path | None = None,
     after: Path | None = None,
@@ -93,14 +104,14 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         val_check_interval=2,
-        callbacks=[ExactResume(), NonFiniteGuard(), *keep],
+        callbacks=[ExactResume(), NonFiniteGuard(), *callbacks, *keep],
         enable_checkpointing=bool(keep),
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(model, data, ckpt_path=resume, weights_only=True)
     if after is not None:
         trainer.save_checkpoint(after, weights_only=False)
-    assert limits or trainer.global_step == EPOCHS * STEPS
+    assert limits or callbacks or trainer.global_step == EPOCHS * STEPS
     return {key: value.clone() for key, value in model.state_dict().items()}
 
 
@@ -138,6 +149,18 @@ def test_resume_after_a_stop_by_max_steps_is_bitwise(stop: int, constant_rate, t
     fit(last=tmp_path, max_steps=stop, **options)
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == stop
     assert same(constant_rate, fit(seed=99, resume=tmp_path / "last.ckpt", **options))
+
+
+@pytest.mark.parametrize("stop", [5, 6])
+def test_resume_after_should_stop_in_an_epoch_is_bitwise(
+    stop: int, uninterrupted, tmp_path
+) -> None:
+    # a validation is due after step 6, which Lightning puts in after step 5 as well
+    _, weights = uninterrupted
+    fit(last=tmp_path, callbacks=(StopAt(stop),))
+    state = read_checkpoint(tmp_path / "last.ckpt")
+    assert (state["epoch"], state["global_step"]) == (1, stop)
+    assert same(weights, fit(seed=99, resume=tmp_path / "last.ckpt"))
 
 
 def test_resume_from_a_save_after_fit_is_bitwise(constant_rate, tmp_path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.training import quiet_trainer
@@ -45,6 +47,39 @@ def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
     assert 0 < trainer.logged_metrics["train/pseudo_label_fraction"] <= 1
     assert trainer.logged_metrics["train/loss_pseudo"] > 0
     assert module.training
+
+
+def test_the_bank_is_refreshed_in_evaluation_mode_which_ends_with_it(tmp_path) -> None:
+    # frozen layers are in evaluation mode all the time, and stay so
+    options = {"bank_interval": 2, "alpha": 1.0, "freeze_batchnorm": "encoder"}
+    module, data, trainer = make(tmp_path, **options)
+    refresh, modes, seen = module.refresh_bank, [], []
+
+    def found() -> dict[str, bool]:
+        return {name: part.training for name, part in module.named_modules()}
+
+    def watched() -> None:
+        before, weights = found(), {k: v.clone() for k, v in module.state_dict().items()}
+        network = copy.deepcopy(module.network).eval()
+        hook = module.network.register_forward_pre_hook(lambda *_: modes.append(found()))
+        refresh()
+        hook.remove()
+        assert found() == before
+        assert {True, False} == set(before.values())
+        assert all(torch.equal(v, weights[k]) for k, v in module.state_dict().items())
+        for batch in module.unaugmented_images():
+            for index, image in zip(batch["index"].tolist(), batch["image"], strict=True):
+                with torch.no_grad():
+                    expected = network(image[None])[0].softmax(0).numpy()
+                stored = np.load(module.bank.path(index)).astype(np.float32)
+                np.testing.assert_allclose(stored, expected, rtol=0, atol=1e-3)
+                seen.append(index)
+
+    module.refresh_bank = watched
+    quiet_trainer(max_epochs=2, **trainer).fit(module, data)
+    assert sorted(seen) == sorted([*range(6)] * 2), "after steps 2 and 4 of 6"
+    assert modes
+    assert not any(training for mode in modes for training in mode.values())
 
 
 class _SaveAt(Callback):

@@ -141,6 +141,74 @@ class TestFiles:
         whole = np.load(first_stage / "prototypes" / "prototypes.npz")["labels"]
         assert (drawn["scale"] == 1).sum() < len(whole)
 
+    def test_images_that_even_out_the_ranks_count_once(self, tmp_path) -> None:
+        module, data, trainer = module_of(), data_of(val_batch_size=1), trainer_of(tmp_path)
+        fit(module, data_of(), tmp_path, epochs=0)
+        trainer.datamodule = data
+        data.setup("fit")
+        data._records["train"] = data.records("train")[:5]
+        images = list(data.unaugmented_dataloader())
+        again = [{**batch, "duplicate": torch.ones_like(batch["duplicate"])} for batch in images]
+        module.data_info = data.data_info
+
+        class Rank:
+            """The trainer as one of several processes sees it; the first one is the last to run."""
+
+            def __init__(self, rank: int, ranks: int) -> None:
+                self.global_rank, self.world_size, self.is_global_zero = rank, ranks, rank == 0
+
+            def __getattr__(self, name: str):
+                return getattr(trainer, name)
+
+        def written(name: str, *shares: list) -> dict[str, dict]:
+            writer = PrototypeWriter(str(tmp_path / name))
+            for rank, share in reversed([*enumerate(shares)]):
+                data.unaugmented_dataloader = lambda share=share: share
+                folder = writer.write(Rank(rank, len(shares)), module)
+            assert read_manifest(folder)["class_names"] == list(source().class_names)
+            with np.load(folder / "prototypes.npz") as arrays:
+                ids = arrays["image_ids"].tolist()
+                columns = ("prototypes", "labels", "segment", "scale")
+                assert sorted(set(ids)) == sorted(ids)
+                rows = {column: arrays[column] for column in columns}
+                of = arrays["image"]
+                assert set(of.tolist()) == set(range(5))
+            return {
+                image: {column: values[of == number] for column, values in rows.items()}
+                for number, image in enumerate(ids)
+            }
+
+        alone = written("alone", images)
+        assert sorted(alone) == [record.image_id for record in data.records("train")]
+        for name, shares in {
+            "two ranks": (images[::2], [*images[1::2], again[0]]),
+            "one rank twice": ([*images, *again[:3]],),
+        }.items():
+            found = written(name, *shares)
+            assert found.keys() == alone.keys()
+            for image, rows in alone.items():
+                for column, values in rows.items():
+                    np.testing.assert_array_equal(found[image][column], values, err_msg=name)
+
+    def test_scaled_images_are_averages_of_their_pixels(self, tmp_path) -> None:
+        # half the size without aligned corners: every pixel is the mean of four
+        writer, seen = PrototypeWriter(scales=(1.0, 0.5)), []
+        module = module_of()
+        segments = module.segments_of
+
+        def kept(image):
+            seen.append(image)
+            return segments(image)
+
+        module.segments_of = kept
+        fit(module, data_of(), tmp_path, writer, epochs=0)
+        assert len(seen) == 2 * IMAGES
+        even = [n for n in range(0, len(seen), 2) if not any(s % 2 for s in seen[n].shape[2:])]
+        assert even
+        for number in even:
+            halved = torch.nn.functional.avg_pool2d(seen[number], 2)
+            torch.testing.assert_close(seen[number + 1], halved)
+
     def test_masks_label_it_as_an_oracle_only(self, tmp_path) -> None:
         fit(module_of(), data_of(), tmp_path, PrototypeWriter(oracle=True))
         path = tmp_path / "oracle_prototypes" / "prototypes.npz"

@@ -1,6 +1,9 @@
 import json
 import logging
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,6 +251,36 @@ def test_second_call_writes_nothing(predictor, photos, tmp_path):
     assert second.pixel_share == first.pixel_share
     assert _times(output) == before
     assert len(predictor.module.seen) == seen
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_of_a_folder(terminal, predictor, tmp_path, caplog, capsys, monkeypatch):
+    # every image takes 15 seconds; a log file has a line every 30, and one at the end
+    now = iter(range(100, 1000, 15))
+    clock = SimpleNamespace(monotonic=lambda: float(next(now)))
+    monkeypatch.setattr(internal("folder prediction"), "time", clock)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    for number in range(5):
+        _save(tmp_path / "in" / f"{number}.png", _picture(4, 4, number))
+    with caplog.at_level(logging.INFO, logger="scribbleseg"):
+        predictor.predict_folder(tmp_path / "in", tmp_path / "out")
+        shown = capsys.readouterr().err
+        predictor.predict_folder(tmp_path / "in", tmp_path / "again", progress=False)
+    lines = [record.message for record in caplog.records]
+    bar = re.findall(r"predict: +(\d+)%", shown)
+    if terminal:
+        assert lines == []
+        assert (bar[0], bar[-1]) == ("0", "100")
+        assert "5/5" in shown
+        assert "image/s]" in shown
+    else:
+        assert not bar
+        assert lines == [
+            "predicted 2 of 5 images, 45 s left",
+            "predicted 4 of 5 images, 15 s left",
+            "predicted 5 of 5 images, 0 s left",
+        ]
+    assert "predict" not in capsys.readouterr().err
 
 
 def test_interrupted_run_is_continued(predictor, photos, tmp_path, monkeypatch):

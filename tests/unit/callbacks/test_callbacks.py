@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
+import re
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 from helpers.training import quiet_trainer
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from PIL import Image
 
 from scribbleseg import ConfigError, NonFiniteLossError, RegularizedModule, ScribbleDataModule
@@ -18,6 +22,7 @@ from scribbleseg.callbacks import (
     NonFiniteGuard,
     PredictionPanel,
     PseudoLabelWriter,
+    RunSummary,
     get_rng_state,
     set_rng_state,
 )
@@ -175,3 +180,65 @@ def test_manifest_counts_the_files_of_all_ranks(tmp_path) -> None:
     assert len(list(tmp_path.glob("*.png"))) == 3
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert (manifest["files"], manifest["ranks"]) == (3, 2)
+
+
+class _Losses(Callback):
+    """What the progress lines are made of."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, str] = {}
+
+    def on_train_batch_end(self, trainer, *_) -> None:
+        terms = {n: float(v) for n, v in trainer.callback_metrics.items() if "train/loss" in n}
+        shown = " ".join(f"{n.removeprefix('train/')} {v:.4f}" for n, v in terms.items())
+        self.losses[trainer.global_step] = shown
+
+
+def lines_of(caplog) -> list[str]:
+    return [r.message for r in caplog.records if r.name.endswith("run_summary")]
+
+
+def test_lines_of_a_run(caplog, monkeypatch) -> None:
+    # two seconds per step
+    clock = SimpleNamespace(monotonic=lambda: 100.0 + 2 * trainer.global_step)
+    monkeypatch.setattr(internal("run summary"), "time", clock)
+    module, seen = build(schedule="constant", dice_weight=0.5), _Losses()
+    size = sum(p.numel() for p in module.parameters()) / 1e6
+    trainer = quiet_trainer(
+        max_epochs=4,
+        num_sanity_val_steps=1,
+        check_val_every_n_epoch=2,
+        limit_val_batches=1,
+        callbacks=[seen, RunSummary("runs/mine", every_n_steps=7)],
+    )
+    with caplog.at_level(logging.INFO, logger="scribbleseg"):
+        trainer.fit(module, small_data())
+    first, second, *lines, last = lines_of(caplog)
+    assert first == f"RegularizedModule, {size:.1f} M parameters, cpu ×1, precision 32-true"
+    images = "12 training images, 6 steps per epoch, 24 steps in all"
+    assert second == f"{images}; writing to runs/mine"
+    scores = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+    shown = ", ".join(f"{n} {scores[f'val/{n}']:.4f}" for n in ("miou", "acc", "mean_acc"))
+    assert last == f"epoch 3 validation: {shown}"
+    assert all(re.match(r"loss \d\.\d{4} loss_pce ", losses) for losses in seen.losses.values())
+    steps = [
+        f"epoch {epoch} step {step}/24: {seen.losses[step]} lr 1.00e-03, {left} left"
+        for epoch, step, left in ((1, 7, "0:00:34"), (2, 14, "0:00:20"), (3, 21, "0:00:06"))
+    ]
+    assert [lines[0], lines[2], lines[4]] == steps
+    assert re.fullmatch(r"epoch 1 validation: miou 0\.\d{4}, acc .*, mean_acc .*", lines[1])
+    assert re.fullmatch(
+        r"after 20 steps: about 0:00:08 left, peak memory \d+\.\d GiB, "
+        r"\d+\.\d% of the pixels labelled",
+        lines[3],
+    )
+    assert len(lines) == 5
+    assert RunSummary("runs/mine").every_n_steps == 50
+
+
+def test_a_terminal_has_a_progress_bar_instead_of_lines(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with caplog.at_level(logging.INFO, logger="scribbleseg"):
+        summary = RunSummary("runs/mine", every_n_steps=1)
+        fit(build(), summary, limit_train_batches=2, limit_val_batches=0)
+    assert len(lines_of(caplog)) == 2, "the first lines"

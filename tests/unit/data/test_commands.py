@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from helpers.tiny_folders import plain_folder
 
 import scribbleseg
 import scribbleseg.data
+from scribbleseg.data import with_progress
 
 HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
 INTERRUPTED_IMPORT = """
@@ -142,3 +144,28 @@ def test_interruption_while_files_are_written(tmp_path, workers):
     if process.returncode == 130:
         assert f"interrupted: finished images stay in {out}" in messages
         assert len([line for line in messages.splitlines() if "interrupted" in line]) == 1
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_of_a_data_job(terminal, capsys, monkeypatch):
+    # every image takes 12 seconds; a log file gets news after 30, a terminal at once
+    now = [1000.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+
+    def work():
+        for number in range(10):
+            yield number
+            now[0] += 12
+
+    assert list(with_progress(work(), 10, "spread", enabled=True)) == [*range(10)]
+    text = capsys.readouterr().err
+    found = [int(number) for number in re.findall(r"spread: .*?\| (\d+)/10 \[", text)]
+    if terminal:
+        assert len(set(found)) >= 9
+    else:
+        assert found == [0, 4, 8, 10]
+        assert "spread:  40%" in text
+        assert "4/10 [00:36<00:54,  9.00s/image]" in text
+    assert list(with_progress(work(), 10, "spread", enabled=False)) == [*range(10)]
+    assert capsys.readouterr().err == ""

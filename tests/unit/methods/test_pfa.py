@@ -322,6 +322,32 @@ class TestPFA(MethodContract):
         }
         assert module.head == "none"
 
+    @pytest.mark.parametrize("stage", ["validation", "test"])
+    def test_a_second_evaluation_counts_afresh(self, stage: str) -> None:
+        def evaluated(*truths: int) -> dict[str, float]:
+            module = self.build(extra_heads=["local", "global"], oracle=True, min_pixels=0)
+            self.step(module)
+            module.eval()
+            for truth in truths:
+                module.logged.clear()
+                batch = dict(make_batch(size=1, height=32, width=32, seed=truth))
+                size = torch.tensor([[32, 32]])
+                mask = torch.full((1, 32, 32), truth)
+                batch |= {"mask": mask, "orig_size": size, "input_size": size}
+                getattr(module, f"on_{stage}_epoch_start")()
+                with torch.no_grad():
+                    getattr(module, f"{stage}_step")(batch, 0)
+                getattr(module, f"on_{stage}_epoch_end")()
+            return {name: float(value) for name, value in module.logged.items()}
+
+        prefix = {"validation": "val", "test": "test"}[stage]
+        fresh, second = evaluated(2), evaluated(0, 1, 3, 2)
+        assert {name for name in fresh if "miou_" in name} == {
+            *(f"{prefix}/miou_local", f"{prefix}/miou_global"),
+            *("oracle/miou_local", "oracle/miou_global"),
+        }
+        assert second == pytest.approx(fresh, nan_ok=True)
+
     def test_regularisers_see_the_plain_prediction(self) -> None:
         batch = make_batch()
         plain = self.build(feature_dropout=0.0).eval()
