@@ -223,7 +223,10 @@ def _voc_zip(root: Path) -> Path:
 
 
 def _voc_with_sbd(root: Path) -> Path:
-    """No list of train_aug: it is derived from the lists of SBD, which adds an image."""
+    """No list of train_aug: it is derived from the lists of SBD, which adds an image.
+
+    SBD has a mask of one image of VOC too.
+    """
     from scipy.io import savemat
 
     voc = voc_tree(root, aug_list=False) / "VOCdevkit" / "VOC2012"
@@ -232,7 +235,8 @@ def _voc_with_sbd(root: Path) -> Path:
     mask[:, 20:] = 7
     save(sbd / "img" / f"{added}.jpg", photo(9, mask))
     (sbd / "cls").mkdir()
-    savemat(sbd / "cls" / f"{added}.mat", {"GTcls": {"Segmentation": mask}})
+    for stem in (added, VOC_STEMS[0]):
+        savemat(sbd / "cls" / f"{stem}.mat", {"GTcls": {"Segmentation": mask}})
     save(voc / "pascal_2012_scribble" / f"{added}.png", scribble_of(mask))
     write_list(sbd / "train.txt", [added, VOC_STEMS[0]])
     write_list(sbd / "val.txt", [VOC_STEMS[2], VOC_STEMS[4]])
