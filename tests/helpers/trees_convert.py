@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
 
 from scribbleseg.data import main
 
@@ -22,3 +26,15 @@ def times(folder: Path) -> dict[str, int]:
         for path in folder.rglob("*")
         if path.is_file()
     }
+
+
+def labels_of(folder: Path, stem: str) -> np.ndarray:
+    """Ids of one label file that a command wrote: a palette PNG."""
+    with Image.open(folder / f"{stem}.png") as image:
+        assert image.mode == "P"
+        return np.array(image)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """What a command noted about the files that it wrote."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from PIL import Image
 
 from scribbleseg import CheckpointError, ConfigError, ScribbleNotFoundError, voc_palette
 from scribbleseg.data import (
+    Finding,
     bar_chart,
     check_checkpoint,
     check_pseudo_labels,
@@ -97,6 +98,21 @@ def test_flagged_files_come_first_on_the_sheet(tmp_path):
     assert "D202 error" in text
 
 
+def test_errors_come_before_warnings_on_the_sheet(tmp_path):
+    source = FolderSource(plain_folder(tmp_path / "data"))
+    findings = [
+        Finding("D104", "warning", "few", str(source.records("train")[1].scribble)),
+        Finding("D101", "error", "ids", str(source.records("train")[4].image)),
+        Finding("D105", "warning", "hidden by the first", str(source.records("train")[1].scribble)),
+    ]
+    sheet = draw_sheet(source, findings, splits=("train",)).astype(int)
+    for number, colour in enumerate([(201, 42, 42), (224, 138, 30)]):
+        frame = sheet[7:10, 10 + 310 * number : 310 + 310 * number]
+        assert (abs(frame - colour).sum(-1) == 0).mean() > 0.5
+    rest = sheet[7:10, 630:]
+    assert (rest == 255).all()
+
+
 def test_thin_strokes_are_seen_on_reduced_pictures(tmp_path):
     root = plain_folder(tmp_path / "data", stems=STEMS[:4])
     grey, scribble = np.full((880, 1200, 3), 128, np.uint8), np.full((880, 1200), 255, np.uint8)
@@ -110,11 +126,12 @@ def test_thin_strokes_are_seen_on_reduced_pictures(tmp_path):
     drawn = np.flatnonzero((abs(tile[:, 150] - colour) <= 1).all(-1))
     assert all(abs(drawn - row / 4).min() < 1 for row in rows)
     assert len(drawn) <= 2 * len(rows)
-    scribble[:500] = 1  # filled areas are left alone
+    scribble[:] = 1  # filled areas are left alone
+    scribble[100:104] = 255
     save(root / "scribbles" / "img_0.png", scribble)
     tile = draw_sheet(FolderSource(root), [], splits=("train",))[10:230, 10:310].astype(int)
     drawn = (abs(tile[:, 150] - colour) <= 1).all(-1)
-    assert drawn.sum() < 130
+    assert np.flatnonzero(~drawn).tolist() == [25]
 
 
 def test_a_report_lists_twenty_findings_of_a_kind(tmp_path):
@@ -142,7 +159,11 @@ def test_report_of_a_folder_that_cannot_be_listed(tmp_path):
 def test_report_of_a_source_without_files(tmp_path):
     source = SyntheticSource(num_train=3, num_val=1, size=32)
     write_check_report(source, check_source(source), tmp_path / "out")
-    assert (tmp_path / "out" / "contact_sheet.png").is_file()
+    with Image.open(tmp_path / "out" / "contact_sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    assert pixels.shape == (264, 4 * 310 + 10, 3)
+    for left in range(10, 4 * 310, 310):  # pictures of 32 pixels a side fill the height
+        assert pixels[10:230, left + 40 : left + 260].std() > 20
 
 
 def test_report_folder_must_be_a_folder(tmp_path):

@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 
@@ -17,7 +16,7 @@ from helpers.tiny_folders import (
     write_list,
 )
 from helpers.trees_coco import coco_tree, context_tree, densepose_tree
-from helpers.trees_convert import run_command, times
+from helpers.trees_convert import manifest_of, run_command, times
 from helpers.trees_labels import block_tree, camvid_tree, s4_cityscapes
 from helpers.trees_medical import channel_folder, nnunet_pictures, nnunet_volumes, raw_acdc
 from PIL import Image
@@ -155,7 +154,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(FolderSource, "read_mask", stop)
     with pytest.raises(KeyboardInterrupt):
         convert(source, out)
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = manifest_of(out)
     assert manifest["complete"] is False
     # no split may be invented from what is there
     with pytest.raises(ScribbleNotFoundError, match=r"D301 2 of 6 images"):
@@ -166,7 +165,7 @@ def test_interrupted_run_goes_on(tmp_path, monkeypatch):
     after = times(out / "masks")
     assert (len(before), len(after), report.kept) == (3, 8, 3)
     assert {name: after[name] for name in before} == before
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = manifest_of(out)
     assert (manifest["complete"], manifest["files"]) == (True, 8)
     assert manifest["splits"] == {"train": 6, "val": 2}
     assert (manifest["source"], manifest["command"]) == ("FolderSource", "scribbleseg.data convert")
@@ -211,10 +210,6 @@ def test_splits_can_follow_one_another(tmp_path):
         convert(source, tmp_path / "plain", splits=["test"])
     with pytest.raises(ConfigError, match=r"split='all'"):
         convert(source, tmp_path / "plain", splits=["all"])
-
-
-def manifest_of(out):
-    return json.loads((out / "manifest.json").read_text())
 
 
 def test_the_manifest_counts_the_splits_of_all_calls(tmp_path, capsys):
@@ -292,7 +287,7 @@ def test_failed_images_are_listed_and_done_later(tmp_path, capsys):
     assert "img_2: D202" in captured.err
     assert "img_3: D201" in captured.err
     assert "mask is 4x4 (width x height), its image is 48x40" in captured.err
-    assert json.loads((tmp_path / "plain" / "manifest.json").read_text())["complete"] is False
+    assert manifest_of(tmp_path / "plain")["complete"] is False
     (root / "scribbles" / "img_2.png").write_bytes(scribble)
     save(root / "masks" / "img_3.png", np.zeros((40, 48), np.uint8))
     assert run_command("convert", root, "--out", tmp_path / "plain", "--workers", "0") == 0

@@ -108,6 +108,11 @@ def test_split_is_by_group_seeded_and_written(tmp_path):
     assert sorted(ids[0]["train"] + ids[0]["val"]) == sorted(stems)
     assert (roots[0] / "train.txt").read_text().split() == ids[0]["train"]
     assert len(groups["val"]) == 1
+    mixed = plain_folder(tmp_path / "c", stems=("a_2", "b_1", "b_0", "a_1", "c_1"), lists=False)
+    source = FolderSource(mixed, group_regex=r"[0-9]$")  # groups lie across each other
+    found = [record.image_id for record in source.records("train")]
+    assert found == sorted(found)
+    assert (mixed / "train.txt").read_text().split() == found
 
 
 def test_split_of_a_read_only_folder(tmp_path, monkeypatch, caplog):
@@ -250,9 +255,9 @@ def test_resize_labels(tmp_path):
     path = tmp_path / "scribbles" / "img_0.png"
     small = np.array(Image.open(path).resize((24, 20), Image.Resampling.NEAREST))
     save(path, small)
-    assert FolderSource(tmp_path, resize_labels=True).read_scribble(
-        FolderSource(tmp_path).records("train")[0]
-    ).shape == (40, 48)
+    source = FolderSource(tmp_path, resize_labels=True)
+    large = source.read_scribble(source.records("train")[0])
+    np.testing.assert_array_equal(large, small.repeat(2, axis=0).repeat(2, axis=1))
 
 
 def test_stroke_files_and_preferred_png(tmp_path):

@@ -378,6 +378,9 @@ def test_links_must_stay_inside(tmp_path):
 def test_natural_key():
     names = ["s_10", "s_2", "s_1", "t"]
     assert sorted(names, key=natural_key) == ["s_1", "s_2", "s_10", "t"]
+    names = ["a", "b1", "1b", "10", "9", "a_", "a0", "a00", ""]
+    expected = ["", "1b", "9", "10", "a", "a0", "a00", "a_", "b1"]
+    assert sorted(names, key=natural_key) == expected
 
 
 def test_grey_tones_of_many_classes_prove_nothing(tmp_path) -> None:

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 import tifffile
-from helpers.tiny_folders import plain_folder
+from helpers.tiny_folders import blocks, plain_folder, scribble_of
 from helpers.trees_labels import block_tree
 from helpers.trees_medical import raw_acdc
 
@@ -116,8 +116,9 @@ def test_interleaved_bands_train(tmp_path) -> None:
         path.unlink()
     source = FolderSource(root, channels=4)
     record = source.records("train")[0]
-    assert source.read_image(record).shape[2] == 4
-    assert source.read_scribble(record).shape == source.read_image(record).shape[:2]
+    stored = tifffile.imread(record.image)
+    np.testing.assert_array_equal(source.read_image(record), Intensity().apply(stored))
+    np.testing.assert_array_equal(source.read_scribble(record), scribble_of(blocks(0, 3)))
 
 
 def test_names_that_are_not_unicode_are_refused(tmp_path) -> None:

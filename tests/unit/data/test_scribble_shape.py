@@ -63,4 +63,4 @@ def test_nothing_drawn():
 def test_whole_image():
     shape = measure_strokes(np.zeros((20, 30), np.uint8))
     assert shape.strokes[0] == 1
-    assert 0 < widths(shape)[0] <= 20
+    assert widths(shape)[0] == pytest.approx(20)

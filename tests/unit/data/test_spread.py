@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -6,6 +5,7 @@ import numpy as np
 import pytest
 from helpers.internals import internal
 from helpers.tiny_folders import STEMS, acdc_release, plain_folder, save, write_list
+from helpers.trees_convert import labels_of, manifest_of
 from PIL import Image
 
 from scribbleseg import ConfigError, ScribbleNotFoundError
@@ -23,16 +23,6 @@ def root(tmp_path):
 
 def spread(root, out, **options):
     return spread_scribbles(FolderSource(root), out, progress=False, **options)
-
-
-def labels_of(out, stem):
-    with Image.open(out / f"{stem}.png") as image:
-        assert image.mode == "P"
-        return np.array(image)
-
-
-def manifest_of(out):
-    return json.loads((out / "manifest.json").read_text())
 
 
 def test_labels_manifest_and_picture(root, tmp_path):

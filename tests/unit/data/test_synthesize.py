@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shutil
 
@@ -17,6 +16,7 @@ from helpers.tiny_folders import (
     scribble_xml,
     voc_tree,
 )
+from helpers.trees_convert import labels_of, manifest_of
 from PIL import Image
 
 from scribbleseg import ConfigError, ScribbleNotFoundError
@@ -49,16 +49,6 @@ def root(tmp_path):
 
 def make(root, out, recipe=None, **options):
     return synthesize_folder(FolderSource(root), out, recipe, progress=False, **options)
-
-
-def labels_of(out, stem):
-    with Image.open(out / f"{stem}.png") as image:
-        assert image.mode == "P"
-        return np.array(image)
-
-
-def manifest_of(out):
-    return json.loads((out / "manifest.json").read_text())
 
 
 def masks_of(root, stem):

@@ -175,9 +175,16 @@ def test_shifting_all_logits_changes_nothing(example) -> None:
 
 
 def test_half_precision_gives_float32() -> None:
-    logits = torch.randn(1, 3, 4, 4)
-    for name in ("dice", "entropy", "absent"):
-        assert LOSSES[name](logits.bfloat16()).dtype == torch.float32
+    logits = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask, tags = torch.ones(1, 4, 4, dtype=torch.bool), torch.tensor([[1.0, 0, 1]])
+    for loss in (
+        lambda x: partial_dice_loss(x, mask.long()),
+        lambda x: entropy_loss(x, mask=mask),
+        lambda x: absent_class_loss(x, tags, mask=mask),
+    ):
+        half, single = loss(logits), loss(logits.float())
+        assert half.dtype == torch.float32
+        assert half.item() == single.item() > 0.1
 
 
 def test_mean_over_small_weights_is_a_mean() -> None:

@@ -80,6 +80,9 @@ def test_half_precision_logits_are_averaged_in_float32():
     forward = _conv()
     out = multi_scale_probabilities(lambda x: forward(x).half(), image, flip=True)
     assert out.dtype == torch.float32
+    plain, mirrored = forward(image).half(), forward(image.flip(-1)).half().flip(-1)
+    expected = (plain.float().softmax(1) + mirrored.float().softmax(1)) / 2
+    torch.testing.assert_close(out, expected)
 
 
 @pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
