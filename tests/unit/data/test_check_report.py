@@ -103,7 +103,7 @@ def test_errors_come_before_warnings_on_the_sheet(tmp_path):
     findings = [
         Finding("D104", "warning", "few", str(source.records("train")[1].scribble)),
         Finding("D101", "error", "ids", str(source.records("train")[4].image)),
-        Finding("D105", "warning", "hidden by the first", str(source.records("train")[1].scribble)),
+        Finding("D101", "error", "hidden by the first", str(source.records("train")[1].scribble)),
     ]
     sheet = draw_sheet(source, findings, splits=("train",)).astype(int)
     for number, colour in enumerate([(201, 42, 42), (224, 138, 30)]):
