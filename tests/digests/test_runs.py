@@ -241,13 +241,19 @@ def test_other_stages(stage: str, folder: str | None, work: Path, capsys, digest
     digest.check(f"{stage}, folder {folder}", facts)
 
 
-@pytest.mark.parametrize("stage", ["validate", "predict"])
-def test_from_a_checkpoint_elsewhere(stage: str, work: Path, digest) -> None:
-    """Its run is not known: the configuration is asked for, and a new folder is made."""
+@pytest.mark.parametrize(
+    ("stage", "checkpoint"),
+    [
+        *(("validate", "moved.ckpt"), ("predict", "moved.ckpt")),
+        ("validate", "runs/first/checkpoints/last.ckpt"),
+    ],
+)
+def test_with_a_configuration_and_no_folder(stage: str, checkpoint: str, work, digest) -> None:
+    """The folder is that of a checkpoint in ``checkpoints/``; else a new one is made."""
     shutil.copyfile(work / "runs/first/checkpoints/last.ckpt", work / "moved.ckpt")
     before = files(work)
-    main([stage, "--config", "run.yaml", "--ckpt_path", "moved.ckpt"])
-    digest.check(f"{stage}, checkpoint elsewhere", new_files(work, before))
+    main([stage, "--config", "run.yaml", "--ckpt_path", checkpoint])
+    digest.check(f"{stage}, configuration, {checkpoint}", new_files(work, before))
 
 
 def test_what_cannot_run_leaves_nothing(work: Path, capsys, digest) -> None:

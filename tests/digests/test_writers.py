@@ -93,6 +93,8 @@ def given(tmp_path_factory) -> Path:
         stored = maps.numpy().astype(np.float16)
         write_arrays(root / "seeds" / f"{record.image_id}.npz", classes=classes, maps=stored)
         write_label(root / "true_masks" / f"{record.image_id}.png", mask, own.palette)
+        poor = np.where(mask == classes[-1], 0, mask)  # a class without prototypes
+        write_label(root / "poor_masks" / f"{record.image_id}.png", poor, own.palette)
         mask[:6] = classes[-1]
         write_label(root / "masks" / f"{record.image_id}.png", mask, own.palette)
     facts = {"class_names": own.class_names, "files": IMAGES}
@@ -241,6 +243,14 @@ WALKED: dict[str, tuple[dict[str, Any], Any]] = {
         {"kind": PtReClModule, "arch": "unet", "feature_level": "decoder", "num_prototypes": 3},
         lambda given: ReclassificationWriter(
             str(given / "masks"), collection=CollectionOptions(capacity=60, iters=5, redo=1)
+        ),
+    ),
+    "ReclassificationWriter, masks without some classes": (
+        {"kind": PtReClModule, "arch": "unet", "feature_level": "decoder", "num_prototypes": 3},
+        lambda given: ReclassificationWriter(
+            str(given / "poor_masks"),
+            fallback_dir=str(given / "seeds"),
+            collection=CollectionOptions(capacity=60, scribbles=False, iters=5, redo=1),
         ),
     ),
     "ReclassificationWriter, two masks, streaming, features kept": (
