@@ -48,10 +48,12 @@ class Digests:
     Args:
         path: JSON file beside the tests.
         rewrite: Record what is given instead of comparing it.
+        tests: File of the tests, if it is not the one of the same stem in ``tests/digests``.
     """
 
-    def __init__(self, path: Path, *, rewrite: bool = False) -> None:
+    def __init__(self, path: Path, *, rewrite: bool = False, tests: str | None = None) -> None:
         self.path, self.rewrite = path, rewrite
+        self.tests = tests or f"tests/digests/test_{path.stem}.py"
 
     def check(self, name: str, facts: Any, *, rtol: float = 0.0, atol: float = 0.0) -> None:
         """Compare facts with the entry of this name.
@@ -78,7 +80,7 @@ class Digests:
         )
 
     def _command(self) -> str:
-        return f"python -m pytest tests/digests/test_{self.path.stem}.py --rewrite-digests"
+        return f"python -m pytest {self.tests} --rewrite-digests"
 
 
 def _shortened(facts: Any) -> Any:

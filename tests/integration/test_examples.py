@@ -136,7 +136,8 @@ def fit(run_dir: Path, *configs: Path) -> Path:
 @pytest.fixture
 def digest(request: pytest.FixtureRequest) -> Digests:
     """Losses and scores of every run."""
-    return Digests(RECORDED, rewrite=request.config.getoption("--rewrite-digests"))
+    rewrite = request.config.getoption("--rewrite-digests")
+    return Digests(RECORDED, rewrite=rewrite, tests="tests/integration/test_examples.py")
 
 
 def values_of(run_dir: Path) -> dict[str, float]:
@@ -153,7 +154,9 @@ def check_run(digest: Digests, name: str, run_dir: Path) -> None:
     values = values_of(run_dir)
     losses = {key: value for key, value in values.items() if key.startswith("train/")}
     scores = {key: value for key, value in values.items() if key.startswith("val/")}
-    digest.check(f"{name}: losses", losses, rtol=1e-2, atol=1e-5)
+    # clusters of an untrained network's pixels: rounding decides which of them stay empty
+    rtol = 0.05 if "train/segments" in losses else 0.01
+    digest.check(f"{name}: losses", losses, rtol=rtol, atol=1e-5)
     digest.check(f"{name}: scores", scores, atol=5e-3)
 
 
