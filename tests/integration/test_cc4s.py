@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.training import quiet_trainer
+from helpers.training import TRAINED, class_shares, quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 from PIL import Image
 
@@ -74,11 +74,15 @@ def stages(tmp_path_factory) -> Path:
     return root
 
 
+def plain(terms: list[dict]) -> list[dict[str, float]]:
+    return [{name: float(value) for name, value in step.items()} for step in terms]
+
+
 def labels(folder: Path) -> dict[str, np.ndarray]:
     return {path.stem: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))}
 
 
-def test_pseudo_labels_hold_sure_classes_and_the_scribbles(stages: Path) -> None:
+def test_pseudo_labels_hold_sure_classes_and_the_scribbles(stages: Path, digest) -> None:
     folder = stages / "2" / "pseudo_labels"
     found, source = labels(folder), SyntheticSource(num_train=8, num_val=2, size=33)
     records = source.records("train")
@@ -87,8 +91,7 @@ def test_pseudo_labels_hold_sure_classes_and_the_scribbles(stages: Path) -> None
         scribble = source.read_scribble(record)
         drawn = scribble != 255
         assert (found[record.image_id][drawn] == scribble[drawn]).all()
-    pixels = np.concatenate([label.ravel() for label in found.values()])
-    assert 0 < (pixels == 255).mean() < 1
+    digest.check("CC4S/pseudo-labels", class_shares(found.values()), atol=0.05)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["files"] == 8
@@ -97,14 +100,14 @@ def test_pseudo_labels_hold_sure_classes_and_the_scribbles(stages: Path) -> None
     assert manifest["made_by"]["threshold"] == 0.3
 
 
-def test_the_third_stage_trains_on_them(stages: Path, tmp_path) -> None:
+def test_the_third_stage_trains_on_them(stages: Path, tmp_path, digest) -> None:
     watch, folder = _Watch(tmp_path), str(stages / "2" / "pseudo_labels")
     module = build(stage="retrain", entropy_boundaries=True)
     fit(tmp_path, module, watch, data={"pseudo_label_dir": folder, **SUPERPIXELS})
     assert set(watch.terms[0]) == {"pce", "entropy", "colour"}
     assert set(watch.terms[-1]) == {"pce", "entropy", "colour", "consistency"}
-    assert all(torch.isfinite(loss) for terms in watch.terms for loss in terms.values())
-    assert watch.terms[0]["colour"] > 0
+    # later steps of Adam differ with the order of sums, and so do the labels of the second stage
+    digest.check("CC4S/third stage", plain(watch.terms[:2]), rtol=0.03, atol=1e-3)
 
 
 def test_the_third_stage_trains_on_a_folder_of_anybody(tmp_path) -> None:
@@ -187,10 +190,11 @@ def test_resuming_in_any_phase_is_bitwise(step: int, whole, tmp_path) -> None:
         assert torch.equal(value, other.state_dict()[name]), name
 
 
-def test_a_data_set_whose_strokes_are_all_dropped_gives_no_nan(tmp_path) -> None:
+def test_a_data_set_whose_strokes_are_all_dropped_gives_no_nan(tmp_path, digest) -> None:
     watch = _Watch(tmp_path)
     module = build(stage="consistency", entropy_boundaries=True)
     fit(tmp_path, module, watch, data={"scribble_drop": 1.0, "check": False, **SUPERPIXELS})
     assert all(terms["pce"] == 0 for terms in watch.terms)
-    assert all(torch.isfinite(value) for terms in watch.terms for value in terms.values())
+    # later steps of Adam differ with the order of sums
+    digest.check("CC4S/no strokes", plain(watch.terms[:2]), **TRAINED)
     assert all(value.isfinite().all() for value in module.state_dict().values())

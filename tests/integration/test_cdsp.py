@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 from helpers.tiny_folders import plain_folder
-from helpers.training import quiet_trainer
+from helpers.training import LABELLED, quiet_trainer
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from scribbleseg import (
@@ -124,11 +124,25 @@ class TestSeedWriter:
         write(threshold=0.3)
         assert all(a != b for a, b in zip(after, stamps(), strict=True))
 
-    def test_quality_is_a_report_only(self, first_stage) -> None:
+    def test_quality_is_a_report_only(self, first_stage, digest) -> None:
         report = json.loads((first_stage / "pseudo_label_quality.json").read_text())
         assert report["images"] == IMAGES
-        assert 0 < report["miou"] <= 1
         assert report["decided"] == 1
+        labels = [
+            read_label(first_stage / "pseudo_labels" / f"{r.image_id}.png", 5).ravel()
+            for r in source().records("train")
+        ]
+        masks = [source().read_mask(r).ravel() for r in source().records("train")]
+        found, truth = np.concatenate(labels), np.concatenate(masks)
+        ious = [
+            ((found == c) & (truth == c)).sum() / ((found == c) | (truth == c)).sum()
+            for c in range(5)
+        ]
+        names = source().class_names
+        assert report["iou"] == pytest.approx(dict(zip(names, ious, strict=True)), abs=1e-6)
+        assert report["miou"] == pytest.approx(np.mean(ious), abs=1e-6)
+        assert report["acc"] == pytest.approx((found == truth).mean(), abs=1e-6)
+        digest.check("CDSP/quality of the seeds' labels", report["iou"], **LABELLED)
 
     def test_maps_are_stretched_in_boxes_if_asked_for(self, tmp_path, monkeypatch) -> None:
         box = Box(1, 10, 10, 20, 30)
@@ -217,14 +231,13 @@ class TestQuality:
 
 
 class TestSecondStage:
-    def test_it_trains_on_the_files_of_the_first(self, first_stage, tmp_path) -> None:
+    def test_it_trains_on_the_files_of_the_first(self, first_stage, tmp_path, digest) -> None:
         data = data_of(pseudo_label_dir=str(first_stage / "pseudo_labels"), paste_scribbles=True)
         module = segmenter()
         fit(module, data, tmp_path)
-        assert set(module.loss_terms) == {
-            *("pce", "pseudo", "lorm", "entropy_scribble", "entropy_pseudo")
-        }
-        assert all(0 < value < 100 for value in module.loss_terms.values())
+        terms = {name: float(value) for name, value in module.loss_terms.items()}
+        assert set(terms) == {*("pce", "pseudo", "lorm", "entropy_scribble", "entropy_pseudo")}
+        digest.check("CDSP/second stage", terms, rtol=0.03, atol=1e-3)
 
     def test_any_folder_of_labels_will_do_and_a_wrong_one_is_named(self, tmp_path) -> None:
         folder = tmp_path / "elsewhere"

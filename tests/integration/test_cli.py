@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers.contract import TINY_ENCODER
 from PIL import Image
 
 import scribbleseg
-from scribbleseg import ConfigError, main, read_checkpoint, run_callbacks
+from scribbleseg import ConfigError, load, main, read_checkpoint, run_callbacks
 from scribbleseg.__main__ import main as run_console_script
+from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data.sources import SyntheticSource
 from scribbleseg.functional import decode_image, write_image
 
 CONFIG = {
@@ -120,7 +123,14 @@ def test_validate_and_test_need_only_the_checkpoint(run_dir: Path, capsys) -> No
     for stage in ("validate", "test"):
         main([stage, "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
     scores = json.loads((run_dir / "scores_validate.json").read_text())
-    assert 0 <= scores["val/miou"] <= 1
+    with (run_dir / "metrics.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["val/miou"]]
+    best = max(rows, key=lambda row: float(row["val/miou"]))
+    names = [name for name in scores if name != "checkpoint"]
+    assert {name for name in best if name.startswith("val/")} == set(names)
+    for name in names:
+        given = float("nan") if scores[name] is None else scores[name]
+        assert given == pytest.approx(float(best[name] or "nan"), abs=1e-6, nan_ok=True), name
     shown = capsys.readouterr().out
     assert "val/miou" in shown
     assert "test/miou" in shown
@@ -128,7 +138,20 @@ def test_validate_and_test_need_only_the_checkpoint(run_dir: Path, capsys) -> No
 
 def test_predict_with_a_source_writes_label_files(run_dir: Path) -> None:
     main(["predict", "--ckpt_path", str(run_dir / "checkpoints" / "best.ckpt")])
-    assert len(list((run_dir / "predictions").glob("*.png"))) == 2
+    module = load(run_dir / "checkpoints" / "best.ckpt")
+    data = ScribbleDataModule(SyntheticSource(num_train=8, num_val=2, size=32), num_workers=0)
+    data.setup("predict")
+    expected = {}
+    for batch in data.predict_dataloader():
+        for index, name in enumerate(batch["image_id"]):
+            height, width = batch["orig_size"][index].tolist()
+            with torch.no_grad():
+                logits = module(batch["image"][index, None, :, :height, :width])
+            expected[name] = logits[0].argmax(0)
+    assert {p.stem for p in (run_dir / "predictions").glob("*.png")} == set(expected)
+    for name, labels in expected.items():
+        with Image.open(run_dir / "predictions" / f"{name}.png") as image:
+            assert np.array_equal(np.asarray(image), labels.numpy())
     assert (run_dir / "predictions" / "manifest.json").exists()
 
 

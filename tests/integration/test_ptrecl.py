@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.training import LABELLED, class_shares
 from lightning.pytorch import Callback, Trainer, seed_everything
+from PIL import Image
 
 from scribbleseg import (
     CAMModule,
@@ -308,7 +313,7 @@ class TestRandomWalk:
         assert (held[1, 0] == 1).all(), "exactly"
         assert (held[2:, 0] == 0).all()
 
-    def test_objects_are_numbered_where_displacements_are_learned(self, tmp_path) -> None:
+    def test_objects_are_numbered_where_displacements_are_learned(self, tmp_path, digest) -> None:
         with pytest.raises(ConfigError, match="displacement: true"):
             self.run(tmp_path, seed_source="scribble", instances=True)
         labels = masks_in(tmp_path / "masks", noise=0)
@@ -318,8 +323,14 @@ class TestRandomWalk:
         module = boundaries(displacement=True, encoder="resnet18")
         data = data_of(pseudo_label_dir=str(labels))
         trainer_of(tmp_path, writer).fit(module, data)
-        assert module.displacement.mean_shift.running_mean.abs().sum() > 0
-        assert len(list((tmp_path / "instances").glob("*.png"))) == IMAGES
+        shift = module.displacement.mean_shift.running_mean.tolist()
+        digest.check("IRN/mean displacement", shift, rtol=0.02, atol=1e-3)
+        paths = sorted((tmp_path / "instances").glob("*.png"))
+        assert len(paths) == IMAGES
+        for path in paths:
+            numbers = np.unique(np.asarray(Image.open(path))).tolist()
+            assert numbers == [*range(len(numbers))], "without gaps, 0 = no object"
+            assert len(numbers) > 1
 
     def test_options_and_methods_are_checked(self, tmp_path) -> None:
         for options, message in (
@@ -345,16 +356,20 @@ class TestReclassification:
     def writer(self, folder: Path, **options) -> ReclassificationWriter:
         return ReclassificationWriter(str(folder / "masks"), str(folder / "out"), **options)
 
-    def test_masks_of_any_method_are_written_anew(self, tmp_path) -> None:
+    def test_masks_of_any_method_are_written_anew(self, tmp_path, digest) -> None:
         module, _, trainer = self.trained(tmp_path)
         fallback = str(seeds_in(tmp_path / "fallback"))
         self.writer(tmp_path, fallback_dir=fallback).write(trainer, module)
         assert not module.prototypes.is_empty
         for record in source().records("train"):
             seeds = np.load(tmp_path / "out" / "seeds" / f"{record.image_id}.npz")
+            drawn = set(np.unique(source().read_scribble(record)).tolist())
+            assert seeds["classes"].tolist() == sorted(drawn - {0, 255})
             assert seeds["maps"].shape[0] == len(seeds["classes"])
             assert (seeds["maps"].max(axis=(1, 2)) > 0).all(), "no map is empty, by the fallback"
-        assert len(labels_of(tmp_path / "out" / "pseudo_labels")) == IMAGES
+        found = labels_of(tmp_path / "out" / "pseudo_labels")
+        assert len(found) == IMAGES
+        digest.check("PtReCl/reclassified labels", class_shares(found.values()), **LABELLED)
 
     def test_the_order_of_images_does_not_matter(self, tmp_path) -> None:
         module, data, trainer = self.trained(tmp_path)
@@ -395,6 +410,23 @@ class TestReclassification:
         assert len(written) == IMAGES
         for name, value in module.prototypes.state_dict().items():
             assert torch.equal(value, whole[name]), name
+
+    def test_a_terminal_shows_how_far_it_is_and_a_log_one_line(
+        self, tmp_path, capsys, caplog, monkeypatch
+    ) -> None:
+        module, _, trainer = self.trained(tmp_path)
+        capsys.readouterr()
+        for terminal in (False, True):
+            monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+            with caplog.at_level(logging.INFO, logger="scribbleseg"):
+                caplog.clear()
+                folder = self.writer(tmp_path).write(trainer, module)
+            shown = capsys.readouterr().err
+            for title in ("cells", "features", "pseudo-labels"):
+                assert bool(re.search(rf"\r{title}: +0%", shown)) == terminal, title
+            lines = [record.message for record in caplog.records]
+            assert lines[-1] == f"pseudo-labels of {IMAGES} training images: {folder}"
+            shutil.rmtree(tmp_path / "out")
 
     def test_other_masks_or_weights_begin_anew(self, tmp_path) -> None:
         module, _, trainer = self.trained(tmp_path)
@@ -567,10 +599,14 @@ def test_resuming_is_bitwise(build, tmp_path) -> None:
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
-def test_recovery_predicts_without_tags(tmp_path) -> None:
+def test_recovery_predicts_without_tags(digest) -> None:
     module = recovery(inference=InferenceConfig(flip=True)).eval()
     with torch.no_grad():
-        assert module.predict_logits(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+        rows, columns = torch.arange(64)[:, None], torch.arange(64)
+        image = ((rows // 8 + columns // 16) % 2).float().expand(1, 3, 64, 64)
+        logits = module.predict_logits(image)
+    assert logits.shape == (1, 5, 64, 64)
+    digest.check("PtReCl/logits", logits[0, :, ::24, ::24].tolist(), rtol=1e-4, atol=1e-5)
 
 
 def test_pseudo_labels_train_the_last_stage_alone(tmp_path) -> None:

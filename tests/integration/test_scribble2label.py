@@ -34,9 +34,15 @@ def make(tmp_path, **options) -> tuple[Scribble2LabelModule, ScribbleDataModule,
     return module, data, {"default_root_dir": tmp_path, "limit_val_batches": 0}
 
 
-def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
+def test_labels_appear_where_the_prediction_is_confident(tmp_path, digest) -> None:
     module, data, options = make(
-        tmp_path, bank_interval=0, pseudo_start=0.3, threshold=0.3, bias_correction=True
+        # the weights stay: trained ones would differ with the order of sums
+        tmp_path,
+        lr=1e-9,
+        bank_interval=0,
+        pseudo_start=0.3,
+        threshold=0.3,
+        bias_correction=True,
     )
     trainer = quiet_trainer(max_epochs=3, **options)
     trainer.fit(module, data)
@@ -44,8 +50,12 @@ def test_labels_appear_where_the_prediction_is_confident(tmp_path) -> None:
     assert sorted(p.name for p in module.bank.path(0).parent.iterdir()) == [
         f"{index:07d}.npy" for index in range(6)
     ]
-    assert 0 < trainer.logged_metrics["train/pseudo_label_fraction"] <= 1
-    assert trainer.logged_metrics["train/loss_pseudo"] > 0
+    logged = trainer.logged_metrics
+    digest.check(
+        "Scribble2Label/share of labels", float(logged["train/pseudo_label_fraction"]), atol=0.02
+    )
+    digest.check("Scribble2Label/loss", float(logged["train/loss_pseudo"]), rtol=0.03, atol=1e-3)
+    assert logged["train/loss_pseudo"] > 0
     assert module.training
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 from helpers.tiny_folders import plain_folder
+from helpers.training import LABELLED, TRAINED, class_shares
 from lightning.pytorch import Callback, Trainer, seed_everything
 
 from scribbleseg import (
@@ -102,6 +103,13 @@ def first_stage(tmp_path_factory) -> Path:
     return folder
 
 
+def shares_in(folder: Path) -> dict[str, float]:
+    """Shares of the classes in the labels of all training images."""
+    paths = sorted(folder.glob("*.png"))
+    assert len(paths) == IMAGES
+    return class_shares([read_label(path, source().num_classes) for path in paths])
+
+
 class TestFiles:
     def test_every_training_image_has_a_label_of_its_classes(self, first_stage) -> None:
         own = source()
@@ -118,12 +126,14 @@ class TestFiles:
         assert manifest["files"] == IMAGES
         assert manifest["made_by"]["scores"] == "classifier"
 
-    def test_the_prototype_file_names_its_images(self, first_stage) -> None:
+    def test_the_prototype_file_names_its_images(self, first_stage, digest) -> None:
         with np.load(first_stage / "prototypes" / "prototypes.npz", allow_pickle=False) as stored:
             arrays = dict(stored)
         assert sorted(arrays["image_ids"]) == [r.image_id for r in source().records("train")]
         count = len(arrays["labels"])
-        assert count > IMAGES
+        shares = class_shares([arrays["labels"]])
+        digest.check("SPML/labels of the prototypes", shares, atol=0.05)
+        digest.check("SPML/number of prototypes", float(count), rtol=0.05)
         assert arrays["prototypes"].shape == (count, 8)
         np.testing.assert_allclose(np.linalg.norm(arrays["prototypes"], axis=1), 1, rtol=1e-5)
         assert arrays["labels"].max() < source().num_classes
@@ -229,22 +239,22 @@ class TestFiles:
             assert arrays["oracle"]
 
     @pytest.mark.parametrize("scores", ["nearest", "retrieval"])
-    def test_other_scores(self, scores: str, first_stage, tmp_path) -> None:
+    def test_other_scores(self, scores: str, first_stage, tmp_path, digest) -> None:
         prototypes = str(first_stage / "prototypes" / "prototypes.npz")
         given = {"prototypes": prototypes} if scores == "retrieval" else {}
         writer = PropagatedLabelWriter(scores=scores, crf=None, **given)
-        fit(module_of(), data_of(), tmp_path, writer)
-        assert len(list((tmp_path / "pseudo_labels").glob("*.png"))) == IMAGES
+        fit(module_of(lr=1e-9), data_of(), tmp_path, writer)
+        digest.check(f"SPML/labels by {scores}", shares_in(tmp_path / "pseudo_labels"), **LABELLED)
 
-    def test_activation_maps_spread(self, tmp_path) -> None:
+    def test_activation_maps_spread(self, tmp_path, digest) -> None:
         seed_everything(0, verbose=False)
         cam = CAMModule(source().num_classes, encoder=TINY_ENCODER, encoder_weights=None, lr=1e-3)
         fit(cam, data_of(superpixels=None), tmp_path / "cam", SeedWriter())
         folder = str(tmp_path / "cam" / "pseudo_labels")
         data = data_of(pseudo_label_dir=folder)
         writer = PropagatedLabelWriter(scores="seeds", seeds=str(tmp_path / "cam" / "seeds"))
-        fit(module_of(weak_labels="pseudo_label"), data, tmp_path, writer)
-        assert len(list((tmp_path / "pseudo_labels").glob("*.png"))) == IMAGES
+        fit(module_of(weak_labels="pseudo_label", lr=1e-9), data, tmp_path, writer)
+        digest.check("SPML/labels by seeds", shares_in(tmp_path / "pseudo_labels"), **LABELLED)
         next((tmp_path / "cam" / "seeds").glob("*.npz")).unlink()
         writer = PropagatedLabelWriter(scores="seeds", seeds=str(tmp_path / "cam" / "seeds"))
         with pytest.raises(ScribbleNotFoundError, match="no activation maps"):
@@ -427,7 +437,7 @@ def test_resuming_is_bitwise(options, tmp_path) -> None:
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
 
 
-def test_superpixels_from_a_folder(tmp_path) -> None:
+def test_superpixels_from_a_folder(tmp_path, digest) -> None:
     own = source()
     for record in own.records("train"):
         height, width = own.read_mask(record).shape
@@ -438,6 +448,7 @@ def test_superpixels_from_a_folder(tmp_path) -> None:
         path = tmp_path / "regions" / f"{record.image_id}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(regions).save(path)
-    module = module_of()
+    module = module_of(lr=1e-9)  # trained weights would differ with the order of sums
     fit(module, data_of(superpixels=str(tmp_path / "regions")), tmp_path)
-    assert module.loss_terms["similarity"] > 0
+    terms = {name: float(value) for name, value in module.loss_terms.items()}
+    digest.check("SPML/superpixels from a folder", terms, **TRAINED)
