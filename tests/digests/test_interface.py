@@ -264,6 +264,29 @@ def test_attributes_of_a_callback(name: str, digest) -> None:
     digest.check(f"attributes of {name}", attributes(callback, Callback()))
 
 
+@pytest.mark.parametrize("name", [*methods.__all__, *callbacks.__all__])
+def test_what_becomes_of_options_out_of_place(name: str, digest) -> None:
+    """What a constructor says to words, minus one and zero in place of its numbers and flags."""
+    if name in methods.__all__:
+        cls = getattr(methods, name)
+        given = {"num_classes": 3, "encoder": TINY_ENCODER, "encoder_weights": None}
+    else:
+        cls, given = getattr(callbacks, name), NEEDED.get(name, {})
+    outcomes = {}
+    for option in inspect.signature(cls).parameters.values():
+        kind = str(option.annotation).split(" | ")[0]
+        for value in {"bool": ["false"], "int": ["3", -1, 0], "float": ["3", -1.0, 0.0]}.get(
+            kind, []
+        ):
+            try:
+                cls(**{**given, option.name: value})
+                said = "accepted"
+            except Exception as error:  # noqa: BLE001 - which one it is, is what is recorded
+                said = f"{type(error).__name__}: {cut(str(error))}"
+            outcomes[f"{option.name}={value!r}"] = said
+    digest.check(f"options out of place of {name}", outcomes)
+
+
 def attributes(thing: Any, foreign: Any) -> str:
     """Names of public attributes that a constructor sets."""
     kinds = ("_modules", "_parameters", "_buffers")

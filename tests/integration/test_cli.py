@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from helpers.contract import TINY_ENCODER
 from PIL import Image
 
 import scribbleseg
-from scribbleseg import ConfigError, load, main, read_checkpoint, run_callbacks
+from scribbleseg import ConfigError, load, main, read_checkpoint, run_callbacks, run_loggers
 from scribbleseg.__main__ import main as run_console_script
 from scribbleseg.data import ScribbleDataModule
 from scribbleseg.data.sources import SyntheticSource
@@ -322,6 +323,28 @@ def test_wandb_offline_needs_no_account(config, tmp_path, monkeypatch) -> None:
     assert len(masks) >= 3, "scribble, prediction and truth of at least one image"
     assert list((folder / "wandb").rglob("*.wandb"))
     assert (folder / "panels" / "epoch_0001.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "key", "netrc", "expected"),
+    [
+        (None, None, "", "offline"),
+        (None, None, "machine github.com login a", "offline"),
+        (None, None, "machine api.wandb.ai login user", None),
+        (None, "0123456789", "", None),
+        ("online", None, "", "online"),
+        ("disabled", "0123456789", "", "disabled"),
+    ],
+)
+def test_a_job_never_waits_for_a_login(monkeypatch, tmp_path, mode, key, netrc, expected) -> None:
+    for name, value in (("WANDB_MODE", mode), ("WANDB_API_KEY", key)):
+        monkeypatch.setenv(name, value or "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if netrc:
+        (tmp_path / ".netrc").write_text(netrc)
+    monkeypatch.setenv("LOCAL_RANK", "1")  # only the first process opens a run
+    run_loggers(tmp_path / "run", wandb=True, tensorboard=False, project="test")
+    assert (os.environ["WANDB_MODE"] or None) == expected
 
 
 def test_tensorboard_by_one_flag(config, tmp_path) -> None:

@@ -99,6 +99,13 @@ def test_full_disk_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch, fail
     assert [p.name for p in tmp_path.iterdir()] == ["model.ckpt"]
 
 
+def test_a_checkpoint_makes_the_folders_it_lies_in(tmp_path) -> None:
+    path = tmp_path / "runs" / "first" / "model.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 7}, path)
+    AtomicCheckpointIO().save_checkpoint({"step": 8}, path)  # nor do they stand in its way
+    assert torch.load(path, weights_only=True) == {"step": 8}
+
+
 def test_others_may_read_a_checkpoint(tmp_path) -> None:
     before = os.umask(0o022)
     try:

@@ -263,6 +263,14 @@ def checkpoint(path, names):
     return path
 
 
+@pytest.mark.parametrize(("number", "more"), [(5, ""), (6, " and 1 more"), (9, " and 4 more")])
+def test_five_names_of_other_classes_are_listed(number, more):
+    theirs = [*"ab", *(f"name_{i}" for i in range(number))]
+    listed = ", ".join(f"'name_{i}' (id {i + 2})" for i in range(5))
+    words = f"{number + 2} classes in the model, 2 in the data; only in the model: {listed}{more}"
+    assert class_difference(theirs, ["a", "b"], owner="model") == words
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
