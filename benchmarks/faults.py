@@ -46,6 +46,15 @@ ARITHMETIC = {
     ast.Pow: ast.Mult,
 }
 MOST, MOST_LONG = 120, 6  # tests that judge one fault, and how many of them train networks
+SYMMETRIC = {
+    "min",
+    "max",
+    "math.isclose",
+    "np.maximum",
+    "np.minimum",
+    "torch.maximum",
+    "torch.minimum",
+}
 SKIPPED = ("__all__", "logger", "TYPE_CHECKING")
 
 
@@ -129,7 +138,11 @@ def _changes_of(node: ast.AST):
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
     ):
         yield node, "pass", "statement"
-    elif isinstance(node, ast.Call) and len(node.args) > 1:
+    elif (
+        isinstance(node, ast.Call)
+        and len(node.args) > 1
+        and ast.unparse(node.func) not in SYMMETRIC
+    ):
         args = [node.args[1], node.args[0], *node.args[2:]]
         if not any(isinstance(arg, ast.Starred) for arg in args):
             yield node, ast.unparse(ast.Call(node.func, args, node.keywords)), "arguments"
