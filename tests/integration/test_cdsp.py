@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,8 +104,11 @@ class TestSeedWriter:
             assert manifest["class_names"] == list(sizes.class_names)
             assert manifest["module"].endswith("CAMModule")
 
-    def test_finished_files_are_kept_unless_other_options_made_them(self, first_stage) -> None:
-        paths = sorted(first_stage.rglob("*.p*ng")) + sorted(first_stage.rglob("*.npz"))
+    def test_finished_files_are_kept_unless_other_options_made_them(
+        self, first_stage, tmp_path
+    ) -> None:
+        run = shutil.copytree(first_stage, tmp_path / "run")  # other tests read the files too
+        paths = sorted(run.rglob("*.p*ng")) + sorted(run.rglob("*.npz"))
 
         def stamps() -> list[int]:
             return [path.stat().st_mtime_ns for path in paths]
@@ -112,7 +116,7 @@ class TestSeedWriter:
         def write(**options) -> None:
             module = classifier(inference=InferenceConfig(scales=(1.0, 1.5), flip=True))
             data = data_of(scribble_drop=0.3, batch_size=3)
-            trainer = fit(module, data, first_stage)
+            trainer = fit(module, data, run)
             SeedWriter(**options).write(trainer, module)
 
         before = stamps()
