@@ -47,10 +47,11 @@ class Facade(ModuleType):
         module = sys.modules[package]
         stub = Path(str(module.__file__)).with_suffix(".pyi")
         module.__dict__["_homes"] = {
-            alias.asname or alias.name: (str(node.module), alias.name)
+            alias.asname: (str(node.module), alias.name)
             for node in ast.parse(stub.read_text(encoding="utf-8")).body
             if isinstance(node, ast.ImportFrom)
             for alias in node.names
+            if alias.asname is not None  # "x as x" is what a stub hands on
         }
         for name, (home, _) in module._homes.items():
             if home != package and isinstance(module.__dict__.get(name), ModuleType):

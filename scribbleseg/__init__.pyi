@@ -14,7 +14,7 @@ from scribbleseg.cli_errors import (
 from scribbleseg.cli_merge import merge_regularizers as merge_regularizers
 from scribbleseg.constants import (
     IGNORE_INDEX as IGNORE_INDEX, IMAGENET_MEAN as IMAGENET_MEAN, IMAGENET_STD as IMAGENET_STD,
-    MAX_CLASSES as MAX_CLASSES, voc_palette as voc_palette,
+    IMAGE_SUFFIXES as IMAGE_SUFFIXES, MAX_CLASSES as MAX_CLASSES, voc_palette as voc_palette,
 )
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.errors import (
@@ -55,8 +55,8 @@ from scribbleseg.runs import (
     run_callbacks as run_callbacks, run_loggers as run_loggers,
 )
 from scribbleseg.types import (
-    DataInfo as DataInfo, Record as Record, SegBatch as SegBatch, SegOutput as SegOutput,
-    Split as Split,
+    DataInfo as DataInfo, Label as Label, LabelKind as LabelKind, Record as Record,
+    SegBatch as SegBatch, SegOutput as SegOutput, Split as Split,
 )
 
 __version__: str

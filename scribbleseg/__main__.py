@@ -24,7 +24,7 @@ commands:
             scribbleseg predict --ckpt_path FILE --images FOLDER --output FOLDER
 
   scribbleseg COMMAND --help lists the options of a command.
-  python -m scribbleseg.data {check,convert,synthesize,spread,superpixels} ROOT
+  python -m scribbleseg.data {check,convert,synthesize,propagate,superpixels} ROOT
             works on data folders; check names what is wrong in one.
 
 options:

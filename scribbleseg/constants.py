@@ -9,13 +9,23 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["IGNORE_INDEX", "IMAGENET_MEAN", "IMAGENET_STD", "MAX_CLASSES", "voc_palette"]
+__all__ = [
+    "IGNORE_INDEX",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "IMAGE_SUFFIXES",
+    "MAX_CLASSES",
+    "voc_palette",
+]
 
 IGNORE_INDEX = 255
 """Label value that carries no supervision: not drawn (scribble) or void (mask)."""
 
 MAX_CLASSES = 255
 """Labels are 8-bit: class ids 0..254 and the ignore value 255."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".npy")
+"""Suffixes of image files, lower case."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

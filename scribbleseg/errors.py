@@ -6,6 +6,11 @@ catch either. The command line prints them without a stack trace and exits with 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -28,7 +33,13 @@ class ScribbleNotFoundError(ScribbleSegError, FileNotFoundError):
 
 
 class LabelFormatError(ScribbleSegError, ValueError):
-    """A file's content is not what its role requires; names file, value, cause and fix."""
+    """A file's content is not what its role requires; names file, value, cause and fix.
+
+    Attributes:
+        values: Pixels per stored value, where values are no ids (D101).
+    """
+
+    values: Mapping[int, int] = {}
 
 
 class DataCheckError(ScribbleSegError, ValueError):

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scribbleseg.data.images import read_image
 from scribbleseg.errors import CheckpointError
 from scribbleseg.folder_prediction import FolderReport, predict_folder
-from scribbleseg.functional.decode import decode_image
 from scribbleseg.functional.intensity import Intensity, rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.inference import argmax_at_size, refine_logits
@@ -125,7 +125,7 @@ class Predictor:
             LabelFormatError: If it cannot be decoded, or has other channels than the training data.
         """
         info = self.data_info
-        return decode_image(
+        return read_image(
             path,
             channels=info.in_channels,
             intensity=Intensity.from_tuple(info.intensity),

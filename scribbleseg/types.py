@@ -12,9 +12,37 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["DataInfo", "Record", "SegBatch", "SegOutput", "Split"]
+__all__ = ["DataInfo", "Label", "LabelKind", "Record", "SegBatch", "SegOutput", "Split"]
 
 Split = Literal["train", "val", "test", "predict"]
+
+
+LabelKind = Literal["map", "strokes", "points", "boxes", "image_labels", "pseudo_label"]
+"""What a label is: a value per pixel, polylines, clicks, boxes, the classes of the whole image, or
+a value per pixel that an earlier stage made."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One label of an image: what it is, and where its bytes are.
+
+    Attributes:
+        path: The file.
+        kind: Decides how the file is read.
+        entry: Part of the file that is meant: a member of an archive, a data set of an HDF5 file,
+            a slice of a volume, the entry of an image in a file of all images; empty = all of it.
+        coding: What its values mean: ``"scribble"`` and ``"mask"`` as in the files of the data
+            set, ``"ids"`` class ids and 255, as this library writes them.
+    """
+
+    path: Path
+    kind: LabelKind = "map"
+    entry: str = ""
+    coding: Literal["scribble", "mask", "ids"] = "ids"
+
+    def __str__(self) -> str:
+        """The file and what is meant in it, for messages."""
+        return f"{self.path}/{self.entry}" if self.entry else str(self.path)
 
 
 @dataclass(frozen=True)
@@ -24,16 +52,16 @@ class Record:
     Attributes:
         image_id: Stem relative to the image folder, POSIX separators, unique within a split.
         image: Image file; ``None`` when the source makes the image itself.
-        scribble: Scribble file (PNG, XML, h5 …), if there is one.
-        mask: Dense label file, if there is one. Never read for training items.
+        scribble: What trains, if there is something.
+        mask: Dense label, if there is one. Never read for training items.
         group: Patient, volume or video the sample belongs to; Dice is reported per group.
         spacing: Distance of neighbouring slices, rows and columns in mm, where the file says so.
     """
 
     image_id: str
     image: Path | None = None
-    scribble: Path | None = None
-    mask: Path | None = None
+    scribble: Label | None = None
+    mask: Label | None = None
     group: str | None = None
     spacing: tuple[float, float, float] | None = None
 

@@ -44,7 +44,7 @@ class AffinityLabelWriter(TrainingImageWriter):
         seed_dir: Folder of seeds, of ours or anybody's; ``null`` = ``seeds`` in the folder of the
             run.
         seed_source: ``cam`` = the seeds alone, ``cam+scribble`` = drawn pixels keep their class,
-            ``scribble`` = no seeds: scribbles spread by a dense CRF.
+            ``scribble`` = no seeds: scribbles propagated by a dense CRF.
         foreground: Score in (0, 1) that a class must exceed; 0.45 for reclassified maps.
         background: Score that no class may exceed; 0.25 for reclassified maps.
         refine: ``crf``, or ``none``.

@@ -1,4 +1,4 @@
-"""Pseudo-labels of the training images, spread by a walk between alike embeddings."""
+"""Pseudo-labels of the training images, propagated by a walk between alike embeddings."""
 
 from __future__ import annotations
 

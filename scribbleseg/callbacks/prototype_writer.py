@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.data import io
+from scribbleseg.data.labels import read_label
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.geometry import resize_labels
 from scribbleseg.functional.image_files import write_arrays
@@ -145,7 +145,7 @@ class PrototypeWriter(TrainingImageWriter):
                 f"labels={self.labels!r}: {path} does not exist; give `scribble`, or a folder with "
                 "a pseudo-label of every training image, such as PropagatedLabelWriter makes"
             )
-        return self._tensor(io.read_label(path, source.num_classes), sample)
+        return self._tensor(read_label(path, source.num_classes), sample)
 
     @staticmethod
     def _tensor(labels: Any, sample: TrainingImage) -> Tensor:

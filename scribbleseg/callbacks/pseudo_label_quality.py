@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Callback
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
+from scribbleseg.data.labels import read_label
 from scribbleseg.errors import ConfigError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.metrics import SegmentationMetrics
@@ -51,7 +51,7 @@ def score_pseudo_labels(source: Any, folder: str | Path, *, split: str = "train"
         if not path.is_file() or (record.image is not None and record.mask is None):
             continue
         truth = torch.from_numpy(source.read_mask(record).astype("int64"))
-        labels = torch.from_numpy(io.read_label(path, source.num_classes).astype("int64"))
+        labels = torch.from_numpy(read_label(path, source.num_classes).astype("int64"))
         given = (labels != IGNORE_INDEX) & (truth != IGNORE_INDEX)
         metrics.update(labels.masked_fill(~given, 0), truth.masked_fill(~given, IGNORE_INDEX))
         images, decided = images + 1, decided + int(given.sum())

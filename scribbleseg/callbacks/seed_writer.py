@@ -8,7 +8,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.data.label_types import box_pixels
+from scribbleseg.data.weak import box_pixels
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam import normalize_in_boxes
 from scribbleseg.functional.cam_refinement import CAMRefinement, refine_cam

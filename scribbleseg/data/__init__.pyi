@@ -2,178 +2,127 @@
 
 from scribbleseg.data import sources as sources
 from scribbleseg.data.__main__ import main as main
+from scribbleseg.data.annotations import (
+    Box as Box, ClassIds as ClassIds, Click as Click, read_boxes as read_boxes,
+    read_click_file as read_click_file, read_clicks as read_clicks,
+    read_devkit_boxes as read_devkit_boxes,
+)
 from scribbleseg.data.batch_picture import draw_samples as draw_samples
-from scribbleseg.data.check import check_source as check_source
-from scribbleseg.data.check_report import write_check_report as write_check_report
+from scribbleseg.data.check.check import check_source as check_source
+from scribbleseg.data.check.compare import (
+    check_checkpoint as check_checkpoint, check_pseudo_labels as check_pseudo_labels,
+)
+from scribbleseg.data.check.findings import CheckReport as CheckReport, Finding as Finding
+from scribbleseg.data.check.report import write_check_report as write_check_report
 from scribbleseg.data.classes import (
-    CLASS_FILES as CLASS_FILES, ClassTable as ClassTable, normalise_name as normalise_name,
-    read_classes as read_classes,
+    CLASS_FILES as CLASS_FILES, CLASS_KEYS as CLASS_KEYS, ClassTable as ClassTable,
+    normalise_name as normalise_name, parse_colour as parse_colour,
+    read_classes as read_classes, table_of as table_of,
 )
-from scribbleseg.data.comparison import (
-    check_checkpoint as check_checkpoint, class_difference as class_difference,
-    read_facts as read_facts,
-)
-from scribbleseg.data.convert import (
-    ConvertReport as ConvertReport, convert_source as convert_source,
-)
-from scribbleseg.data.converter import (
-    ImageConverter as ImageConverter, ImageResult as ImageResult,
-    is_plain_image as is_plain_image,
-)
+from scribbleseg.data.coco_index import read_coco_index as read_coco_index
+from scribbleseg.data.coco_masks import CocoIndex as CocoIndex, Crowd as Crowd, Overlap as Overlap
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.data.dataset import (
     EvalDataset as EvalDataset, TrainDataset as TrainDataset, collate as collate,
+)
+from scribbleseg.data.decode import (
+    Pixels as Pixels, TIFF_SUFFIXES as TIFF_SUFFIXES, array_layout as array_layout,
+    check_pixels as check_pixels, check_promise as check_promise, decoding as decoding,
+    open_array as open_array, open_image as open_image, orient as orient,
+    orientation_of as orientation_of, read_pixels as read_pixels,
 )
 from scribbleseg.data.degraded import (
     DegradedScribbles as DegradedScribbles, check_degradation as check_degradation,
     read_degraded as read_degraded,
 )
-from scribbleseg.data.findings import (
-    CheckReport as CheckReport, Finding as Finding, finding_from_error as finding_from_error,
-    loading_sentence as loading_sentence, some_names as some_names,
+from scribbleseg.data.documents import (
+    entries_by_stem as entries_by_stem, is_number as is_number, list_of as list_of,
+    read_bytes as read_bytes, read_json as read_json, read_npz as read_npz,
+    read_xml as read_xml, read_yaml as read_yaml,
 )
-from scribbleseg.data.folder_files import (
-    check_lists as check_lists, group_pattern as group_pattern,
-    write_folder_files as write_folder_files,
-)
-from scribbleseg.data.groups import check_pattern as check_pattern, group_in as group_in
 from scribbleseg.data.history import (
     earlier_images as earlier_images, leaked_images as leaked_images,
-    name_digest as name_digest, pack_digests as pack_digests, unpack_digests as unpack_digests,
+    name_digest as name_digest, overlap_warning as overlap_warning,
+    pack_digests as pack_digests, read_facts as read_facts, unpack_digests as unpack_digests,
 )
-from scribbleseg.data.image_options import ImageOptions as ImageOptions
-from scribbleseg.data.image_work import (
-    Result as Result, Tally as Tally, failure as failure, work_through as work_through,
+from scribbleseg.data.image_labels import (
+    ImageLabelFile as ImageLabelFile, ImageLabels as ImageLabels, present as present,
+    read_image_labels as read_image_labels, write_image_labels as write_image_labels,
 )
-from scribbleseg.data.inspection import (
-    Sample as Sample, explain_contradiction as explain_contradiction,
-    inspect_sample as inspect_sample,
+from scribbleseg.data.images import (
+    ImageHeader as ImageHeader, ImageOptions as ImageOptions, LABEL_SUFFIXES as LABEL_SUFFIXES,
+    orient_label as orient_label, read_header as read_header, read_image as read_image,
 )
-from scribbleseg.data.io import (
-    ImageHeader as ImageHeader, read_header as read_header, read_image as read_image,
-    require as require,
+from scribbleseg.data.jobs.convert import convert_source as convert_source
+from scribbleseg.data.jobs.job import ImageJob as ImageJob
+from scribbleseg.data.jobs.processes import map_in_processes as map_in_processes
+from scribbleseg.data.jobs.propagate import propagate_scribbles as propagate_scribbles
+from scribbleseg.data.jobs.settings import source_settings as source_settings
+from scribbleseg.data.jobs.superpixels import (
+    superpixel_folder as superpixel_folder, write_superpixels as write_superpixels,
 )
-from scribbleseg.data.label_maps import LabelMap as LabelMap, resize_map as resize_map
-from scribbleseg.data.label_types import (
-    BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,
-    WeakLabels as WeakLabels, box_pixels as box_pixels,
-    check_weak_options as check_weak_options, render_boxes as render_boxes,
+from scribbleseg.data.jobs.synthesize import (
+    Recipe as Recipe, synthesize_folder as synthesize_folder,
+)
+from scribbleseg.data.label_maps import (
+    LabelMap as LabelMap, keep_labels as keep_labels, resize_labels as resize_labels,
+    resize_map as resize_map,
 )
 from scribbleseg.data.labels import (
-    encode_label as encode_label, read_label as read_label, read_raw_label as read_raw_label,
-)
-from scribbleseg.data.leaks import (
-    overlap_warning as overlap_warning, shared_names as shared_names,
-    shared_pixels as shared_pixels,
+    LabelCoding as LabelCoding, encode_label as encode_label, read_label as read_label,
+    whole_numbers as whole_numbers,
 )
 from scribbleseg.data.lists import (
-    LABEL_SUFFIXES as LABEL_SUFFIXES, find_images as find_images, image_key as image_key,
+    check_pattern as check_pattern, check_time as check_time, find_images as find_images,
+    group_in as group_in, group_pattern as group_pattern, image_key as image_key,
     natural_key as natural_key, read_split as read_split, voc_stem as voc_stem,
 )
 from scribbleseg.data.loader_options import (
     channel_moments as channel_moments, check_least as check_least,
     default_workers as default_workers, make_loader as make_loader, side_pair as side_pair,
 )
-from scribbleseg.data.loading import measure_loading as measure_loading
-from scribbleseg.data.orientation import (
-    apply_orientation as apply_orientation, orient_label as orient_label,
-)
-from scribbleseg.data.overview import (
-    draw_labels as draw_labels, draw_strokes as draw_strokes, overview_path as overview_path,
-    picture_of as picture_of, visible_palette as visible_palette,
-    write_overview as write_overview,
-)
-from scribbleseg.data.position import (
-    check_step_size as check_step_size, training_position as training_position,
-)
-from scribbleseg.data.prepared import (
-    check_settings as check_settings, is_fresh as is_fresh, last_change as last_change,
-    safe_id as safe_id, with_progress as with_progress,
-)
-from scribbleseg.data.processes import map_in_processes as map_in_processes
-from scribbleseg.data.pseudo_check import check_pseudo_labels as check_pseudo_labels
+from scribbleseg.data.matlab import read_mat as read_mat
 from scribbleseg.data.pseudo_reader import PseudoLabelReader as PseudoLabelReader
-from scribbleseg.data.readers.boxes import (
-    Box as Box, read_annotation_boxes as read_annotation_boxes, read_boxes as read_boxes,
-)
-from scribbleseg.data.readers.clicks import (
-    Click as Click, read_click_file as read_click_file, read_clicks as read_clicks,
-)
-from scribbleseg.data.readers.coco import CocoIndex as CocoIndex, read_coco_index as read_coco_index
-from scribbleseg.data.readers.coco_masks import (
-    Crowd as Crowd, MaskReport as MaskReport, Overlap as Overlap, paint_mask as paint_mask,
-    write_masks as write_masks,
-)
-from scribbleseg.data.readers.hdf5 import open_hdf5 as open_hdf5
-from scribbleseg.data.readers.json_stream import JsonStream as JsonStream
-from scribbleseg.data.readers.matlab import (
-    NAMES_459 as NAMES_459, names_of_459 as names_of_459, read_459_ids as read_459_ids,
-    read_context_mat as read_context_mat, read_sbd_mat as read_sbd_mat,
-)
-from scribbleseg.data.readers.nifti import (
-    NIFTI_SUFFIXES as NIFTI_SUFFIXES, StackCache as StackCache, StackHeader as StackHeader,
-    integer_ids as integer_ids, read_stack as read_stack,
-    read_stack_header as read_stack_header, write_nifti_like as write_nifti_like,
-)
-from scribbleseg.data.readers.s4 import (
-    S4File as S4File, read_grey_label as read_grey_label, read_s4 as read_s4,
-)
-from scribbleseg.data.readers.scribblesup import (
-    SCRIBBLESUP_ALIASES as SCRIBBLESUP_ALIASES, StrokeFile as StrokeFile,
-    class_ids as class_ids, list_zip as list_zip, read_scribblesup as read_scribblesup,
-)
-from scribbleseg.data.readers.stem_json import (
-    class_id as class_id, read_json as read_json, read_stem_json as read_stem_json,
-)
-from scribbleseg.data.readers.superpixels import (
-    SUPERPIXEL_FILL as SUPERPIXEL_FILL, find_superpixels as find_superpixels,
-    read_distance_map as read_distance_map, read_superpixels as read_superpixels,
-)
-from scribbleseg.data.readers.tags import (
-    TagFile as TagFile, read_class_labels as read_class_labels,
-    write_class_labels as write_class_labels,
-)
-from scribbleseg.data.report_charts import bar_chart as bar_chart, class_chart as class_chart
-from scribbleseg.data.report_sheet import draw_sheet as draw_sheet
-from scribbleseg.data.sampler import EpochSampler as EpochSampler, SampleKey as SampleKey
-from scribbleseg.data.scribble_shape import (
-    StrokeShape as StrokeShape, measure_strokes as measure_strokes,
+from scribbleseg.data.sampler import (
+    EpochSampler as EpochSampler, SampleKey as SampleKey, check_step_size as check_step_size,
+    training_position as training_position,
 )
 from scribbleseg.data.seed_reader import SeedReader as SeedReader
-from scribbleseg.data.segmenters import (
-    MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
-    SuperpixelOptions as SuperpixelOptions, over_segment as over_segment,
-)
-from scribbleseg.data.settings import (
-    coding_digest as coding_digest, image_settings as image_settings,
-    source_settings as source_settings,
-)
 from scribbleseg.data.source import (
-    FileRole as FileRole, LabelRole as LabelRole, ScribbleSource as ScribbleSource,
+    FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
 )
 from scribbleseg.data.spacings import (
     SPACING_FILE as SPACING_FILE, Spacing as Spacing, read_spacings as read_spacings,
     write_spacings as write_spacings,
 )
-from scribbleseg.data.spread import spread_scribbles as spread_scribbles
-from scribbleseg.data.spread_report import (
-    SpreadReport as SpreadReport, write_overview as write_spread_overview,
-)
-from scribbleseg.data.statistics import summarise as summarise
-from scribbleseg.data.superpixel_cache import (
-    SuperpixelReport as SuperpixelReport, write_superpixels as write_superpixels,
+from scribbleseg.data.strokes import (
+    SCRIBBLESUP_ALIASES as SCRIBBLESUP_ALIASES, StrokeOptions as StrokeOptions,
+    list_zip as list_zip, names_with_aliases as names_with_aliases,
+    read_scribblesup as read_scribblesup,
 )
 from scribbleseg.data.superpixel_reader import (
     SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
 )
-from scribbleseg.data.synthesis_report import (
-    SynthesisReport as SynthesisReport, write_overview as write_synthesis_overview,
+from scribbleseg.data.superpixels import (
+    SUPERPIXEL_FILL as SUPERPIXEL_FILL, find_superpixels as find_superpixels,
+    read_distance_map as read_distance_map, read_superpixels as read_superpixels,
 )
-from scribbleseg.data.synthesize import Recipe as Recipe, synthesize_folder as synthesize_folder
 from scribbleseg.data.training_extras import (
     ExtraOptions as ExtraOptions, TrainingExtras as TrainingExtras,
 )
 from scribbleseg.data.transforms import (
     Augmentation as Augmentation, TrainSample as TrainSample, TrainTransform as TrainTransform,
 )
-from scribbleseg.data.unsafe_files import find_unsafe_files as find_unsafe_files
+from scribbleseg.data.volumes import (
+    NIFTI_SUFFIXES as NIFTI_SUFFIXES, StackCache as StackCache, StackHeader as StackHeader,
+    open_hdf5 as open_hdf5, read_data_set as read_data_set, read_stack as read_stack,
+    read_stack_header as read_stack_header, slice_axis_of as slice_axis_of,
+    write_nifti_like as write_nifti_like,
+)
+from scribbleseg.data.weak import (
+    BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,
+    WeakLabels as WeakLabels, check_boxes as check_boxes,
+    check_weak_options as check_weak_options, render_boxes as render_boxes,
+    render_clicks as render_clicks,
+)
+from scribbleseg.data.weak_files import BoxFiles as BoxFiles, ClickFiles as ClickFiles

@@ -26,20 +26,28 @@ def main(args: Sequence[str] | None = None) -> int:
     output = None
     try:
         # here: Ctrl-C while packages are imported is answered by a sentence as well
-        from scribbleseg.data.commands import check, convert, spread, superpixels, synthesize
+        from scribbleseg.data.check.findings import printable
+        from scribbleseg.data.commands import check, jobs
         from scribbleseg.errors import ScribbleSegError
 
         parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)
         commands = parser.add_subparsers(dest="command", required=True)
-        for command in (check, convert, synthesize, spread, superpixels):
-            command.add(commands)
+        check.add(commands)
+        jobs.add(commands)
         options = parser.parse_args(args)
-        output = getattr(options, "out", None)
+        output, lists = getattr(options, "out", None), set(options.root.glob("*.txt"))
         try:
             status: int = options.run(options)
         except (ScribbleSegError, OSError) as error:
-            sys.stderr.write(f"error: {error}\n")
-            return 2
+            lines = map(printable, str(error).split("\n"))
+            sys.stderr.write("error: " + "\n".join(lines) + "\n")
+            status = 2
+        new = sorted(path.name for path in set(options.root.glob("*.txt")) - lists)
+        if new:
+            sys.stderr.write(
+                f"note: wrote {' and '.join(new)} into {options.root}: lists of its images that "
+                "later commands and training read; edit or remove them to choose otherwise\n"
+            )
     except KeyboardInterrupt:
         kept = "no label or image was changed"
         if output is not None:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import yaml
-
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
+from scribbleseg.data.documents import read_bytes, read_yaml
+from scribbleseg.data.labels import LabelCoding
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CLASS_FILES", "ClassTable", "normalise_name", "read_classes"]
+__all__ = [
+    "CLASS_FILES",
+    "CLASS_KEYS",
+    "ClassTable",
+    "normalise_name",
+    "parse_colour",
+    "read_classes",
+    "table_of",
+]
 
 CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json", "classes.txt", "labels.txt")
 """Names that are looked for in this order."""
 
-_KEYS = {"classes", "ignore", "unlabelled_value", "background", "compact", "flip_pairs"}
-_CLASS_KEYS = {"id", "name", "color", "aliases"}
+CLASS_KEYS = {"classes", "ignore", "unlabelled_value", "unlabelled_color", "background"}
+CLASS_KEYS |= {"compact", "flip_pairs"}
+_Entry = tuple[int, str, tuple[str, ...], tuple[int, int, int] | None]
+_ENTRY_KEYS = {"id", "name", "color", "aliases"}
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,13 @@ class ClassTable:
     Attributes:
         names: One name per class; the index is the id used everywhere.
         background: Id of the background class, ``None`` if there is none.
-        colours: Exact colours given in the file and their ids.
+        colours: Exact colours given in the file and their ids; 255 = a colour of no class.
         aliases: Normalised names and aliases to ids.
         ignore: File values that become 255, in scribbles and masks.
-        unlabelled_value: Value of scribble files that means "not drawn", besides 255.
-        remap: Table from file values to ids, shape ``(65536,)``, negative = must not occur;
-            ``None`` if file values are ids.
+        unlabelled_value: Value of scribble files that means unlabelled, besides 255.
+        ids: File value of every class, if the file gives other values than 0..C-1.
         flip_pairs: Pairs of ids that a mirror image exchanges; a class is in at most one.
+        counted: The file lists names only, so that values may be counted from 0 or from 1.
     """
 
     names: tuple[str, ...]
@@ -48,16 +57,51 @@ class ClassTable:
     aliases: dict[str, int] = field(default_factory=dict)
     ignore: tuple[int, ...] = ()
     unlabelled_value: int | None = None
-    remap: NDArray[np.int32] | None = None
+    ids: tuple[int, ...] | None = None
     flip_pairs: tuple[tuple[int, int], ...] = ()
+    counted: bool = False
 
     @property
     def palette(self) -> NDArray[np.uint8]:
         """VOC colours with the colours of the file in their places, uint8, shape ``(256, 3)``."""
         palette = voc_palette()
         for colour, label in self.colours.items():
-            palette[label] = colour
+            if label != IGNORE_INDEX:
+                palette[label] = colour
         return palette
+
+    def coding(
+        self,
+        unlabelled: int | None = None,
+        *,
+        colour: tuple[int, int, int] | None = None,
+        first: int = 0,
+    ) -> LabelCoding:
+        """What values and colours of the data set's files mean.
+
+        Args:
+            unlabelled: Value that means unlabelled, besides 255.
+            colour: Colour that means unlabelled.
+            first: Value of the first class where the class file gives names only; annotation tools
+                that keep 0 for unlabelled pixels count from 1.
+        """
+        number = len(self.names)
+        ids, ignore = self.ids, set(self.ignore)
+        if first and ids is None:
+            ids = tuple(range(first, number + first))
+        if unlabelled is not None:
+            ignore.add(unlabelled)
+        colours = dict(self.colours)
+        if colours:
+            colours.setdefault(tuple(voc_palette()[IGNORE_INDEX].tolist()), IGNORE_INDEX)
+        if colour is not None:
+            colours[colour] = IGNORE_INDEX
+        return LabelCoding(
+            number,
+            None if ids is None else {value: index for index, value in enumerate(ids)},
+            tuple(sorted(ignore - {IGNORE_INDEX})),
+            colours,
+        )
 
 
 def normalise_name(name: str) -> str:
@@ -76,8 +120,8 @@ def read_classes(root: str | Path) -> ClassTable:
     ``classes.txt`` holds one name a line, line number = id; the first class is the background if it
     is called so; a first line ``__ignore__`` (labelme) is skipped. ``classes.yaml`` and
     ``classes.json`` hold ``{classes: [{id, name, color?, aliases?}], ignore?, unlabelled_value?,
-    background?, compact?, flip_pairs?}``; ``flip_pairs`` lists pairs of names or ids that a mirror
-    image exchanges, such as ``[[left_hand, right_hand]]``.
+    unlabelled_color?, background?, compact?, flip_pairs?}``; ``flip_pairs`` lists pairs of names or
+    ids that a mirror image exchanges, such as ``[[left_hand, right_hand]]``.
 
     Args:
         root: Folder of the data set, or a class file.
@@ -93,11 +137,12 @@ def read_classes(root: str | Path) -> ClassTable:
     root = Path(root)
     path = root if root.is_file() else _locate(root)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".txt":
-            return _from_lines(text, path)
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+            return _from_lines(read_bytes(path, "class file").decode("utf-8-sig"), path)
+        data = read_yaml(path, "class file")
+    except LabelFormatError:
+        raise
+    except ValueError as error:
         raise LabelFormatError(f"D202 {path}: class file cannot be read: {error}") from error
     if isinstance(data, list):
         data = {"classes": data}
@@ -105,8 +150,7 @@ def read_classes(root: str | Path) -> ClassTable:
         raise LabelFormatError(
             f"D401 {path}: expected `classes:` with a list of names or of {{id, name}} entries"
         )
-    _known_keys(data, _KEYS, path, "file")
-    return _from_mapping(data, path)
+    return table_of(data, path)
 
 
 def _locate(root: Path) -> Path:
@@ -130,10 +174,17 @@ def _from_lines(text: str, path: Path) -> ClassTable:
                 f"D401 {path}: line {number} is empty, but the line number is the id; remove the "
                 "line or name the class"
             )
-    return _table([(index, name, (), None) for index, name in enumerate(names)], {}, path)
+    entries: list[_Entry] = [(index, name, (), None) for index, name in enumerate(names)]
+    return replace(_table(entries, {}, path), counted=True)
 
 
-def _from_mapping(data: dict[str, Any], path: Path) -> ClassTable:
+def table_of(data: dict[str, Any], path: Path) -> ClassTable:
+    """Classes of the content of a class file.
+
+    Raises:
+        LabelFormatError: See :func:`read_classes`.
+    """
+    _known_keys(data, CLASS_KEYS, path, "file")
     entries = []
     for position, item in enumerate(data["classes"]):
         item = {"name": item} if isinstance(item, str) else item
@@ -141,20 +192,24 @@ def _from_mapping(data: dict[str, Any], path: Path) -> ClassTable:
             raise LabelFormatError(
                 f"D401 {path}: entry {position} is {item!r}, expected a name or {{id, name}}"
             )
-        _known_keys(item, _CLASS_KEYS, path, f"class {item['name']!r}")
+        _known_keys(item, _ENTRY_KEYS, path, f"class {item['name']!r}")
         label = _integer(item.get("id", position), path, f"id of {item['name']!r}")
         aliases = item.get("aliases") or ()
         aliases = (aliases,) if isinstance(aliases, str) else tuple(str(a) for a in aliases)
+        colour = _colour(item.get("color"), path)
         if item["name"] != "__ignore__":
-            entries.append((label, item["name"], aliases, _colour(item.get("color"), path)))
-        else:
+            entries.append((label, item["name"], aliases, colour))
+            continue
+        if "id" in item or colour is None:
             data = {**data, "ignore": [*_integers(data.get("ignore"), path), label]}
+        if colour is not None:
+            data = {**data, "unlabelled_color": [*_colours(data, path), list(colour)]}
     entries.sort(key=lambda entry: entry[0])
     return _table(entries, data, path)
 
 
 def _table(
-    entries: list[tuple[int, str, tuple[str, ...], tuple[int, int, int] | None]],
+    entries: list[_Entry],
     data: dict[str, Any],
     path: Path,
 ) -> ClassTable:
@@ -180,6 +235,12 @@ def _table(
                     f"D401 {path}: color {colour} is used twice; choose another for {name!r}"
                 )
             colours[colour] = index
+    for colour in _colours(data, path):
+        if colours.setdefault(colour, IGNORE_INDEX) != IGNORE_INDEX:
+            raise LabelFormatError(
+                f"D401 {path}: unlabelled_color {list(colour)} is also the color of "
+                f"{entries[colours[colour]][1]!r}; remove one of them"
+            )
     return ClassTable(
         names=tuple(entry[1] for entry in entries),
         background=_background(ids, [entry[1] for entry in entries], data, path),
@@ -189,12 +250,12 @@ def _table(
         unlabelled_value=None
         if data.get("unlabelled_value") is None
         else _integer(data["unlabelled_value"], path, "unlabelled_value"),
-        remap=_remap(ids, data, path),
+        ids=_file_ids(ids, data, path),
         flip_pairs=_flip_pairs(ids, names, data, path),
     )
 
 
-def _remap(ids: list[int], data: dict[str, Any], path: Path) -> NDArray[np.int32] | None:
+def _file_ids(ids: list[int], data: dict[str, Any], path: Path) -> tuple[int, ...] | None:
     expected = list(range(len(ids)))
     if ids == expected:
         return None
@@ -209,9 +270,7 @@ def _remap(ids: list[int], data: dict[str, Any], path: Path) -> NDArray[np.int32
             f"D401 {path}: {len(ids)} classes, but ids go to {max(ids)} and {len(gaps)} are unused "
             f"(e.g. {gaps[:5]}); set `compact: true` to renumber them, or list the missing classes"
         )
-    remap = np.full(65536, -1, dtype=np.int32)
-    remap[ids] = expected
-    return remap
+    return tuple(ids)
 
 
 def _background(ids: list[int], names: list[str], data: dict[str, Any], path: Path) -> int | None:
@@ -285,18 +344,36 @@ def _integers(value: object, path: Path) -> list[int]:
     return [item for item in found if item != IGNORE_INDEX]
 
 
+def _colours(data: dict[str, Any], path: Path) -> list[tuple[int, int, int]]:
+    """Colours that mean unlabelled; one colour may stand without its list."""
+    value = data.get("unlabelled_color")
+    several = isinstance(value, list) and not all(isinstance(part, int) for part in value)
+    found = [_colour(item, path) for item in (value if several else [value])]  # type: ignore[union-attr]
+    return [colour for colour in found if colour is not None]
+
+
 def _colour(value: object, path: Path) -> tuple[int, int, int] | None:
-    if value is None:
-        return None
+    try:
+        return None if value is None else parse_colour(value)
+    except ValueError as error:
+        raise LabelFormatError(f"D401 {path}: {error}") from error
+
+
+def parse_colour(value: object) -> tuple[int, int, int]:
+    """Red, green and blue of ``[red, green, blue]`` or ``"#rrggbb"``.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+        >>> parse_colour("#ff8000")
+        (255, 128, 0)
+    """
     if isinstance(value, str) and len(value) == 7 and value.startswith("#"):
         with contextlib.suppress(ValueError):
             value = list(bytes.fromhex(value[1:]))
-    if (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(isinstance(part, int) and 0 <= part <= 255 for part in value)
-    ):
-        return cast("tuple[int, int, int]", tuple(value))
-    raise LabelFormatError(
-        f'D401 {path}: color {value!r}, expected [red, green, blue] in 0..255 or "#rrggbb"'
-    )
+    if isinstance(value, (list, tuple)) and len(value) == 3:
+        numbers = [part for part in value if isinstance(part, int) and not isinstance(part, bool)]
+        if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
+            return cast("tuple[int, int, int]", tuple(numbers))
+    raise ValueError(f'color {value!r}, expected [red, green, blue] in 0..255 or "#rrggbb"')

@@ -20,13 +20,12 @@ from scribbleseg.data.loader_options import (
     make_loader,
     side_pair,
 )
-from scribbleseg.data.position import check_step_size, training_position
-from scribbleseg.data.sampler import EpochSampler
-from scribbleseg.data.segmenters import SuperpixelOptions  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.sampler import EpochSampler, check_step_size, training_position
 from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.training_extras import ExtraOptions, TrainingExtras
 from scribbleseg.data.transforms import Augmentation, TrainTransform
 from scribbleseg.functional.images import write_image
+from scribbleseg.functional.superpixels import SuperpixelOptions  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
@@ -201,7 +200,7 @@ class ScribbleDataModule(LightningDataModule):
         }
         splits = needed[getattr(stage, "value", stage)]
         if self.check and splits != ("predict",):
-            from scribbleseg.data.check import check_source
+            from scribbleseg.data.check.check import check_source
 
             report = check_source(self.source, splits=splits, sample=64)
             report.raise_if_errors()

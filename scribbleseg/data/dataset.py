@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -32,9 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EvalDataset", "TrainDataset", "collate"]
 
+logger = logging.getLogger(__name__)
+
 _FILL = {"image": 0, "image_raw": 0, "scribble": IGNORE_INDEX, "mask": IGNORE_INDEX, "valid": 0}
 _FILL |= {"source_index": -1, "superpixel": -1, "pseudo_label": IGNORE_INDEX}
 _FILL |= {"scribble_distance": 255, "pseudo_distance": 255}
+_LOST = "lost_labels"  # of items, not of batches
+_TOLD: list[str] = []  # of a batch without labels, in this process
 _GRAPH = ("superpixel_edges", "superpixel_weights")  # as many rows as an image has edges
 
 
@@ -121,6 +126,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
             "class_labels": tags,
             "image_id": record.image_id,
             "index": torch.tensor(index),
+            _LOST: bool((label == IGNORE_INDEX).all() and (scribble != IGNORE_INDEX).any()),
         }
         if self.image_raw:
             item["image_raw"] = _to_chw(rgb_view(sample.raw, self.info.rgb_channels))
@@ -212,6 +218,18 @@ def _has(source: ScribbleSource, record: Record, role: str) -> bool:
     return record.image is None or getattr(record, role) is not None
 
 
+def _warn_of_lost_labels(name: str) -> None:
+    if _TOLD:
+        return
+    _TOLD.append(name)
+    logger.warning(
+        "no pixel is labelled in a training batch (%s and others) although its images have "
+        "scribbles: crops or rotations leave them out; use a larger `crop_size` or smaller "
+        "`augmentation.scale` (said once for each process)",
+        name,
+    )
+
+
 def _to_chw(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
@@ -224,6 +242,8 @@ def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
     says which.
     """
     batch: dict[str, Any] = {}
+    if all(item.pop(_LOST, False) for item in items):
+        _warn_of_lost_labels(str(items[0]["image_id"]))
     # a label that only some items have cannot be stacked, and is only for display
     keys = [key for key in items[0] if all(key in item for item in items)]
     for key in keys:

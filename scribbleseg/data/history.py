@@ -7,17 +7,22 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.comparison import read_facts
-from scribbleseg.data.leaks import overlap_warning
+from scribbleseg.data.check.findings import Finding, some_names
 from scribbleseg.data.lists import image_key
 from scribbleseg.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from scribbleseg.data.findings import Finding
-
-__all__ = ["earlier_images", "leaked_images", "name_digest", "pack_digests", "unpack_digests"]
+__all__ = [
+    "earlier_images",
+    "leaked_images",
+    "name_digest",
+    "overlap_warning",
+    "pack_digests",
+    "read_facts",
+    "unpack_digests",
+]
 
 _STARTS = ("encoder_weights", "init_from")  # hyper-parameters that may name a checkpoint
 _BYTES = 6  # two of 10^5 names have equal digests with a probability of 2 · 10^-5
@@ -85,6 +90,28 @@ def _recorded(path: Path) -> frozenset[bytes]:
         return frozenset()
 
 
+def read_facts(path: Path) -> Any:
+    """What a checkpoint says about itself beside its weights, which stay on disk where possible.
+
+    Returns:
+        The entry of this library; ``None`` if the file holds none.
+
+    Raises:
+        CheckpointError: If the file cannot be read.
+    """
+    import torch  # here: commands that read no checkpoint need no torch
+
+    try:
+        state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a checkpoint ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}); it is truncated, not a checkpoint, or holds "
+            "pickled objects, which are never loaded"
+        ) from error
+    return state.get("scribbleseg") if isinstance(state, dict) else None
+
+
 def leaked_images(
     earlier: Mapping[str, Collection[bytes]], scored: Collection[str]
 ) -> list[Finding]:
@@ -108,3 +135,35 @@ def leaked_images(
         for place, seen in earlier.items()
     )
     return [finding for finding in findings if finding is not None]
+
+
+def overlap_warning(
+    train_stems: Collection[str],
+    val_stems: Collection[str],
+    *,
+    train_name: str = "the training list",
+    val_name: str = "the validation list",
+) -> Finding | None:
+    """Whether weights trained on one data set have seen the validation images of another.
+
+    VOC ids are compared without their folders, with or without underscore; other names as they are.
+
+    Args:
+        train_stems: Image names that the weights were trained on.
+        val_stems: Image names that are to be scored.
+        train_name: What the first list is, for the message.
+        val_name: What the second list is, for the message.
+
+    Returns:
+        A D302 warning, or ``None`` if the lists have no image in common.
+    """
+    seen = set(map(image_key, train_stems))
+    common = [stem for stem in val_stems if image_key(stem) in seen]
+    if not common:
+        return None
+    text = (
+        f"{len(common)} of {len(val_stems)} images of {val_name} are in {train_name} "
+        f"({some_names(common)}), expected none if weights trained on it are the start; they raise "
+        "scores: start from weights that have not seen these images, such as ImageNet's"
+    )
+    return Finding("D302", "warning", text, common[0])

@@ -1,48 +1,69 @@
-"""Label images to ids in the one internal coding, and what to say if a file does not hold ids."""
+"""Label files to ids in the one internal coding, and what to say if a file does not hold ids."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.decode import Pixels, read_pixels
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["encode_label", "read_label", "read_raw_label"]
+__all__ = ["LabelCoding", "encode_label", "read_label", "whole_numbers"]
 
-_ID_MODES = {"P", "L", "1", "I", "I;16", "I;16B", "I;16L", "I;16N"}
-_COLOUR_MODES = {"RGB", "RGBA", "RGBX"}
+_TOLERANCE = 1e-3  # of ids that a tool stored as scaled or floating-point numbers
+_DOCUMENT = "scribbleseg/data/README.md documents the format of classes.yaml"
 
 
-def read_label(
-    path: str | Path,
-    num_classes: int,
-    *,
-    unlabelled_value: int | None = None,
-    ignore: Iterable[int] = (),
-    palette: Mapping[tuple[int, int, int], int] | None = None,
-    remap: NDArray[np.integer] | None = None,
-) -> NDArray[np.uint8]:
-    """Ids of a scribble or mask file.
+@dataclass(frozen=True)
+class LabelCoding:
+    """What the values and colours of a label file mean.
+
+    255 and transparent pixels are unlabelled in every coding.
+
+    Attributes:
+        num_classes: Number of classes C, background included.
+        ids: Value of the file to class index; ``None`` = they are the same.
+        ignore: Values of the file that become 255.
+        colours: RGB colour to class index, or to 255.
+
+    Example:
+        >>> coding = LabelCoding(2, ids={1: 0, 2: 1}, ignore=(0,))
+        >>> encode_label(np.array([[0, 1, 2, 255]]), coding, "a.png").tolist()
+        [[255, 0, 1, 255]]
+    """
+
+    num_classes: int
+    ids: Mapping[int, int] | None = None
+    ignore: tuple[int, ...] = ()
+    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the number of classes."""
+        if not 1 <= self.num_classes <= MAX_CLASSES:
+            raise ValueError(f"num_classes must be in 1..{MAX_CLASSES}, got {self.num_classes}")
+
+    def index_of(self) -> dict[int, int]:
+        """Every value that a file may hold, with its class index or 255."""
+        own = dict(enumerate(range(self.num_classes))) if self.ids is None else dict(self.ids)
+        return {IGNORE_INDEX: IGNORE_INDEX, **own, **dict.fromkeys(self.ignore, IGNORE_INDEX)}
+
+
+def read_label(path: str | Path, coding: LabelCoding | int) -> NDArray[np.uint8]:
+    """Class indices of a scribble, mask or pseudo-label file.
 
     Args:
-        path: PNG, TIFF, BMP or GIF of Pillow mode P, L, 1, I or I;16. The palette of a P file is
-            ignored: its indices are the ids.
-        num_classes: Number of classes C, background included.
-        unlabelled_value: Value of the file that means "not drawn"; 255 always does.
-        ignore: Further values that become 255, such as a void code.
-        palette: Exact colours and their ids; without it colour files are refused.
-        remap: Table from file values to ids with 256 or 65536 entries; a negative entry is a value
-            that must not occur.
+        path: PNG, TIFF, BMP, GIF or WebP of ids or colours; see
+            :func:`~scribbleseg.data.decode.read_pixels`.
+        coding: What its values mean; a number of classes for files of ids 0..C-1 and 255.
 
     Returns:
         Ids 0..C-1 and 255 = unlabelled or void, uint8, shape ``(H, W)``.
@@ -51,200 +72,184 @@ def read_label(
         ScribbleNotFoundError: If the file does not exist.
         LabelFormatError: If the file cannot be decoded or holds anything else than such ids. The
             message starts with a code: D101 id out of range, D102 luminance of a palette, D103
-            colours or lossy compression, D202 undecodable, D203 float values.
+            colours or lossy compression, D202 undecodable, D203 numbers that are no ids.
     """
-    raw = read_raw_label(path, palette=palette)
-    return encode_label(
-        raw,
-        num_classes,
-        path=path,
-        unlabelled_value=unlabelled_value,
-        ignore=ignore,
-        remap=remap,
-    )
+    coding = LabelCoding(coding) if isinstance(coding, int) else coding
+    pixels = read_pixels(path)
+    if pixels.values.ndim == 3 or (pixels.palette is not None and coding.colours):
+        return _ids_of_colours(pixels, coding, Path(path))
+    return encode_label(pixels.values, coding, path)
 
 
-def read_raw_label(
-    path: str | Path, *, palette: Mapping[tuple[int, int, int], int] | None = None
-) -> NDArray[np.integer]:
-    """Values of a label file as they are stored, without any check of their range.
+def encode_label(values: NDArray[Any], coding: LabelCoding, path: str | Path) -> NDArray[np.uint8]:
+    """Values of a file to class indices, in one table look-up.
 
     Args:
-        path: See :func:`read_label`.
-        palette: Exact colours and their ids, for colour files.
+        values: Integers, or numbers within 0.001 of integers, shape ``(H, W)``.
+        coding: What they mean.
+        path: File that they are from, for messages.
 
     Returns:
-        uint8, uint16 or int32, shape ``(H, W)``.
+        Ids 0..C-1 and 255, uint8, shape ``(H, W)``.
 
     Raises:
-        ScribbleNotFoundError: If the file does not exist.
-        LabelFormatError: If the file cannot be decoded, is lossy, or holds colours that are not in
-            ``palette``.
+        LabelFormatError: If a value is no id (D101, D102) or no whole number (D203).
+        ValueError: If the values are not two-dimensional.
     """
-    path = Path(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _values(image, path, palette)
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(f"label {path} does not exist") from error
-    except LabelFormatError:
-        raise
-    except (
-        OSError,
-        UnidentifiedImageError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
-        raise LabelFormatError(
-            f"D202 {path}: cannot be decoded ({error}); the file is truncated or not an image: "
-            "copy it again from its source, or remove it from the list"
-        ) from error
-
-
-def _values(
-    image: Image.Image, path: Path, palette: Mapping[tuple[int, int, int], int] | None
-) -> NDArray[np.integer]:
-    if image.format in {"JPEG", "MPO"} or path.suffix.lower() in {".jpg", ".jpeg"}:
-        raise LabelFormatError(
-            f"D103 {path}: a label file must not be a JPEG; compression changes the ids: export "
-            "the labels again as PNG"
-        )
-    if image.mode in _ID_MODES:
-        values = np.asarray(image)
-        return values.astype(np.uint8) if values.dtype == np.bool_ else values
-    if image.mode == "F":
-        raise LabelFormatError(
-            f"D203 {path}: holds floating point values, expected integer ids 0..254 and 255; "
-            "probably a probability or distance map: export ids as 8-bit PNG"
-        )
-    if palette is None or image.mode not in _COLOUR_MODES:
-        colours = len(image.convert("RGB").getcolors(maxcolors=1 << 24) or ())
-        raise LabelFormatError(
-            f"D103 {path}: mode {image.mode} with {colours} colours, expected one channel of class "
-            "ids (mode P or L); a colour picture cannot be mapped without its colour table: give "
-            "every class a `color` in classes.yaml, or export the labels as ids"
-        )
-    return _ids_of_colours(np.asarray(image.convert("RGB")), path, palette)
-
-
-def _ids_of_colours(
-    pixels: NDArray[np.uint8], path: Path, palette: Mapping[tuple[int, int, int], int]
-) -> NDArray[np.uint8]:
-    packed = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-    found, inverse, counts = np.unique(packed, return_inverse=True, return_counts=True)
-    colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
-    unknown = [index for index, colour in enumerate(colours) if colour not in palette]
-    if unknown:
-        worst = sorted(unknown, key=lambda index: -int(counts[index]))[:3]
-        examples = ", ".join(f"{colours[index]} on {counts[index]:,} px" for index in worst)
-        raise LabelFormatError(
-            f"D103 {path}: {len(unknown)} colours are not in the colour table: {examples}; many "
-            "unknown colours come from JPEG compression or anti-aliasing, few from a missing "
-            "class: add them to `color` in classes.yaml, or export the labels without smoothing"
-        )
-    ids = np.array([palette[colour] for colour in colours], dtype=np.uint8)
-    return ids[inverse.reshape(packed.shape)]
-
-
-def encode_label(
-    raw: NDArray[np.integer],
-    num_classes: int,
-    *,
-    path: str | Path,
-    unlabelled_value: int | None = None,
-    ignore: Iterable[int] = (),
-    remap: NDArray[np.integer] | None = None,
-) -> NDArray[np.uint8]:
-    """Stored values to ids 0..C-1 and 255, in one table look-up.
-
-    Args:
-        raw: Integer values, shape ``(H, W)``.
-        num_classes: Number of classes C.
-        path: File that the values are from, for messages.
-        unlabelled_value: See :func:`read_label`.
-        ignore: See :func:`read_label`.
-        remap: See :func:`read_label`.
-
-    Returns:
-        uint8, shape ``(H, W)``.
-
-    Raises:
-        LabelFormatError: D101 or D102, if a value is neither an id nor 255.
-        ValueError: If ``num_classes`` is not in 1..255, or values are not a 2-D integer array.
-    """
-    if not 1 <= num_classes <= MAX_CLASSES:
-        raise ValueError(f"num_classes must be in 1..{MAX_CLASSES}, got {num_classes}")
-    if raw.ndim != 2 or not np.issubdtype(raw.dtype, np.integer):
-        raise ValueError(f"{path}: labels must be a 2-D integer array, got {raw.dtype} {raw.shape}")
-    ignored = {int(value) for value in ignore}
-    if unlabelled_value is not None:
-        ignored.add(unlabelled_value)
-    ignored.discard(IGNORE_INDEX)
-    if not ignored and remap is None:
-        if raw.size and not ((raw < num_classes) & (raw >= 0) | (raw == IGNORE_INDEX)).all():
-            _complain(raw, num_classes, Path(path), ())
-        return raw.astype(np.uint8)
-    table = _table(num_classes, ignored, remap)
-    ids: NDArray[np.int16]
-    if raw.dtype == np.uint8:
-        ids = table[raw]
-    else:
-        inside = (raw >= 0) & (raw < len(table))
-        ids = np.where(inside, table[np.where(inside, raw, 0)], -1)
+    if values.ndim != 2:
+        raise ValueError(f"{path}: labels must be of two dimensions, got shape {values.shape}")
+    values = whole_numbers(values, path)
+    if coding.ids is None and not coding.ignore:
+        known = (values < coding.num_classes) & (values >= 0) | (values == IGNORE_INDEX)
+        if not known.all():
+            _complain(values, coding, Path(path))
+        return values.astype(np.uint8)
+    index_of = coding.index_of()
+    low, high = min(index_of), max(index_of)
+    table = np.full(high - low + 2, -1, np.int16)  # the last entry stands for all other values
+    table[np.array(list(index_of)) - low] = list(index_of.values())
+    inside = (values >= low) & (values <= high)
+    ids = table[np.where(inside, values.astype(np.int64) - low, len(table) - 1)]
     if (ids < 0).any():
-        valid = np.flatnonzero(table >= 0)
-        _complain(raw, num_classes, Path(path), [int(v) for v in valid if v != IGNORE_INDEX])
+        _complain(values, coding, Path(path))
     return ids.astype(np.uint8)
 
 
-def _table(
-    num_classes: int, ignored: set[int], remap: NDArray[np.integer] | None
-) -> NDArray[np.int16]:
-    """File value to id; -1 marks values that must not occur."""
-    entries = 65536 if max(ignored, default=0) > 255 or remap is not None else 256
-    table = np.full(entries, -1, dtype=np.int16)
-    if remap is None:
-        table[:num_classes] = np.arange(num_classes)
-    else:
-        if len(remap) not in (256, 65536):
-            raise ValueError(f"remap must have 256 or 65536 entries, got {len(remap)}")
-        allowed = (remap >= 0) & ((remap < num_classes) | (remap == IGNORE_INDEX))
-        table[: len(remap)] = np.where(allowed, remap, -1)
-    table[IGNORE_INDEX] = IGNORE_INDEX
-    table[[value for value in ignored if 0 <= value < entries]] = IGNORE_INDEX
-    return table
+def whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[np.integer]:
+    """Label values as integers; many tools store ids as floating-point or scaled numbers.
+
+    Raises:
+        LabelFormatError: D203, if a value is not within 0.001 of a whole number.
+    """
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8)
+    integers: NDArray[np.integer]
+    if np.issubdtype(values.dtype, np.integer):
+        integers = values
+        return integers
+    if not np.issubdtype(values.dtype, np.floating):
+        raise LabelFormatError(f"D203 {path}: holds {values.dtype}, expected one id per pixel")
+    with np.errstate(invalid="ignore"):
+        ids = np.rint(values)
+        wrong = ~(np.abs(values - ids) <= _TOLERANCE) | (np.abs(values) > 1 << 30)
+    if wrong.any():
+        raise LabelFormatError(
+            f"D203 {path}: holds values that are no ids, e.g. {values[wrong][0]:g} on "
+            f"{int(wrong.sum()):,} px, expected whole numbers; a probability or distance map, or "
+            "labels that were interpolated: export ids, and resample them by nearest neighbour"
+        )
+    integers = ids.astype(np.int32)
+    return integers
 
 
-def _luminance(num_classes: int) -> set[int]:
-    """Values that ids 0..C-1 and 255 of a VOC palette become in a conversion to grey, ± 1."""
-    colours = voc_palette()[[*range(num_classes), IGNORE_INDEX]].astype(np.float64)
-    grey = np.round(colours @ [0.299, 0.587, 0.114]).astype(int)
-    return {int(value) + step for value in grey for step in (-1, 0, 1)} | {0}
+# -------------------------------------------------------------------------- colours
 
 
-def _complain(raw: NDArray[np.integer], num_classes: int, path: Path, valid: Iterable[int]) -> None:
-    values, counts = np.unique(raw, return_counts=True)
-    allowed = set(valid) or set(range(num_classes))
-    allowed.add(IGNORE_INDEX)
-    bad = [(int(v), int(n)) for v, n in zip(values, counts, strict=True) if int(v) not in allowed]
-    if not bad:
-        return
+def _ids_of_colours(pixels: Pixels, coding: LabelCoding, path: Path) -> NDArray[np.uint8]:
+    """Class indices of a colour file, or of a palette file whose classes have colours."""
+    if pixels.palette is not None:
+        return _ids_of_palette(pixels.values, pixels.palette, coding, path)
+    rgb, alpha = pixels.values, pixels.alpha
+    seen = np.ones(rgb.shape[:2], np.bool_) if alpha is None else alpha > 0
+    packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    found, inverse, counts = np.unique(packed[seen], return_inverse=True, return_counts=True)
+    colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
+    result = np.full(rgb.shape[:2], IGNORE_INDEX, np.uint8)
+    if all(colour in coding.colours for colour in colours):
+        ids = np.array([coding.colours[colour] for colour in colours], dtype=np.uint8)
+        result[seen] = ids[inverse]
+        return result
+    if all(red == green == blue for red, green, blue in colours):  # three equal channels of ids
+        values = np.where(seen, rgb[..., 0], np.uint8(IGNORE_INDEX))
+        return encode_label(values, coding, path)
+    raise _unknown_colours(colours, counts, coding, path)
+
+
+def _ids_of_palette(
+    values: NDArray[np.uint8], palette: NDArray[np.uint8], coding: LabelCoding, path: Path
+) -> NDArray[np.uint8]:
+    """By colour if the palette holds the colours of the classes, else by index."""
+    used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    by_index = coding.index_of()
+    by_colour: dict[int, int | None] = {}
+    for index in used.tolist():
+        red, green, blue, opacity = (
+            palette[index].tolist() if index < len(palette) else (0, 0, 0, 255)
+        )
+        by_colour[index] = IGNORE_INDEX if opacity == 0 else coding.colours.get((red, green, blue))
+    if None not in by_colour.values():
+        table = np.zeros(256, np.uint8)
+        for index, label in by_colour.items():
+            table[index] = label or 0
+        return table[values]
+    agree = [
+        by_index.get(index) == colour for index, colour in by_colour.items() if colour is not None
+    ]
+    if all(agree):
+        return encode_label(values, coding, path)
+    unknown = [index for index, colour in by_colour.items() if colour is None]
+    shown = ", ".join(f"{index}: {tuple(palette[index][:3].tolist())}" for index in unknown[:3])
+    raise LabelFormatError(
+        f"D103 {path}: the palette holds colours of the classes in another order than their ids, "
+        f"and also colours of no class ({shown}), so neither index nor colour can be trusted; give "
+        "these classes their `color` in classes.yaml, set `unlabelled_color`, or export the labels "
+        f"as ids; {_DOCUMENT}"
+    )
+
+
+def _unknown_colours(
+    colours: list[tuple[int, int, int]],
+    counts: NDArray[np.integer],
+    coding: LabelCoding,
+    path: Path,
+) -> LabelFormatError:
+    unknown = [index for index, colour in enumerate(colours) if colour not in coding.colours]
+
+    def rank(index: int) -> tuple[bool, int]:
+        # without a table of colours, grey pixels may be ids
+        return not coding.colours and len(set(colours[index])) == 1, -int(counts[index])
+
+    worst = sorted(unknown, key=rank)[:3]
+    examples = ", ".join(f"{colours[index]} on {counts[index]:,} px" for index in worst)
+    if not coding.colours:
+        return LabelFormatError(
+            f"D103 {path}: holds {len(colours)} colours ({examples}), expected one channel of "
+            "class ids; a colour picture cannot be mapped without its colour table: give every "
+            f"class a `color` in classes.yaml, or export the labels as ids; {_DOCUMENT}"
+        )
+    top = list(colours[worst[0]])
+    return LabelFormatError(
+        f"D103 {path}: {len(unknown)} colours are not in the colour table: {examples}; many "
+        "unknown colours come from JPEG compression or anti-aliasing: export the labels without "
+        f"smoothing. Few come from a missing class: add its `color` to classes.yaml. If {top} "
+        f"means unlabelled, set `unlabelled_color: {top}`; {_DOCUMENT}"
+    )
+
+
+# ------------------------------------------------------------------------- messages
+
+
+def _complain(values: NDArray[np.integer], coding: LabelCoding, path: Path) -> None:
+    """Raise for values that are no ids, with the likely cause."""
+    found, counts = np.unique(values, return_counts=True)
+    allowed = coding.index_of()
+    bad = [(int(v), int(n)) for v, n in zip(found, counts, strict=True) if int(v) not in allowed]
     bad.sort(key=lambda item: -item[1])
     listed = ", ".join(
-        f"value {value} on {count:,} px ({100 * count / raw.size:.1f} %)"
+        f"value {value} on {count:,} px ({100 * count / values.size:.1f} %)"
         for value, count in bad[:5]
     )
     more = f" and {len(bad) - 5} further values" if len(bad) > 5 else ""
-    expected = f"expected classes 0-{num_classes - 1} and 255"
-    tones = _luminance(num_classes)
-    grey_only = {int(v) for v in values} - {IGNORE_INDEX} <= tones
+    classes = coding.num_classes
+    expected = f"expected classes 0-{classes - 1} and 255"
+    if coding.ids is not None:
+        expected = f"expected the ids {_some(coding.ids)} of {classes} classes, and 255"
+    tones = _luminance(classes)
+    grey_only = {int(v) for v in found} - {IGNORE_INDEX} <= tones
     # the tones of many classes are most values there are, and prove nothing
-    grey_only &= 2 * len(tones - set(range(num_classes))) < IGNORE_INDEX - num_classes
-    single_code = len(bad) == 1 and bad[0][0] == num_classes
+    grey_only &= 2 * len(tones - set(range(classes))) < IGNORE_INDEX - classes
+    following = classes if coding.ids is None else max(coding.ids) + 1
+    single_code = len(bad) == 1 and bad[0][0] == following
     if grey_only and not single_code:
         raise LabelFormatError(
             f"D102 {path}: {listed}{more}, {expected}; all values are grey tones of the VOC "
@@ -253,17 +258,42 @@ def _complain(raw: NDArray[np.integer], num_classes: int, path: Path, valid: Ite
             "original palette file"
         )
     top, top_count = bad[0]
-    if len(bad) == 1 and (single_code or 2 * top_count > raw.size):
+    zeros = int((values == 0).sum())
+    if single_code and 2 * zeros > values.size and 0 in allowed and IGNORE_INDEX not in found:
+        cause = (
+            f"value 0 on {zeros:,} px is probably unlabelled and ids go from 1 to {classes}: set "
+            "`unlabelled_value: 0` in dataset.yaml"
+        )
+    elif len(bad) == 1 and (single_code or top == -1 or 2 * top_count > values.size):
         cause = (
             f"{top} looks like an unlabelled or void code: set `unlabelled_value: {top}` if the "
             f"file is a scribble, `ignore: [{top}]` in classes.yaml if it is a mask"
         )
     elif min(value for value, _ in bad) < 0:
         cause = "negative ids cannot be stored in 8 bits: write unlabelled pixels as 255"
+    elif max(value for value, _ in bad) > MAX_CLASSES:
+        cause = (
+            f"values above {MAX_CLASSES} are no ids of classes, so this may be no label file: "
+            "export the labels again, or map the values with `ignore` or `id` in classes.yaml"
+        )
     else:
         cause = (
             "the class list is too short or the file belongs to another data set: list "
             f"{max(value for value, _ in bad) + 1} classes, or map the value with `ignore` or "
             "`id` in classes.yaml"
         )
-    raise LabelFormatError(f"D101 {path}: {listed}{more}, {expected}; {cause}")
+    error = LabelFormatError(f"D101 {path}: {listed}{more}, {expected}; {cause}")
+    error.values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    raise error
+
+
+def _some(ids: Iterable[int]) -> str:
+    shown = sorted(ids)
+    return ", ".join(map(str, shown[:8])) + (" …" if len(shown) > 8 else "")
+
+
+def _luminance(num_classes: int) -> set[int]:
+    """Values that ids 0..C-1 and 255 of a VOC palette become in a conversion to grey, ± 1."""
+    colours = voc_palette()[[*range(num_classes), IGNORE_INDEX]].astype(np.float64)
+    grey = np.round(colours @ [0.299, 0.587, 0.114]).astype(int)
+    return {max(0, int(value) + step) for value in grey for step in (-1, 0, 1)}

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import logging
 import os
 import re
+import subprocess
+import sys
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.images import IMAGE_SUFFIXES
+from scribbleseg.constants import IMAGE_SUFFIXES
+from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from scribbleseg.types import Record
 
 __all__ = [
-    "LABEL_SUFFIXES",
+    "check_pattern",
+    "check_time",
     "find_images",
+    "group_in",
+    "group_pattern",
     "image_key",
     "natural_key",
     "read_split",
     "voc_stem",
 ]
 
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif", ".jpg", ".jpeg")
-"""Label suffixes, preferred first; JPEG is listed to be found and refused."""
+logger = logging.getLogger(__name__)
 
+_SECONDS = 2.0
+_MOST_GROUPS = 5000
+_TRIAL = (
+    "import json, re, sys; p, names = json.load(sys.stdin); [*map(re.compile(p).search, names)]"
+)
+_HEADINGS = {"name", "image", "images", "file", "filename", "file_name", "id", "image_id", "stem"}
 _FILE_SUFFIXES = {*IMAGE_SUFFIXES, *LABEL_SUFFIXES, ".xml", ".json", ".h5", ".npy", ".npz", ".mat"}
 _PREFIXES = re.compile(
     r"^(?:\./)*(?:"
@@ -75,16 +93,19 @@ def image_key(name: str) -> str:
     return voc_stem(last) if _VOC_NUMBER.fullmatch(last) else name
 
 
-def read_split(path: str | Path) -> list[str]:
+def read_split(path: str | Path, *, repeats: bool = False) -> list[str]:
     """Image stems of a split file, in its order.
 
     A line is a stem, an image path, or an image path and further columns (label files, tags), which
-    are ignored. A byte-order mark, CRLF, blank lines and ``#`` comments are accepted; a leading
-    slash, a known prefix such as ``JPEGImages/`` and an image suffix are removed. Names may hold
-    spaces in files of one column.
+    are ignored; in ``.csv`` files commas separate columns and the first line may be a heading. A
+    byte-order mark, CRLF, blank lines and ``#`` comments are accepted; a leading slash, a known
+    prefix such as ``JPEGImages/`` and an image suffix are removed. Names may hold spaces in files
+    of one column, and composed and decomposed letters are the same.
 
     Args:
         path: UTF-8 text file.
+        repeats: Keep names that are listed several times, as lists of training images do to draw
+            some images more often; a warning says how many.
 
     Returns:
         Stems relative to the image folder, POSIX separators, at least one.
@@ -96,6 +117,8 @@ def read_split(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
+        if not path.is_file():
+            raise FileNotFoundError  # folders and pipes too
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise ScribbleNotFoundError(
@@ -107,24 +130,36 @@ def read_split(path: str | Path) -> list[str]:
             f"D202 {path}: split file is not UTF-8 text ({error.reason} at byte {error.start}); "
             "save it as UTF-8 with one image name per line"
         ) from error
+    stems: list[str] = []
     lines: dict[str, int] = {}
+    table = path.suffix.lower() == ".csv"
     # not splitlines(): it also breaks at characters that are legal inside a name
     for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
-        stem = _stem(_first_column(line), path, number)
-        if stem in lines:
+        if table:
+            line = next(csv.reader([line]), [""])[0].strip()
+            if not stems and line.casefold() in _HEADINGS:
+                continue
+        stem = _stem(line if table else _first_column(line), path, number)
+        stems.append(stem)
+        if stem in lines and not repeats:
             raise LabelFormatError(
                 f"D303 {path}: {stem!r} is listed twice, in lines {lines[stem]} and {number}; "
                 "remove one of them"
             )
-        lines[stem] = number
+        lines.setdefault(stem, number)
     if not lines:
         raise ScribbleNotFoundError(
             f"D301 {path}: lists no image (0 names); write one image name per line"
         )
-    return list(lines)
+    if len(lines) < len(stems):
+        logger.warning(
+            "%s: lists %d names %d times; images that are repeated are drawn more often",
+            *(path, len(lines), len(stems)),
+        )
+    return stems
 
 
 def _split_suffix(name: str) -> tuple[str, str]:
@@ -167,7 +202,27 @@ def _stem(name: str, path: Path, number: int) -> str:
     base, suffix = _split_suffix(parts[-1])
     if suffix in _FILE_SUFFIXES:
         parts[-1] = base
-    return "/".join(parts)
+    return unicodedata.normalize("NFC", "/".join(parts))
+
+
+def safe_id(image_id: str) -> str:
+    """The id, if it can be the relative name of a file on every system.
+
+    Raises:
+        LabelFormatError: If it leads elsewhere or would be hidden (D501).
+
+    Example:
+        >>> safe_id("patient001/slice 3")
+        'patient001/slice 3'
+    """
+    odd = re.match(r"[A-Za-z]:", image_id) or re.search(r"[\x00-\x1f\\]", image_id)
+    if odd or any(not part or part.startswith(".") for part in image_id.split("/")):
+        raise LabelFormatError(
+            f"D501 image id {image_id[:80]!r}: expected a name relative to the image folder, "
+            "without empty parts, leading dots, backslashes, drive letters and control characters; "
+            "correct `image_id` in the source"
+        )
+    return image_id
 
 
 def find_images(
@@ -193,9 +248,8 @@ def find_images(
     rank = {suffix: position for position, suffix in enumerate(suffixes)}
     found: dict[str, tuple[int, str]] = {}
     twice: list[str] = []
-    home = folder.resolve()
-    for relative, entry in _walk(str(folder), ""):
-        name, suffix = _split_suffix(relative)
+    for relative, entry in _walk(str(folder), "", folder.resolve(), ()):
+        name, suffix = _split_suffix(unicodedata.normalize("NFC", relative))
         position = rank.get(suffix)
         if position is None:
             continue
@@ -204,11 +258,6 @@ def find_images(
             raise LabelFormatError(
                 f"D501 {folder}: the file name {shown!r} is not UTF-8 or holds control "
                 "characters; rename it (convmv turns old codings into UTF-8)"
-            )
-        if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(home):
-            raise LabelFormatError(
-                f"D501 {entry.path}: link leaves the folder {folder}; copy the file, or pass the "
-                "linked folder itself"
             )
         earlier = found.get(name)
         if earlier is not None:
@@ -224,12 +273,115 @@ def find_images(
     return {name: Path(found[name][1]) for name in sorted(found)}
 
 
-def _walk(folder: str, prefix: str) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def _walk(
+    folder: str, prefix: str, home: Path, above: tuple[Path, ...]
+) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Files by name relative to the first folder; links are followed if they stay in it."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda item: item.name):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{prefix}{entry.name}/")
-            else:
+            inside = above
+            if entry.is_symlink():
+                target = Path(entry.path).resolve()
+                if not target.is_relative_to(home):
+                    raise LabelFormatError(
+                        f"D501 {entry.path}: link leaves the folder {home}; copy what it points "
+                        "to, or pass the linked folder itself"
+                    )
+                if target in (home, *above) or not target.exists():
+                    continue  # a loop, or a link to nothing
+                inside = (*above, target)
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", home, inside)
+            elif entry.is_file():
                 yield f"{prefix}{entry.name}", entry
+
+
+def check_pattern(**option: str | None) -> re.Pattern[str] | None:
+    """Compile an option that holds a pattern.
+
+    Args:
+        option: Its name and value.
+
+    Raises:
+        ConfigError: If it is no regular expression.
+
+    Example:
+        >>> check_pattern(group_regex="(p1")
+        Traceback (most recent call last):
+        scribbleseg.errors.ConfigError: group_regex='(p1': missing ), unterminated subpattern at...
+    """
+    ((name, value),) = option.items()
+    try:
+        return None if value is None else re.compile(value)
+    except re.error as error:
+        raise ConfigError(f"{name}={value!r}: {error}") from error
+
+
+def group_in(pattern: re.Pattern[str], stem: str) -> str | None:
+    r"""Group that a name shows: the first group of the match, or all of it; ``None`` without one.
+
+    Example:
+        >>> [group_in(re.compile(r"p(\d+)|x"), stem) for stem in ("p12_s3", "x_s3", "q12")]
+        ['12', 'x', None]
+    """
+    match = pattern.search(stem)
+    if match is None:
+        return None
+    return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
+
+
+def check_time(pattern: re.Pattern[str] | None, stems: Iterable[str]) -> None:
+    """Refuse a pattern that would search for ever, such as ``(a+)+b``: a trial in a process.
+
+    Raises:
+        ConfigError: If the names take longer than 2 s (D501).
+    """
+    if pattern is None:
+        return
+    task = json.dumps([pattern.pattern, list(stems)])
+    command = [sys.executable, "-I", "-S", "-c", _TRIAL]
+    try:
+        # Python cannot stop a search that has begun; where no process can start, nothing is tried
+        with suppress(OSError):
+            subprocess.run(command, input=task, text=True, timeout=_SECONDS, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigError(
+            f"D501 group_regex={pattern.pattern!r}: searching the image names with it takes longer "
+            f"than {_SECONDS:g} s; nested repeats such as (a+)+ try every way to divide a name: "
+            "write each part once"
+        ) from error
+
+
+def group_pattern(records: Sequence[Record], own: re.Pattern[str] | None = None) -> str | None:
+    r"""A ``group_regex`` that gives every record its group, ``None`` if there is none.
+
+    Args:
+        records: Samples of all splits.
+        own: Pattern of the source, tried first.
+
+    Example:
+        >>> from scribbleseg.types import Record
+        >>> group_pattern([Record("p1_slice_2", group="p1"), Record("p10_slice_11", group="p10")])
+        '^(.+?)_slice_\\d+$'
+    """
+    named = [(record.image_id, record.group) for record in records if record.group is not None]
+    if not named or len(named) < len(records):
+        return None
+    candidates = [] if own is None else [own.pattern]
+    tails = {
+        re.sub(r"[0-9]+", lambda _: r"\d+", re.escape(image_id[len(group) :]))
+        for image_id, group in named
+        if image_id.startswith(group)
+    }
+    if len(tails) == 1:
+        candidates.append(f"^(.+?){tails.pop()}$")
+    groups = sorted({group for _, group in named}, key=lambda group: (-len(group), group))
+    if len(groups) <= _MOST_GROUPS:
+        candidates.append(f"({'|'.join(map(re.escape, groups))})")
+    for candidate in candidates:
+        pattern = re.compile(candidate)
+        if all((group_in(pattern, image_id) or image_id) == group for image_id, group in named):
+            return candidate
+    return None

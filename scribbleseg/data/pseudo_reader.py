@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
-from scribbleseg.data.findings import some_names
-from scribbleseg.data.sources.pseudo import find_pseudo_labels
+from scribbleseg.data.check.findings import some_names
+from scribbleseg.data.labels import read_label
+from scribbleseg.data.sources.index import find_pseudo_labels
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class PseudoLabelReader:
         Raises:
             LabelFormatError: If the file is faulty (D101 to D103, D202) or of another size (D201).
         """
-        path = self._files[record.image_id]
-        label = io.read_label(path, self.num_classes)
+        path = self._files[record.image_id].path
+        label = read_label(path, self.num_classes)
         if label.shape != scribble.shape:
             raise LabelFormatError(
                 f"D201 {path}: pseudo-label is {label.shape[1]}×{label.shape[0]} (width×height), "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scribbleseg.data.findings import some_names
+from scribbleseg.data.check.findings import some_names
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import check_manifest
 

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Literal
 
 from scribbleseg.constants import voc_palette
-from scribbleseg.data import io
+from scribbleseg.data.images import read_image
+from scribbleseg.data.labels import read_label
 from scribbleseg.errors import ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
 
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from scribbleseg.data.readers.boxes import Box
+    from scribbleseg.data.annotations import Box
+    from scribbleseg.data.check.findings import Finding
     from scribbleseg.functional.degrade import StrokeDrawing
-    from scribbleseg.types import Record, Split
+    from scribbleseg.types import Label, Record, Split
 
-__all__ = ["FileRole", "LabelRole", "ScribbleSource"]
+__all__ = ["FileRole", "ScribbleSource", "require"]
 
 FileRole = Literal["image", "scribble", "mask"]
 """What is read from the files of a record."""
-
-LabelRole = Literal["scribble", "mask"]
-"""Which of the data set's own labels a file is: their values may be coded differently."""
 
 
 class ScribbleSource(ABC):
@@ -72,13 +71,13 @@ class ScribbleSource(ABC):
         """Number of classes, background included."""
         return len(self.class_names)
 
-    def class_labels(self, record: Record) -> list[int] | None:
-        """Classes that a training image shows, where they are known apart from its scribble.
+    @abstractmethod
+    def records(self, split: Split) -> list[Record]:
+        """Samples of a split in a fixed order.
 
-        Returns:
-            Class ids, the background or not; ``None`` = the classes that the scribble draws.
+        Raises:
+            ScribbleNotFoundError: If the folder, the list or listed files are missing.
         """
-        return None
 
     def with_mask(self, record: Record) -> Record:
         """The record with its dense mask, if there is one: for reports, never for training.
@@ -86,6 +85,50 @@ class ScribbleSource(ABC):
         Training records of files have none, so that nothing reads it by accident.
         """
         return record
+
+    def inputs(self, record: Record, role: FileRole) -> list[Path]:
+        """Files that decide what is read: results that are older than one of them are made anew.
+
+        Args:
+            record: Sample of this source.
+            role: Which of the ``read_*`` methods the question is about.
+
+        Returns:
+            Paths; empty if there is no such file.
+        """
+        if role == "image":
+            return [] if record.image is None else [record.image]
+        label: Label | None = getattr(record, role)
+        return [] if label is None else [label.path]
+
+    def read_image(self, record: Record) -> NDArray[np.uint8]:
+        """Image in its EXIF orientation, uint8, shape ``(H, W, K)``; RGB if K is 3."""
+        return read_image(
+            require(record.image, "image", record),
+            channels=self.in_channels,
+            intensity=self.intensity,
+            max_pixels=self.max_image_pixels,
+        )
+
+    def read_scribble(self, record: Record) -> NDArray[np.uint8]:
+        """Scribble ids, uint8, shape ``(H, W)``, 255 = unlabelled."""
+        return read_label(require(record.scribble, "scribble", record).path, self.num_classes)
+
+    def read_mask(self, record: Record) -> NDArray[np.uint8]:
+        """Dense ids, uint8, shape ``(H, W)``, 255 = void. Validation and checks only."""
+        return read_label(require(record.mask, "mask", record).path, self.num_classes)
+
+    def read_strokes(self, record: Record) -> StrokeDrawing | None:
+        """The scribble as polylines that draw it exactly, ``None`` if only pixels are known."""
+        return None
+
+    def class_labels(self, record: Record) -> list[int] | None:
+        """Classes that a training image shows, where they are known apart from its scribble.
+
+        Returns:
+            Class ids, the background or not; ``None`` = the classes that the scribble labels.
+        """
+        return None
 
     def boxes(self, record: Record) -> list[Box]:
         """Bounding boxes of an image, edges in pixels: for methods that need more than a map.
@@ -98,53 +141,29 @@ class ScribbleSource(ABC):
             "boxes, or another label type"
         )
 
-    @abstractmethod
-    def records(self, split: Split) -> list[Record]:
-        """Samples of a split in a fixed order.
+    def problems(self) -> list[Finding]:
+        """Faults of the whole data set that the check reports beside those of single files.
 
-        Raises:
-            ScribbleNotFoundError: If the folder, the list or listed files are missing.
+        A source overrides it to compare what it alone knows, such as the headers of volumes; it
+        reads no pixels, because the check before every training calls it as well.
         """
+        return []
 
-    def inputs(self, record: Record, role: FileRole) -> list[Path]:
-        """Files that decide what is read: results that are older than one of them are made anew.
 
-        The file that the record names, which may be inside an archive; a source that reads more,
-        such as a table of ids, overrides it.
+def require(part: Any, role: str, record: Record) -> Any:
+    """A file of a record, or an error if it has none.
 
-        Args:
-            record: Sample of this source.
-            role: Which of its ``read_*`` methods the question is about.
+    Args:
+        part: Field of the record.
+        role: Name of the field, for the message: image, scribble or mask.
+        record: The sample.
 
-        Returns:
-            Paths; they need not exist. Empty if there is no such file.
-        """
-        path: Path | None = getattr(record, role)
-        return [] if path is None else [path]
-
-    def read_image(self, record: Record) -> NDArray[np.uint8]:
-        """Image in its EXIF orientation, uint8, shape ``(H, W, K)``; RGB if K is 3."""
-        return self._read_image_file(io.require(record.image, "image", record.image_id))
-
-    def _read_image_file(self, path: Path) -> NDArray[np.uint8]:
-        """An image file with this source's channels, window and limit."""
-        return io.read_image(
-            path,
-            channels=self.in_channels,
-            intensity=self.intensity,
-            max_pixels=self.max_image_pixels,
+    Raises:
+        ScribbleNotFoundError: If ``part`` is ``None`` (D301).
+    """
+    if part is None:
+        raise ScribbleNotFoundError(
+            f"D301 {record.image_id}: this sample has no {role} file; add it to the {role} folder, "
+            f"or remove {record.image_id!r} from its split file"
         )
-
-    def read_scribble(self, record: Record) -> NDArray[np.uint8]:
-        """Scribble ids, uint8, shape ``(H, W)``, 255 = not drawn."""
-        path = io.require(record.scribble, "scribble", record.image_id)
-        return io.read_label(path, self.num_classes)
-
-    def read_strokes(self, record: Record) -> StrokeDrawing | None:
-        """The scribble as polylines that draw it exactly, ``None`` if only pixels are known."""
-        return None
-
-    def read_mask(self, record: Record) -> NDArray[np.uint8]:
-        """Dense ids, uint8, shape ``(H, W)``, 255 = void. Validation and checks only."""
-        path = io.require(record.mask, "mask", record.image_id)
-        return io.read_label(path, self.num_classes)
+    return part

@@ -35,11 +35,11 @@ def read_spacings(root: Path) -> dict[str, Spacing]:
     """
     path = root / SPACING_FILE
     cure = "expected {stem or group: [slices, rows, columns]} in mm; correct or remove the file"
+    if not path.is_file():  # a pipe would never end
+        return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:  # bad JSON or bad UTF-8
+    except (ValueError, RecursionError) as error:  # bad JSON or bad UTF-8
         raise LabelFormatError(f"D202 {path}: is not valid JSON ({error}); {cure}") from error
     if not isinstance(content, dict):
         raise LabelFormatError(f"D202 {path}: is a {type(content).__name__}; {cure}")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 
-from scribbleseg.data.findings import some_names
+from scribbleseg.data.check.findings import some_names
+from scribbleseg.data.jobs.settings import is_fresh
 from scribbleseg.data.label_maps import resize_map
-from scribbleseg.data.prepared import is_fresh
-from scribbleseg.data.readers.superpixels import find_superpixels, read_superpixels
-from scribbleseg.data.segmenters import SuperpixelMethod, SuperpixelOptions, over_segment
+from scribbleseg.data.superpixels import find_superpixels, read_superpixels
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import read_manifest
 from scribbleseg.functional.preprocess import resize_image
 from scribbleseg.functional.superpixel_affinity import RegionGraph, superpixel_affinity
+from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions, over_segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,11 +13,11 @@ import torch
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.label_maps import LabelMap
 from scribbleseg.data.pseudo_reader import PseudoLabelReader
-from scribbleseg.data.readers.superpixels import SUPERPIXEL_FILL
-from scribbleseg.data.segmenters import SuperpixelMethod, SuperpixelOptions
 from scribbleseg.data.superpixel_reader import SuperpixelReader
+from scribbleseg.data.superpixels import SUPERPIXEL_FILL
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
+from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions
 from scribbleseg.options import check_flag, check_number
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class ExtraOptions:
         if wanted & _PSEUDO_LABELS and self.pseudo_label_dir is None:
             raise ConfigError(
                 f"{name} trains on pseudo-labels, and `pseudo_label_dir` of the data is not set: "
-                "give a folder of label PNGs, such as `python -m scribbleseg.data spread ROOT "
+                "give a folder of label PNGs, such as `python -m scribbleseg.data propagate ROOT "
                 "--out DIR` or a predict run writes"
             )
         return wanted

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, IMAGENET_MEAN
-from scribbleseg.data.label_maps import resize_map
+from scribbleseg.data.label_maps import keep_labels, resize_labels, resize_map
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.preprocess import resize_image, resized_shape
 
@@ -124,10 +124,11 @@ class TrainTransform:
             "fill_mask": IGNORE_INDEX,
         }
         steps: list[Any] = []
+        self._scale: A.Compose | None = None
         if augmentation.scale is not None:
             low, high = augmentation.scale
             # albumentations adds the limit to 1
-            steps.append(A.RandomScale((low - 1, high - 1), p=1.0))
+            self._scale = A.Compose([A.RandomScale((low - 1, high - 1), p=1.0)])
         if augmentation.rotate:
             steps.append(A.Rotate((-augmentation.rotate, augmentation.rotate), p=0.5, **canvas))
         if augmentation.rot90:
@@ -182,7 +183,7 @@ class TrainTransform:
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
             image = resize_image(image, self.resize)
-            labels = [resize_map(label, (height, width)) for label in labels]
+            labels = [resize_labels(label, (height, width)) for label in labels]
         size = image.shape[:2]
         masks: list[NDArray[Any]] = list(labels)
         if track or maps:  # replays any geometry, whatever it is made of
@@ -190,8 +191,13 @@ class TrainTransform:
         if self._rotates:  # the one geometric step that makes canvas
             masks.append(np.ones(image.shape[:2], np.uint8))
         mirrored = False
+        _reseed([self._scale, self._geometric], streams["geometry"])
+        if self._scale is not None:
+            out = self._scale(image=image, masks=masks)
+            image, masks = out["image"], list(out["masks"])
+            for index, label in enumerate(labels):
+                masks[index] = keep_labels(label, np.asarray(masks[index], np.uint8))
         if self._geometric is not None:
-            _reseed(self._geometric, streams["geometry"])
             out = self._geometric(image=image, masks=masks)
             image, masks = out["image"], list(out["masks"])
             flips = [name for name, _ in out["applied_transforms"] if name in _FLIPS]
@@ -204,7 +210,7 @@ class TrainTransform:
             image, masks = self._labelled_crop(image, masks, self._crop_size, streams["crop"])
         raw = image
         if self._colour is not None:
-            _reseed(self._colour, streams["colour"])
+            _reseed([self._colour], streams["colour"])
             image = self._colour(image=image)["image"]
         if self._jitter is not None:
             image = _jitter(image, self._jitter, streams["jitter"])
@@ -276,14 +282,17 @@ def _look_up(
     return moved
 
 
-def _reseed(steps: A.Compose, stream: np.random.SeedSequence) -> None:
+def _reseed(groups: Sequence[A.Compose | None], stream: np.random.SeedSequence) -> None:
     """Give each step a stream of its own: ``set_random_seed`` gives the same one to all.
 
     Then flips, rotations and scales would depend on each other, and some pairs never occur.
     """
-    own, *children = stream.generate_state(1 + len(steps.transforms)).tolist()
-    steps.set_random_seed(own)
-    for step, child in zip(steps.transforms, children, strict=True):
+    composed = [group for group in groups if group is not None]
+    steps = [step for group in composed for step in group.transforms]
+    own, *children = stream.generate_state(1 + len(steps)).tolist()
+    for group in composed:
+        group.set_random_seed(own)
+    for step, child in zip(steps, children, strict=True):
         step.set_random_seed(child)
 
 

@@ -5,10 +5,6 @@ from scribbleseg.functional.affinity import (
     pair_displacement as pair_displacement, pair_indices as pair_indices,
     pair_offsets as pair_offsets, path_offsets as path_offsets,
 )
-from scribbleseg.functional.array_files import (
-    ARRAY_SUFFIXES as ARRAY_SUFFIXES, ArrayLayout as ArrayLayout,
-    TIFF_SUFFIXES as TIFF_SUFFIXES, read_array as read_array, read_layout as read_layout,
-)
 from scribbleseg.functional.cam import (
     assemble_cam as assemble_cam, cam_labels as cam_labels,
     cam_probabilities as cam_probabilities, class_activation_maps as class_activation_maps,
@@ -43,10 +39,6 @@ from scribbleseg.functional.crf import (
     CRFBackend as CRFBackend, CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS,
     dense_crf as dense_crf, mean_field as mean_field, unary_from_labels as unary_from_labels,
     unary_from_probs as unary_from_probs,
-)
-from scribbleseg.functional.decode import (
-    IMAGE_SUFFIXES as IMAGE_SUFFIXES, ORIENTATION_TAG as ORIENTATION_TAG,
-    decode_image as decode_image, is_deep_colour as is_deep_colour, open_image as open_image,
 )
 from scribbleseg.functional.degrade import (
     Anchor as Anchor, Degradation as Degradation, StrokeDrawing as StrokeDrawing,
@@ -121,8 +113,10 @@ from scribbleseg.functional.losses import (
     weighted_mean as weighted_mean,
 )
 from scribbleseg.functional.manifest import (
-    MANIFEST as MANIFEST, check_manifest as check_manifest, parent_facts as parent_facts,
-    read_manifest as read_manifest, text_digest as text_digest, write_manifest as write_manifest,
+    MANIFEST as MANIFEST, check_manifest as check_manifest,
+    class_difference as class_difference, made_by_library as made_by_library,
+    parent_facts as parent_facts, read_manifest as read_manifest, text_digest as text_digest,
+    write_manifest as write_manifest,
 )
 from scribbleseg.functional.permutohedral import PermutohedralLattice as PermutohedralLattice
 from scribbleseg.functional.point_loss import (
@@ -209,7 +203,9 @@ from scribbleseg.functional.superpixel_affinity import (
     superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.superpixels import (
-    felzenszwalb_regions as felzenszwalb_regions, grid_regions as grid_regions,
+    MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
+    SuperpixelOptions as SuperpixelOptions, felzenszwalb_regions as felzenszwalb_regions,
+    grid_regions as grid_regions, over_segment as over_segment,
     region_boundaries as region_boundaries, slic_regions as slic_regions,
 )
 from scribbleseg.functional.synthesis import (

@@ -11,8 +11,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from scribbleseg.constants import IMAGE_SUFFIXES
 from scribbleseg.errors import ScribbleNotFoundError
-from scribbleseg.functional.decode import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,7 +10,6 @@ import numpy as np
 from PIL import Image
 
 from scribbleseg.constants import IGNORE_INDEX, voc_palette
-from scribbleseg.functional.decode import IMAGE_SUFFIXES, decode_image
 from scribbleseg.functional.image_files import write_atomic
 from scribbleseg.functional.intensity import rgb_view
 
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "IMAGE_SUFFIXES",
     "colorize",
     "compose_panel",
-    "decode_image",
     "overlay_labels",
     "write_image",
     "write_label",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = [
     "MANIFEST",
     "check_manifest",
+    "class_difference",
+    "made_by_library",
     "parent_facts",
     "read_manifest",
     "text_digest",
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 """Name of the file, beside the labels that it describes."""
 
+_LISTED = 5  # classes that a message names
 _VOLATILE = ("version", "files", "complete", "class_names")  # say nothing about what the files hold
 
 
@@ -88,6 +91,20 @@ def read_manifest(folder: str | Path) -> dict[str, Any] | None:
             "make the labels again, or delete this file if you are sure of their classes"
         )
     return content
+
+
+def made_by_library(folder: str | Path, class_names: Sequence[str]) -> bool:
+    """Whether a command of this library wrote the labels of a folder, which then hold class ids.
+
+    Raises:
+        LabelFormatError: If they were made for other classes (D401), or the manifest cannot be
+            read (D202).
+    """
+    manifest = read_manifest(folder)
+    own = manifest is not None and str(manifest.get("command", "")).startswith("scribbleseg")
+    if own:
+        check_manifest(folder, class_names)
+    return own
 
 
 def parent_facts(**folders: str | Path | None) -> dict[str, Any]:
@@ -155,12 +172,13 @@ def check_manifest(
     if manifest is None:
         return
     path = Path(folder) / MANIFEST
-    theirs, ours = manifest.get("class_names"), list(class_names)
-    if theirs is not None and theirs != ours:
+    theirs = manifest.get("class_names")
+    difference = "" if theirs is None else class_difference(theirs, class_names, owner="labels")
+    if difference:
         raise LabelFormatError(
-            f"D401 {path}: these labels have other classes than the data set: "
-            f"{_first_difference(theirs, ours)}; ids would train the wrong classes. Use labels "
-            "made for this data set, or list its classes in the order of the labels"
+            f"D401 {path}: these labels have other classes than the data set: {difference}; ids "
+            "would train the wrong classes. Use labels made for this data set, or list its classes "
+            "in the order of the labels"
         )
     for role, parent in (manifest.get("parents") or {}).items():
         _check_parent(path, role, parent)
@@ -201,13 +219,42 @@ def _flat(facts: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _first_difference(theirs: object, ours: list[str]) -> str:
-    if not isinstance(theirs, list):
-        return f"`class_names` is {theirs!r}, expected a list of {len(ours)} names"
-    counts = f"{len(theirs)} classes in the labels, {len(ours)} in the data set"
-    for index, (label, own) in enumerate(zip(theirs, ours, strict=False)):
-        if label != own:
-            return f"id {index} is {label!r} in the labels and {own!r} in the data set ({counts})"
-    common = min(len(theirs), len(ours))
-    longer, place = (theirs, "labels") if len(theirs) > common else (ours, "data set")
-    return f"id {common}, {longer[common]!r}, is only in the {place} ({counts})"
+def class_difference(theirs: object, class_names: Sequence[str], *, owner: str) -> str:
+    """How two lists of class names differ: number, order, spelling, or which names.
+
+    Args:
+        theirs: Names of the other side, index = id; anything that a file holds in their place.
+        class_names: Names of the data set.
+        owner: What the other side is called in the sentence.
+
+    Returns:
+        A clause; empty if the lists are equal.
+
+    Example:
+        >>> class_difference(["sky", "car", "tree"], ["sky", "car"], owner="checkpoint")
+        "3 classes in the checkpoint, 2 in the data; only in the checkpoint: 'tree' (id 2)"
+    """
+    if not isinstance(theirs, (list, tuple)):
+        return f"`class_names` is {theirs!r}, expected a list of {len(class_names)} names"
+    names, ours = list(map(str, theirs)), list(class_names)
+    pairs = [
+        f"id {index}: {owner} {a!r}, data {b!r}"
+        for index, (a, b) in enumerate(zip(names, ours, strict=False))
+        if a != b
+    ]
+    listed = "; ".join(pairs[:_LISTED]) + ("; …" if len(pairs) > _LISTED else "")
+    if pairs and sorted(names) == sorted(ours):
+        return f"the same {len(ours)} names in another order ({listed})"
+    # spaces, underscores and capitals are how tools differ
+    plain = [["".join(filter(str.isalnum, n.casefold())) for n in side] for side in (names, ours)]
+    if pairs and plain[0] == plain[1]:
+        return f"{len(pairs)} names are spelt otherwise ({listed})"
+    parts = []
+    if len(names) != len(ours):
+        parts.append(f"{len(names)} classes in the {owner}, {len(ours)} in the data")
+    for where, these, others in ((owner, names, ours), ("data", ours, names)):
+        only = [f"{name!r} (id {these.index(name)})" for name in these if name not in others]
+        if only:
+            more = f" and {len(only) - _LISTED} more" if len(only) > _LISTED else ""
+            parts.append(f"only in the {where}: {', '.join(only[:_LISTED])}{more}")
+    return "; ".join([*parts, f"differing: {listed}"] if pairs else parts)

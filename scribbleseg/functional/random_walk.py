@@ -1,4 +1,4 @@
-"""Class maps spread by a random walk over nearby cells that no boundary separates."""
+"""Class maps propagated by a random walk over nearby cells that no boundary separates."""
 
 from __future__ import annotations
 

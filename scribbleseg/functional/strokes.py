@@ -20,6 +20,7 @@ Renderer = Literal["distance", "pillow"]
 
 # A point exactly width/2 away belongs to the stroke in spite of rounding.
 _TOLERANCE = 1e-9
+_PIECE = 64.0  # pixels of a segment that share a box
 _BOX_PIXELS = 1 << 20  # measured at a time
 
 
@@ -91,8 +92,8 @@ def covered_pixels(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """Pixels at most ``width / 2`` away from polylines.
 
-    The segments' bounding boxes are laid end to end and measured together, about ``2 ** 20`` pixels
-    at a time: time O(pixels of the boxes), memory bounded but for a single larger box.
+    Segments are cut into pieces of at most 64 pixels, whose bounding boxes are laid end to end and
+    measured together, about ``2 ** 20`` pixels at a time: time O(length x width), memory bounded.
 
     Args:
         lines: Vertices as (x, y) in pixels, at least one each, shape ``(n, 2)``.
@@ -113,22 +114,50 @@ def covered_pixels(
     starts = np.concatenate([line if len(line) == 1 else line[:-1] for line in lines])
     ends = np.concatenate([line if len(line) == 1 else line[1:] for line in lines])
     owners = np.repeat(np.arange(len(lines)), [max(len(line) - 1, 1) for line in lines])
-    reach = width / 2 + _TOLERANCE
-    limit = np.array([size[1] - 1, size[0] - 1])
-    # clipped as floats: a vertex may lie farther away than integers reach
-    low = np.clip(np.ceil(np.minimum(starts, ends) - reach), 0, limit + 1).astype(np.intp)
-    high = np.clip(np.floor(np.maximum(starts, ends) + reach), -1, limit).astype(np.intp)
-    boxes = np.maximum(high - low + 1, 0)
+    segment, low, boxes = _pieces(starts, ends, size, width / 2 + _TOLERANCE)
     total = np.cumsum(boxes.prod(axis=1))
     begin = 0
-    while begin < len(owners):
+    while begin < len(segment):
         before = total[begin - 1] if begin else 0
         stop = max(int(np.searchsorted(total, before + _BOX_PIXELS, side="right")), begin + 1)
-        own = slice(begin, stop)
+        own = segment[begin:stop]
         yield _measured(
-            starts[own], ends[own], owners[own], low[own], boxes[own], size[1], width / 2
+            *(starts[own], ends[own], owners[own], low[begin:stop], boxes[begin:stop]),
+            *(size[1], width / 2),
         )
         begin = stop
+
+
+def _pieces(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], size: tuple[int, int], reach: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Boxes around short pieces of segments: which segment, first corner and size as x, y.
+
+    Pixels are measured against whole segments; a box of a piece has room for rounding.
+    """
+    limit = np.array([size[1] - 1, size[0] - 1])
+    step = ends - starts
+    with np.errstate(divide="ignore", invalid="ignore"):
+        borders = np.stack([-reach - 1 - starts, limit + reach + 1 - starts]) / step
+    # the part of each segment that the image can show, as fractions; 0/0 means all of it
+    length = np.hypot(*step.T)
+    long = length > _PIECE
+    first = np.where(long, np.fmax(0.0, np.fmin(*borders)).max(axis=1), 0.0)
+    last = np.where(long, np.fmin(1.0, np.fmax(*borders)).min(axis=1), 1.0)
+    length *= np.maximum(last - first, 0.0)
+    number = np.where(last >= first, np.maximum(np.ceil(length / _PIECE), 1), 0).astype(np.intp)
+    segment = np.repeat(np.arange(len(starts)), number)
+    place = np.arange(len(segment)) - np.repeat(np.cumsum(number) - number, number)
+    share = (last - first)[segment] / number[segment]
+    one, other = (
+        starts[segment] + (first[segment] + share * (place + shift))[:, None] * step[segment]
+        for shift in (0, 1)
+    )
+    around = reach + 0.5 * long[segment, None]
+    # clipped as floats: a vertex may lie farther away than integers reach
+    low = np.clip(np.ceil(np.minimum(one, other) - around), 0, limit + 1).astype(np.intp)
+    high = np.clip(np.floor(np.maximum(one, other) + around), -1, limit).astype(np.intp)
+    return segment, low, np.maximum(high - low + 1, 0)
 
 
 def _measured(
@@ -140,7 +169,7 @@ def _measured(
     columns: int,
     radius: float,
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pixels of the segments' boxes (first corner and size as x, y) that are near enough."""
+    """Pixels of the pieces' boxes that are near enough to the pieces' segments."""
     areas = boxes.prod(axis=1)
     segment = np.repeat(np.arange(len(areas)), areas)
     inner = np.arange(len(segment)) - np.repeat(np.cumsum(areas) - areas, areas)

@@ -181,7 +181,7 @@ def embedding_affinity(embedding: Tensor, *, beta: float = 5.0, power: float = 2
 
 @torch.no_grad()
 def dense_random_walk(scores: Tensor, affinity: Tensor, *, num_steps: int = 64) -> Tensor:
-    r"""Class scores spread by a walk over all pairs of cells.
+    r"""Class scores propagated by a walk over all pairs of cells.
 
     .. math:: S' = S\, T^t, \qquad T_{ij} = \frac{A_{ij}}{\sum_i A_{ij}}
 

@@ -17,13 +17,12 @@ from scribbleseg.data import (
     Augmentation,
     LabelMap,
     ScribbleDataModule,
-    SuperpixelOptions,
     TrainDataset,
     TrainTransform,
     write_superpixels,
 )
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional import write_label, write_manifest
+from scribbleseg.functional import SuperpixelOptions, write_label, write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +88,7 @@ def test_sides_change_places_in_mirrored_samples(digest, tmp_path) -> None:
     for number, record in enumerate(records):
         points = np.full((12, 30), 255, np.uint8)
         points[6, 3:9] = [2, 2, 4, 9, 9, 14 - number]  # right hand, left foot, left leg, head
-        save(record.scribble, points)
+        save(record.scribble.path, points)
     facts = {}
     for name, augmentation in (("default", Augmentation()), ("everything", EVERYTHING)):
         for seed in SEEDS:
@@ -250,7 +249,8 @@ def extra_module(root: Path, name: str, **options: Any) -> ScribbleDataModule:
     settings |= {"augmentation": EVERYTHING, **EXTRAS[name], **options}
     if settings["superpixels"] == "regions":
         settings["superpixels"] = str(root / "regions")
-        write_superpixels(source, root / "regions", method="grid", segments=30, progress=False)
+        how = {"method": "grid", "options": SuperpixelOptions(segments=30)}
+        write_superpixels(source, root / "regions", **how, progress=False)
     pseudo = with_pseudo_labels(source, root / "pseudo")
     return asking(ScribbleDataModule(source, pseudo_label_dir=pseudo, **settings), *ALL)
 

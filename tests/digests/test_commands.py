@@ -155,20 +155,20 @@ def test_commands_that_cannot_run(command, tmp_path, digest) -> None:
         ),
         "no sample": command("check", raw, "--sample", 0),
     }
-    assert command("spread", raw, "--out", tmp_path / "spread")["status"] == 0
+    assert command("propagate", raw, "--out", tmp_path / "propagate")["status"] == 0
     facts["output of other settings"] = command(
-        "spread", raw, "--out", tmp_path / "spread", "--beta", 7
+        "propagate", raw, "--out", tmp_path / "propagate", "--beta", 7
     )
     facts["left"] = sorted(path.name for path in tmp_path.iterdir())
     digest.check("refused", facts)
 
 
-# --------------------------------------------------- spread, synthesize, superpixels
+# --------------------------------------------------- propagate, synthesize, superpixels
 
 LABELS: dict[str, tuple[object, ...]] = {
-    "spread": (),
-    "spread where sure": ("--min-confidence", 0.9),
-    "spread weakly, val": ("--beta", 10, "--split", "val"),
+    "propagate": (),
+    "propagate where sure": ("--min-confidence", 0.9),
+    "propagate weakly, val": ("--beta", 10, "--split", "val"),
     "synthesize": (),
     "synthesize thin, short, two": (
         *("--width", 1, "--length-ratio", 0.4, "--erosion", 1, "--jitter", 0.8),
@@ -206,7 +206,7 @@ def test_labels_from_labels(name: str, command, tmp_path, digest) -> None:
     digest.check(f"{name}, pictures", pictures(out), **LOOKS)
 
 
-@pytest.mark.parametrize("name", ["spread", "synthesize", "superpixels"])
+@pytest.mark.parametrize("name", ["propagate", "synthesize", "superpixels"])
 def test_broken_images_are_named(name: str, command, tmp_path, digest) -> None:
     raw, out = plain_folder(tmp_path / "raw"), tmp_path / "out"
     for folder in ("images", "masks"):
@@ -260,9 +260,9 @@ def test_check_with_report(name: str, command, tmp_path, digest) -> None:
 
 def test_check_of_pseudo_labels_and_dense_scribbles(command, tmp_path, digest) -> None:
     root = plain_folder(tmp_path / "raw")
-    command("spread", root, "--out", tmp_path / "spread")
-    (tmp_path / "spread" / "img_2.png").unlink()
-    facts = {"pseudo-labels": command("check", root, "--pseudo-labels", tmp_path / "spread")}
+    command("propagate", root, "--out", tmp_path / "propagate")
+    (tmp_path / "propagate" / "img_2.png").unlink()
+    facts = {"pseudo-labels": command("check", root, "--pseudo-labels", tmp_path / "propagate")}
     for path in (root / "scribbles").iterdir():
         save(path, np.array(Image.open(root / "masks" / path.name)))
     facts["dense"] = command("check", root)

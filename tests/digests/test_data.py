@@ -10,6 +10,7 @@ from helpers.data_facts import refusal, source_facts, training_facts
 from helpers.source_cases import (
     CASES,
     READERS,
+    block_source,
     case,
     click_files,
     devkit_boxes,
@@ -24,7 +25,6 @@ from scribbleseg import ScribbleSegError
 from scribbleseg.data import LabelType, WeakLabels, synthesize_folder
 from scribbleseg.data.sources import (
     ACDCSource,
-    BlockSource,
     COCOSource,
     FolderSource,
     VOCSource,
@@ -36,10 +36,8 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_source_reads(digest, tmp_path, name) -> None:
-    # without background its strokes are of no class, though their pixels are unlabelled
-    strokes = name not in ("context/59 xml", "context/59 mat")
     first = 8 if "left to right" in name else None  # 120 slices
-    digest.check(name, source_facts(CASES[name](tmp_path), first=first, strokes=strokes))
+    digest.check(name, source_facts(CASES[name](tmp_path), first=first))
 
 
 def trained_on(root: Path, reader: str, label_type: str, **options: Any) -> Any:
@@ -122,9 +120,9 @@ def test_labels_of_this_library_are_ids_whatever_the_coding(digest, tmp_path) ->
     root = block_tree(tmp_path / "city")
     options = {"dataset": "cityscapes"}
     synthesize_folder(
-        BlockSource(root, **options), root / "points", PointStyle(min_area=1), progress=False
+        block_source(root, **options), root / "points", PointStyle(min_area=1), progress=False
     )
-    points = BlockSource(root, label_type="point", **options)
+    points = block_source(root, label_type="point", **options)
     digest.check("weak files/own points", training_facts(points))
 
 

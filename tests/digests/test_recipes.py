@@ -30,14 +30,14 @@ CLASSES = {
     "SyntheticSource": sources.SyntheticSource,
     **{name: getattr(methods, name) for name in methods.__all__},
     **{name: getattr(callbacks, name) for name in callbacks.__all__},
-    **{cls.__name__: cls for cls in sources.SOURCES.values()},
+    **{name: getattr(sources, name) for name in sources.__all__ if name.endswith("Source")},
 }
 COMMANDS = {
     **{f"scribbleseg {stage}": (main, [stage]) for stage in ("fit", "validate", "test", "predict")},
     "scribbleseg predict --images": (main, ["predict", "--images", "folder"]),
     **{
         f"python -m scribbleseg.data {command}": (data.main, [command])
-        for command in ("check", "convert", "synthesize", "spread", "superpixels")
+        for command in ("check", "convert", "synthesize", "propagate", "superpixels")
     },
 }
 

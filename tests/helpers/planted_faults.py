@@ -42,7 +42,7 @@ def rgb_mask(root):
 
 
 def rgba_scribble(root):
-    save(root / FIRST, np.zeros((40, 48, 4), np.uint8))
+    save(root / FIRST, np.full((40, 48, 4), (200, 0, 0, 255), np.uint8))
 
 
 def jpeg_scribble(root):
@@ -65,6 +65,19 @@ def class_never_drawn(root):
 
 def zero_is_unlabelled(root):
     each_scribble(root, lambda s: np.where(s == 255, 0, s).astype(np.uint8))
+
+
+def ids_from_one(root):
+    each_scribble(root, lambda s: np.where(s == 255, 0, s + 1).astype(np.uint8))
+
+
+def binary_masks(root):
+    for path in (root / "masks").iterdir():
+        save(path, np.where(read(path) > 0, 255, 0).astype(np.uint8))
+
+
+def labelled_but_in_no_list(root):
+    write_list(root / "train.txt", STEMS[:4])
 
 
 def shifted(root):
@@ -120,7 +133,7 @@ def deep_label(root):
 
 def float_label(root):
     (root / FIRST).unlink()
-    save(root / "scribbles/img_0.tif", np.zeros((40, 48), np.float32))
+    save(root / "scribbles/img_0.tif", np.full((40, 48), 0.5, np.float32))
 
 
 def missing_scribble(root):
@@ -156,7 +169,7 @@ def one_stem_twice(root):
 
 
 def listed_twice(root):
-    write_list(root / "train.txt", ["img_0", "img_1", "img_0"])
+    write_list(root / "val.txt", ["img_6", "img_7", "img_6"])
 
 
 def path_traversal(root):
@@ -188,10 +201,13 @@ def gap_in_ids(root):
 # function, code of the finding, words of its text
 FOLDER_FAULTS = [
     (unlabelled_code, "D101", [FIRST, "value 3 on 1,8", "0-2", "`unlabelled_value: 3`"]),
+    (ids_from_one, "D101", [FIRST, "value 3 on 24 px", "ids count from 1", "0-2",
+                            "`unlabelled_value: 0`"]),
     (id_of_another_list, "D101", [FIRST, "value 9 on 7 px", "another data set", "classes.yaml"]),
     (mask_code, "D101", ["masks/img_7.png", "value 11 on 1,440 px (75.0 %)", "`ignore: [11]`"]),
-    (rgb_mask, "D103", ["masks/img_6.png", "mode RGB with 3 colours", "colour table", "`color`"]),
-    (rgba_scribble, "D103", [FIRST, "mode RGBA with 1 colours", "export the labels as ids"]),
+    (rgb_mask, "D103", ["masks/img_6.png", "holds 3 colours", "colour table", "`color`"]),
+    (rgba_scribble, "D103", [FIRST, "holds 1 colours", "(200, 0, 0) on 1,920 px",
+                              "export the labels as ids"]),
     (jpeg_scribble, "D103", ["scribbles/img_0.jpg", "JPEG", "compression", "as PNG"]),
     (empty_scribble, "D104", [FIRST, "1 of 6", "0 labelled pixels", "remove them from the list"]),
     (all_scribbles_empty, "D104", ["scribbles/img_", "6 of 6", "0 labelled pixels", "draw"]),
@@ -201,6 +217,8 @@ FOLDER_FAULTS = [
     (shifted, "D107", ["scribbles/img_", "contradict the mask", "shifting it by (-",
                        "less than 1 %"]),
     (wrong_order, "D107", ["scribbles/img_", "(100.0 %)", "class order", "compare both files"]),
+    (binary_masks, "D108", ["masks/img_6.png", "255 is on 2,", "'vessel' (id 2) on 0 px",
+                            "ids of the classes instead of 255"]),
     (other_size, "D201", [FIRST, "24x20", "expected 48x40", "resized copy", "`resize_labels"]),
     (transposed, "D201", [FIRST, "40x48", "expected 48x40", "transposing"]),
     (exif_rotated, "D201", [FIRST, "48x40", "expected 40x48", "EXIF", "rotate the label"]),
@@ -209,18 +227,18 @@ FOLDER_FAULTS = [
     (text_as_scribble, "D202", ["scribbles/img_1.png", "not an image", "copy it again"]),
     (deep_image, "D203", ["images/img_0.png", "1 images", "more than 8 bits", "mode: range"]),
     (deep_label, "D101", [FIRST, "value 65535 on 1,8", "`unlabelled_value: 65535`"]),
-    (float_label, "D203", ["scribbles/img_0.tif", "floating point", "8-bit PNG"]),
+    (float_label, "D203", ["scribbles/img_0.tif", "0.5 on 1,920 px", "interpolated", "export ids"]),
     (missing_scribble, "D301", ["scribbles", "1 of 6 scribbles", "img_0", "`on_missing: skip`"]),
     (missing_image, "D301", ["images", "1 of 7 images", "img_99", "remove the names"]),
-    (missing_mask, "D301", ["masks", "1 of 2 masks", "img_7", "add them"]),
     (missing_list, "D301", ["val.txt", "does not exist", "one image name per line"]),
     (empty_list, "D301", ["val.txt", "0 names", "one image name per line"]),
+    (labelled_but_in_no_list, "D301", ["2 of 8 labelled images", "img_4, img_5", "no list"]),
     (stem_in_both, "D302", ["images/img_0.png", "1 images are in 'train' and in 'val'", "remove"]),
     (same_pixels, "D302", ["images/img_7.png", "same pixels", "images/img_2.png", "remove one"]),
     (one_stem_twice, "D303", ["images", "1 stems", "img_0.jpg and img_0.png", "rename one"]),
-    (listed_twice, "D303", ["train.txt", "'img_0'", "lines 1 and 3", "remove"]),
+    (listed_twice, "D303", ["val.txt", "'img_6'", "lines 1 and 3", "remove"]),
     (path_traversal, "D501", ["train.txt", "line 2", "'../../etc/passwd'", "plain names"]),
-    (link_outside, "D501", ["images/img_0.png", "link leaves", "copy the file"]),
+    (link_outside, "D501", ["images/img_0.png", "link leaves", "copy what it points to"]),
     (no_class_file, "D301", ["no class file", "classes.txt", "one class name a line"]),
     (duplicate_class, "D401", ["classes.txt", "'blood vessel' (id 2)", "id 1", "rename one"]),
     (too_many_classes, "D401", ["classes.txt", "256 classes", "8-bit", "merge"]),

@@ -50,11 +50,9 @@ from PIL import Image
 
 from scribbleseg.data.sources import (
     ACDCSource,
-    BlockSource,
-    CamVidSource,
     COCOSource,
-    DensePoseSource,
     FolderSource,
+    LayoutSource,
     NiftiSource,
     NnUNetSource,
     PascalContextSource,
@@ -73,7 +71,21 @@ if TYPE_CHECKING:
     Case = Callable[[Path], ScribbleSource]
 
 
-def case(source: type, tree: Callable[..., Path], /, options: dict | None = None, **of_tree: Any):
+def camvid_source(root: Path, **options: Any) -> LayoutSource:
+    return LayoutSource(root, "camvid", **options)
+
+
+def densepose_source(root: Path, **options: Any) -> LayoutSource:
+    return LayoutSource(root, "densepose", **options)
+
+
+def block_source(root: Path, *, dataset: str = "", block: int = 10, **options: Any) -> LayoutSource:
+    name = dataset or ("ade20k" if "ade20k" in root.name.casefold() else "cityscapes")
+    folder = f"train/sparse_label/block{block}"
+    return LayoutSource(root, f"{name}_blocks", scribble_dir=folder, **options)
+
+
+def case(source: Any, tree: Callable[..., Path], /, options: dict | None = None, **of_tree: Any):
     """A tree with some options, read by a source with others."""
     return lambda root: source(tree(root, **of_tree), **(options or {}))
 
@@ -401,7 +413,7 @@ CASES: dict[str, Case] = {
         COCOSource, coco_tree, {"mask_style": "custom", "crowd": "ignore", "overlap": "area"}
     ),
     "coco/annotated only": case(COCOSource, coco_tree, {"keep_unannotated": False}),
-    "densepose": case(DensePoseSource, told_apart(densepose_tree)),
+    "densepose": case(densepose_source, told_apart(densepose_tree)),
     "acdc/release": case(ACDCSource, acdc_release),
     "acdc/release, fold 2": case(ACDCSource, acdc_release, {"fold": 2}),
     "acdc/plain": case(ACDCSource, told_apart(acdc_plain)),
@@ -416,13 +428,13 @@ CASES: dict[str, Case] = {
     ),
     "nnunet/pictures": case(NnUNetSource, told_apart(nnunet_pictures)),
     "nnunet/grey files": case(NnUNetSource, _grey_files),
-    "camvid": case(CamVidSource, told_apart(camvid_tree), {"group_regex": "^([^_]+)_"}),
-    "camvid/no lists": case(CamVidSource, camvid_tree, lists=False),
-    "blocks/10": case(BlockSource, _named(block_tree, "cityscapes")),
-    "blocks/20": case(BlockSource, _named(block_tree, "cityscapes"), {"block": 20}),
-    "blocks/50": case(BlockSource, block_tree, {"block": 50, **_CITY}),
-    "blocks/train ids": case(BlockSource, block_tree, _CITY, values=(0, 13, 255, 8)),
-    "blocks/ade20k": case(BlockSource, _named(block_tree, "ADE20K"), **_ADE),
+    "camvid": case(camvid_source, told_apart(camvid_tree), {"group_regex": "^([^_]+)_"}),
+    "camvid/no lists": case(camvid_source, camvid_tree, lists=False),
+    "blocks/10": case(block_source, _named(block_tree, "cityscapes")),
+    "blocks/20": case(block_source, _named(block_tree, "cityscapes"), {"block": 20}),
+    "blocks/50": case(block_source, block_tree, {"block": 50, **_CITY}),
+    "blocks/train ids": case(block_source, block_tree, _CITY, values=(0, 13, 255, 8)),
+    "blocks/ade20k": case(block_source, _named(block_tree, "ADE20K"), **_ADE),
     "s4/cityscapes": case(S4Source, s4_cityscapes, _CITY),
     "s4/cityscapes, h5": case(S4Source, s4_cityscapes, {"labels_from": "h5", **_CITY}),
     "s4/cityscapes, wide": case(
@@ -452,7 +464,7 @@ _READERS: dict[str, tuple[type, Callable[[Path], Path], dict[str, Any]]] = {
     "context 60": (PascalContextSource, context_tree, {}),
     "context 59": (PascalContextSource, context_tree, {"num_classes": 59}),
     "coco": (COCOSource, coco_tree, {}),
-    "densepose": (DensePoseSource, told_apart(densepose_tree), {}),
+    "densepose": (densepose_source, told_apart(densepose_tree), {}),
     "acdc release": (ACDCSource, acdc_release, {}),
     "acdc plain": (ACDCSource, told_apart(acdc_plain), {}),
     "nifti": (NiftiSource, raw_acdc, {"unlabelled_value": 4}),
@@ -463,8 +475,8 @@ _READERS: dict[str, tuple[type, Callable[[Path], Path], dict[str, Any]]] = {
         {"scribble_dir": "strokes", "unlabelled_value": 9},
     ),
     "nnunet pictures": (NnUNetSource, told_apart(nnunet_pictures), {}),
-    "camvid": (CamVidSource, told_apart(camvid_tree), {}),
-    "blocks": (BlockSource, block_tree, _CITY),
+    "camvid": (camvid_source, told_apart(camvid_tree), {}),
+    "blocks": (block_source, block_tree, _CITY),
     "s4 cityscapes": (S4Source, s4_cityscapes, _CITY),
     "s4 pascal": (S4Source, _s4_voc, {"dataset": "pascal"}),
 }

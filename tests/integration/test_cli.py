@@ -21,9 +21,9 @@ from PIL import Image
 import scribbleseg
 from scribbleseg import ConfigError, load, main, read_checkpoint, run_callbacks, run_loggers
 from scribbleseg.__main__ import main as run_console_script
-from scribbleseg.data import ScribbleDataModule
+from scribbleseg.data import ScribbleDataModule, read_image
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional import decode_image, write_image
+from scribbleseg.functional import write_image
 
 CONFIG = {
     "seed_everything": 1,
@@ -238,7 +238,7 @@ def test_predict_on_a_bare_folder(run_dir: Path, tmp_path, capsys) -> None:
             assert image.mode == "P"
             assert np.asarray(image).shape == size
         overlay = (tmp_path / "out" / "overlays" / name).with_suffix(".jpg")
-        assert decode_image(overlay).shape[:2] == size
+        assert read_image(overlay).shape[:2] == size
     assert "broken.jpg" in (tmp_path / "out" / "report.json").read_text()
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "labels").rglob("*.png")}
     with pytest.raises(SystemExit):
@@ -382,7 +382,7 @@ def test_help_lists_every_command(monkeypatch, capsys) -> None:
     for command in ("fit", "validate", "test", "predict"):
         assert f"\n  {command} " in shown
         assert f"\n    {command} " in full
-    for command in ("check", "convert", "synthesize", "spread", "superpixels"):
+    for command in ("check", "convert", "synthesize", "propagate", "superpixels"):
         assert command in shown
 
 

@@ -10,14 +10,15 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "scribbleseg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"faiss", "wandb", "pycocotools", "nibabel", "h5py", "segmentation_models_pytorch", "timm"}
-LAZY |= {"skimage"}
+LAZY |= {"skimage", "ijson", "matplotlib", "jinja2"}
 # every file or folder of the package by the row it stands in, lowest row first; a longer name
 # goes before the folder it lies in, and what stands together in a block may import each other
 LAYOUT = (
     ("constants", "errors"),
     ("options", "types"),
     ("functional",),
-    ("data", "nn", "metrics", "inference+predictor+folder_prediction"),
+    ("data", "nn", "metrics", "inference"),
+    ("predictor+folder_prediction",),
     ("methods.base+methods.evaluation+methods.partial", "checkpoint"),
     ("methods.*", "callbacks"),  # each folder of `methods` is a block of its own
     ("__main__+cli+cli_errors+cli_merge+predict_command+runs",),

@@ -23,7 +23,8 @@ from scribbleseg import (
     ScribbleNotFoundError,
     predict_logits,
 )
-from scribbleseg.functional import decode_image, preprocess
+from scribbleseg.data import read_image
+from scribbleseg.functional import preprocess
 
 
 class Brightness(nn.Module):
@@ -211,7 +212,7 @@ def test_folder_results(predictor, photos, tmp_path):
     assert (report.written, report.skipped, report.failed) == (3, 0, ())
     palette = np.array(predictor.data_info.palette, np.uint8)
     for name, suffix in (("one", "png"), ("sub/two", "png"), ("sub/deep/three", "bmp")):
-        pixels = decode_image(photos / f"{name}.{suffix}")
+        pixels = read_image(photos / f"{name}.{suffix}")
         ids = _ids(output / "labels" / f"{name}.png")
         np.testing.assert_array_equal(ids, _expected(pixels))
         with Image.open(output / "labels" / f"{name}.png") as image:
@@ -223,7 +224,7 @@ def test_folder_results(predictor, photos, tmp_path):
         assert probs.dtype == np.float16
         np.testing.assert_allclose(probs.astype(np.float32).sum(0), 1, atol=2e-3)
         np.testing.assert_array_equal(probs.argmax(0), ids)
-    assert decode_image(output / "overview.jpg").shape[0] > 3 * 240
+    assert read_image(output / "overview.jpg").shape[0] > 3 * 240
     assert not list(output.rglob(".*"))
 
 
@@ -312,7 +313,7 @@ def test_damaged_or_missing_results_are_made_anew(predictor, photos, tmp_path, c
     assert (report.written, report.skipped) == (2, 1)
     assert "damaged" in caplog.text
     np.testing.assert_array_equal(
-        _ids(output / "labels" / "one.png"), _expected(decode_image(photos / "one.png"))
+        _ids(output / "labels" / "one.png"), _expected(read_image(photos / "one.png"))
     )
 
 
@@ -322,7 +323,7 @@ def test_overwrite_predicts_again(predictor, photos, tmp_path):
     wrong = output / "labels" / "one.png"
     _save(wrong, np.zeros((3, 3), np.uint8))
     assert predictor.predict_folder(photos, output, overwrite=True).written == 3
-    np.testing.assert_array_equal(_ids(wrong), _expected(decode_image(photos / "one.png")))
+    np.testing.assert_array_equal(_ids(wrong), _expected(read_image(photos / "one.png")))
 
 
 def test_broken_file_does_not_end_the_run(predictor, photos, tmp_path, caplog):
@@ -347,9 +348,9 @@ def test_odd_decoder_errors_are_reported(predictor, photos, tmp_path, monkeypatc
     def decode(path, **options):
         if path.name == "one.png":
             raise KeyError(273)
-        return decode_image(path, **options)
+        return read_image(path, **options)
 
-    monkeypatch.setattr(internal("predictor"), "decode_image", decode)
+    monkeypatch.setattr(internal("predictor"), "read_image", decode)
     report = predictor.predict_folder(photos, tmp_path / "out")
     assert [failure.image for failure in report.failed] == ["one.png"]
 

@@ -54,8 +54,6 @@ RENAMED = {
     ("methods.cc4s.stages", "LossPreset"): "CC4SLossPreset",
     ("methods.pfa.weights", "PRESETS"): "PFA_PRESETS",
     ("methods.pfa.weights", "LossPreset"): "PFALossPreset",
-    ("data.spread_report", "write_overview"): "write_spread_overview",
-    ("data.synthesis_report", "write_overview"): "write_synthesis_overview",
 }
 
 
@@ -104,3 +102,18 @@ def test_import_is_fast_and_loads_no_optional_package() -> None:
     assert loaded.strip() == "[]"
     # processor time, so that other work on the machine does not count; the promise is one second
     assert float(spent) < 3
+
+
+def test_every_file_of_the_package_is_in_a_wheel() -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("tomllib is of Python 3.11")
+    import tomllib
+
+    project = PACKAGE.parent / "pyproject.toml"
+    patterns = tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["*"]
+    for path in PACKAGE.rglob("*"):
+        if path.is_dir() or path.suffix in (".py", ".pyc"):
+            continue
+        package = next(folder for folder in path.parents if (folder / "__init__.py").exists())
+        name = path.relative_to(package)
+        assert any(name.match(pattern) for pattern in patterns), f"{path} is in no wheel"

@@ -7,100 +7,68 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.check import check_source
+from scribbleseg.data.check.check import check_source
+from scribbleseg.data.check.compare import check_checkpoint, check_pseudo_labels
+from scribbleseg.data.check.findings import printable
+from scribbleseg.data.check.report import write_check_report
+from scribbleseg.data.check.statistics import measure_loading
 from scribbleseg.data.commands.opening import add_source, open_source
 from scribbleseg.errors import ConfigError, ScribbleSegError
 
 if TYPE_CHECKING:
     import argparse
 
-    from scribbleseg.data.findings import CheckReport
-    from scribbleseg.data.source import ScribbleSource
-
 __all__ = ["add"]
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
-        "check", help="find faults of a data set and count what is in it; exit status 1 on errors"
-    )
+    text = "find faults of a data set and count what is in it; exit status 1 on errors"
+    parser = commands.add_parser("check", help=text)
     add_source(parser)
-    parser.add_argument(
-        "--split",
-        nargs="+",
-        choices=("train", "val", "test"),
-        default=["train", "val"],
-        help="splits to check (default: train val)",
-    )
-    parser.add_argument("--sample", type=int, help="look at this many images only")
-    parser.add_argument("--allow-dense-scribbles", action="store_true", help="switch D106 off")
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FILE",
-        help="compare the classes with those of a checkpoint (D402)",
-    )
-    parser.add_argument(
-        "--pseudo-labels",
-        type=Path,
-        metavar="DIR",
-        help="check a folder of pseudo-labels for the training images (D601)",
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="DIR",
-        help="write report.html, report.json and contact_sheet.png there",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    option, splits, default = parser.add_argument, ("train", "val", "test"), ["train", "val"]
+    text = "splits to check (default: train val)"
+    option("--split", nargs="+", choices=splits, default=default, help=text)
+    option("--sample", type=int, help="look at this many images only")
+    option("--allow-dense-scribbles", action="store_true", help="switch D106 off")
+    text = "compare the classes with those of a checkpoint (D402)"
+    option("--checkpoint", type=Path, metavar="FILE", help=text)
+    text = "check a folder of pseudo-labels for the training images (D601)"
+    option("--pseudo-labels", type=Path, metavar="DIR", help=text)
+    text = "write report.html, report.json and contact_sheet.png there"
+    option("--report", type=Path, metavar="DIR", help=text)
+    option("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(run=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
     if options.sample is not None and options.sample < 1:
         raise ConfigError(f"--sample {options.sample}: expected at least 1")
-    source = open_source(options)
-    report = _examine(source, options)
-    page = None
-    if options.report is not None:
-        from scribbleseg.data.check_report import write_check_report
-
-        page = write_check_report(
-            source, report, options.report, splits=options.split, title=str(options.root)
-        )
-    if options.json:
-        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-    else:
-        text = f"{type(source).__name__} {options.root}\n{report.format()}"
-        text += f"\nreport: {page}" if page is not None else ""
-    sys.stdout.write(text + "\n")
-    return 1 if report.errors else 0
-
-
-def _examine(source: ScribbleSource, options: argparse.Namespace) -> CheckReport:
-    """The report with what the command line asks for besides."""
+    root, splits, further = options.root, options.split, []
+    try:
+        source = open_source(options)
+    except (RecursionError, ValueError, LookupError) as error:
+        if isinstance(error, ScribbleSegError):
+            raise
+        raise ConfigError(f"{root}: cannot be opened ({type(error).__name__}: {error})") from error
     # what needs no image comes first: a wrong path is known at once
-    further = []
     if options.checkpoint is not None:
-        from scribbleseg.data.comparison import check_checkpoint
-
         further += check_checkpoint(source, options.checkpoint)
     if options.pseudo_labels is not None:
-        from scribbleseg.data.pseudo_check import check_pseudo_labels
-
         further += check_pseudo_labels(source, options.pseudo_labels)
-    report = check_source(
-        source, splits=options.split, sample=options.sample, progress=sys.stderr.isatty()
-    )
+    bar = sys.stderr.isatty()
+    report = check_source(source, splits=splits, sample=options.sample, progress=bar)
     report.findings += further
     report.findings.sort(key=lambda finding: (finding.code, finding.severity))
-    from scribbleseg.data.loading import measure_loading
-
-    try:
-        loading = measure_loading(source, source.records(options.split[0]))
-    except ScribbleSegError:
-        loading = None  # a finding says why
-    if loading is not None:
-        report.statistics["loading"] = loading
-    return report
+    if splits[0] in report.statistics.get("splits", {}):
+        loading = measure_loading(source, source.records(splits[0]))
+        report.statistics |= {"loading": loading} if loading else {}
+    page = ""
+    if options.report is not None:
+        path = write_check_report(source, report, options.report, splits=splits, title=str(root))
+        page = f"\nreport: {printable(str(path))}"
+    text = json.dumps(report.to_dict(), indent=2)
+    if not options.json:
+        text = printable(f"{type(source).__name__} {root}") + f"\n{report.format()}{page}"
+    sys.stdout.write(text + "\n")
+    return 1 if report.errors else 0

@@ -6,13 +6,13 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.sources import SOURCES
+from scribbleseg.data.sources import SOURCES, recognised
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
     import argparse
 
-    from scribbleseg.data.sources.base import FileSource
+    from scribbleseg.data.sources.files import FileSource
 
 __all__ = ["add_source", "open_source"]
 
@@ -49,7 +49,7 @@ def open_source(options: argparse.Namespace) -> FileSource:
             continue
         if option not in known:
             raise ConfigError(
-                f"--{option.replace('_', '-')} is not an option of {kind.__name__}, but {root} is "
+                f"--{option.replace('_', '-')} is not an option of {name}, but {root} is "
                 f"read as {name!r}; pass --source folder if it is a plain folder"
             )
         given[option] = value
@@ -58,8 +58,8 @@ def open_source(options: argparse.Namespace) -> FileSource:
 
 
 def _recognise(root: Path) -> str:
-    for name, kind in SOURCES.items():
-        if kind.matches(root):
-            return name
-    layouts = ", ".join(f"{kind.layout} ({name})" for name, kind in SOURCES.items())
+    found = recognised(root)
+    if found:
+        return found[0]
+    layouts = ", ".join(SOURCES)
     raise ScribbleNotFoundError(f"{root}: not a known layout; expected one of: {layouts}")

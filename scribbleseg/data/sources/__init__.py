@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scribbleseg import Facade
 from scribbleseg.data.sources.acdc import ACDCSource
-from scribbleseg.data.sources.blocks import BlockSource
-from scribbleseg.data.sources.camvid import CamVidSource
 from scribbleseg.data.sources.coco import COCOSource
-from scribbleseg.data.sources.densepose import DensePoseSource
 from scribbleseg.data.sources.folder import FolderSource
+from scribbleseg.data.sources.layouts import LAYOUTS, LayoutSource, read_layout
 from scribbleseg.data.sources.nifti import NiftiSource
 from scribbleseg.data.sources.nnunet import NnUNetSource
 from scribbleseg.data.sources.pascal_context import PascalContextSource
@@ -19,37 +18,54 @@ from scribbleseg.data.sources.synthetic import SyntheticSource
 from scribbleseg.data.sources.voc import VOCSource
 
 if TYPE_CHECKING:
-    from scribbleseg.data.sources.base import FileSource
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from scribbleseg.data.source import ScribbleSource
 
 __all__ = [
+    "LAYOUTS",
     "SOURCES",
     "ACDCSource",
-    "BlockSource",
     "COCOSource",
-    "CamVidSource",
-    "DensePoseSource",
     "FolderSource",
+    "LayoutSource",
     "NiftiSource",
     "NnUNetSource",
     "PascalContextSource",
     "S4Source",
     "SyntheticSource",
     "VOCSource",
+    "recognised",
 ]
 
-SOURCES: dict[str, type[FileSource]] = {
-    "densepose": DensePoseSource,
+SOURCES: dict[str, Callable[..., ScribbleSource]] = {
+    "densepose": partial(LayoutSource, layout="densepose"),
     "coco": COCOSource,
     "context": PascalContextSource,
     "folder": FolderSource,
     "voc": VOCSource,
     "acdc": ACDCSource,
-    "camvid": CamVidSource,
-    "blocks": BlockSource,
+    "camvid": partial(LayoutSource, layout="camvid"),
+    "cityscapes_blocks": partial(LayoutSource, layout="cityscapes_blocks"),
+    "ade20k_blocks": partial(LayoutSource, layout="ade20k_blocks"),
     "nnunet": NnUNetSource,
     "nifti": NiftiSource,
 }
 """Sources by the name that commands use, in the order in which a folder is recognised: special
 layouts come before the more general ones that they resemble."""
+
+
+def recognised(root: Path) -> list[str]:
+    """Names in :data:`SOURCES` of the layouts that a folder has, told by the names in it."""
+
+    def matches(name: str) -> bool:
+        source = SOURCES[name]
+        if isinstance(source, partial):
+            return read_layout(name).matches(root)
+        return bool(source.matches(root))  # type: ignore[attr-defined]
+
+    return [name for name in SOURCES if matches(name)]
+
 
 Facade.of(__name__)

@@ -8,21 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.data import io
-from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.data.readers.hdf5 import open_hdf5
-from scribbleseg.data.sources.file_index import FileIndex, OnMissing
+from scribbleseg.data.classes import ClassTable
+from scribbleseg.data.labels import encode_label
+from scribbleseg.data.lists import find_images, natural_key
+from scribbleseg.data.source import require
 from scribbleseg.data.sources.folder import FolderSource
-from scribbleseg.errors import (
-    ConfigError,
-    LabelFormatError,
-    ScribbleNotFoundError,
-)
+from scribbleseg.data.sources.index import FileIndex, OnMissing
+from scribbleseg.data.volumes import open_hdf5, read_data_set
+from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.types import Label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import LabelRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["ACDC_CLASSES", "ACDCSource"]
@@ -105,19 +104,18 @@ class ACDCSource(FolderSource):
         """Whether a folder has this layout, told by the names in it; reads no file."""
         return (root / "ACDC_training_slices").is_dir() or any(root.glob("*.h5"))
 
-    def _class_table(self) -> io.ClassTable:
-        return io.ClassTable(ACDC_CLASSES, background=0)
+    def _class_table(self) -> ClassTable:
+        return ClassTable(ACDC_CLASSES, background=0)
 
     def _list_files(self) -> FileIndex:
         if self._slices is None:
             return super()._list_files()
-        found = io.find_images(self._slices, suffixes=(".h5",))
-        stems = sorted(found, key=io.natural_key)
-        # one file holds all: "slice.h5/scribble" names a data set as it names a file elsewhere
+        found = find_images(self._slices, suffixes=(".h5",))
+        stems = sorted(found, key=natural_key)
         return FileIndex(
-            images={stem: found[stem] / "image" for stem in stems},
-            scribbles={stem: found[stem] / "scribble" for stem in stems},
-            masks={stem: found[stem] / "label" for stem in stems},
+            images={stem: found[stem] for stem in stems},
+            scribbles={s: Label(found[s], "map", "scribble", "scribble") for s in stems},
+            masks={s: Label(found[s], "map", "label", "mask") for s in stems},
             places=dict.fromkeys(("image", "scribble", "mask"), str(self._slices)),
         )
 
@@ -132,7 +130,7 @@ class ACDCSource(FolderSource):
                 f"D301 {self.root}: fold {self.fold} leaves no slice for split {split!r}; it holds "
                 f"out patients {first} to {first + _FOLD_SIZE - 1}: choose another `fold`"
             )
-        return sorted(stems, key=io.natural_key)
+        return sorted(stems, key=natural_key)
 
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """RGB image, uint8, shape ``(H, W, 3)``; the release's [0, 1] is scaled to 0..255.
@@ -144,8 +142,8 @@ class ACDCSource(FolderSource):
         """
         if self._slices is None:
             return super().read_image(record)
-        path = io.require(record.image, "image", record.image_id)
-        values = _read_h5(path)
+        path = require(record.image, "image", record)
+        values = _read_h5(path, "image")
         in_range = values.size and np.isfinite(values).all() and 0 <= values.min() <= values.max()
         if values.ndim != 2 or not in_range or values.max() > 1:
             raise LabelFormatError(
@@ -155,23 +153,23 @@ class ACDCSource(FolderSource):
         grey = np.round(values * 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
 
-    def _image_size(self, record: Record) -> tuple[int, int]:
+    def image_size(self, record: Record) -> tuple[int, int]:
+        """Height and width of an image in pixels."""
         if self._slices is None:
-            return super()._image_size(record)
+            return super().image_size(record)
         height, width = self.read_image(record).shape[:2]
         return height, width
 
-    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
-        if self._slices is None:
-            return super()._decode(path, role, record)
-        values = _read_h5(path)
-        if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+    def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
+        if not label.entry:
+            return super()._read_map(label, record)
+        values = _read_h5(label.path, label.entry)
+        if values.ndim != 2:
             raise LabelFormatError(
-                f"D203 {path}: {values.dtype} {values.shape}, expected integer ids of one slice; "
-                "take the released slices"
+                f"D203 {label}: {values.dtype} {values.shape}, expected ids of one slice; take the "
+                "released slices"
             )
-        unlabelled = self.unlabelled_value if role == "scribble" else None
-        return io.encode_label(values, self.num_classes, path=path, unlabelled_value=unlabelled)
+        return encode_label(values, self.codings[label.coding], str(label))
 
 
 def _locate_slices(root: Path) -> Path:
@@ -194,13 +192,12 @@ def _patient(stem: str) -> int:
     return int(match[1])
 
 
-def _read_h5(path: Path) -> NDArray[Any]:
-    """Data set ``path.name`` of the HDF5 file ``path.parent``."""
-    file, key = path.parent, path.name
-    with open_hdf5(file, "slice") as content:
+def _read_h5(path: Path, key: str) -> NDArray[Any]:
+    with open_hdf5(path, "slice") as content:
         if key not in content:
             raise ScribbleNotFoundError(
-                f"D301 {file}: holds no data set {key!r}; expected image, scribble and label: take "
+                f"D301 {path}: holds no data set {key!r}; expected image, scribble and label: take "
                 "the released slices"
             )
-        return np.asarray(content[key])
+        values: NDArray[Any] = read_data_set(content, key, path)
+        return values

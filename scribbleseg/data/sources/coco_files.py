@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
-from scribbleseg.data import io
+from scribbleseg.data.coco_masks import Crowd, Overlap
+from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import MANIFEST, check_manifest, read_manifest
+from scribbleseg.options import check_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = [
-    "SPLITS",
-    "YEARS",
-    "annotation_file",
-    "by_number",
-    "find_year",
-    "image_folder",
-    "image_number",
-    "image_stem",
-    "labels_by_stem",
-    "list_numbers",
-    "painted_masks",
-]
+__all__ = ["image_number"]
 
 YEARS = (2014, 2017)
 """Releases of the images, the one of published comparisons first."""
 
 SPLITS = ("train", "val")
 """Splits with public labels."""
+
+PRESET = "coco2014-wsss"
+
+MaskStyle = Literal["coco2014-wsss", "custom"]
+"""``coco2014-wsss``: the masks of the published comparisons; ``custom``: options of your own."""
 
 _NUMBER = re.compile(r"(?:^|[^0-9])0*([0-9]{1,12})$")
 
@@ -47,35 +42,10 @@ def image_number(name: str) -> int | None:
     return None if match is None else int(match[1])
 
 
-def list_numbers(path: Path) -> list[int]:
-    """Image numbers of a split file, in its order.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist or lists nothing (D301).
-        LabelFormatError: If a name is not safe or does not end in a number (D501).
-    """
-    found = {stem: image_number(stem) for stem in io.read_split(path)}
-    bad = [stem for stem, number in found.items() if number is None]
-    if bad:
-        raise LabelFormatError(
-            f"D501 {path}: {len(bad)} names do not end in an image number (e.g. {bad[0]!r}), "
-            "expected names such as COCO_train2014_000000000009; correct the list"
-        )
-    return [number for number in found.values() if number is not None]
-
-
-def by_number(files: dict[str, Path], place: str) -> dict[int, str]:
-    """Names of files by image number, ascending; names without number are left out.
-
-    Args:
-        files: File by name.
-        place: Their folder, for messages.
-
-    Raises:
-        LabelFormatError: If two files are of one image (D303).
-    """
+def by_number(names: Iterable[str], place: str) -> dict[int, str]:
+    """Names of files by image number, ascending; names without number are left out."""
     found: dict[int, str] = {}
-    for name in files:
+    for name in names:
         number = image_number(name)
         if number is None:
             continue
@@ -88,13 +58,64 @@ def by_number(files: dict[str, Path], place: str) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def labels_by_stem(folder: Path, stems: dict[int, str]) -> dict[str, Path]:
-    """Label files of a folder by the stem of their image."""
-    if not folder.is_dir():
-        return {}
-    files = io.find_images(folder, suffixes=(*io.LABEL_SUFFIXES, ".xml"), unique=False)
-    numbers = by_number(files, str(folder))
-    return {stems[number]: files[name] for number, name in numbers.items() if number in stems}
+def list_numbers(path: Path) -> list[int]:
+    """Image numbers of a split file, in its order."""
+    found = {stem: image_number(stem) for stem in read_split(path)}
+    bad = [stem for stem, number in found.items() if number is None]
+    if bad:
+        raise LabelFormatError(
+            f"D501 {path}: {len(bad)} names do not end in an image number (e.g. {bad[0]!r}), "
+            "expected names such as COCO_train2014_000000000009; correct the list"
+        )
+    return [number for number in found.values() if number is not None]
+
+
+def image_stem(number: int, split: str, year: int) -> str:
+    """Name of an image file of the release, without suffix."""
+    return f"{'' if year == 2017 else f'COCO_{split}{year}_'}{number:012d}"
+
+
+def image_folder(root: Path, split: str, year: int) -> Path | None:
+    """Folder of the images of a split, in ``root`` or ``root/images``."""
+    folders = (root / f"{split}{year}", root / "images" / f"{split}{year}")
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def instance_file(root: Path, split: str, year: int) -> Path:
+    """Where the instances of a split are."""
+    return root / "annotations" / f"instances_{split}{year}.json"
+
+
+def find_year(root: Path, year: int | None) -> int:
+    """The year that is asked for, or the first one that has an image folder."""
+    years = YEARS if year is None else (year,)
+    for candidate in years:
+        if any(image_folder(root, split, candidate) for split in SPLITS):
+            return candidate
+    wanted = " or ".join(f"train{y}, val{y}" for y in years)
+    raise ScribbleNotFoundError(
+        f"D301 {root}: no folder {wanted} here or in images/; unpack the archives of the release "
+        "there, or correct `root` and `year`"
+    )
+
+
+def mask_folder(mask_style: MaskStyle, crowd: Crowd, overlap: Overlap) -> str:
+    """Name of the folder of masks of a style.
+
+    Raises:
+        ConfigError: If an option is unknown, or contradicts the style.
+    """
+    check_choice("mask_style", mask_style, get_args(MaskStyle))
+    check_choice("crowd", crowd, get_args(Crowd))
+    check_choice("overlap", overlap, get_args(Overlap))
+    if mask_style == "custom":
+        return f"masks_custom_{crowd}_{overlap}"
+    if (crowd, overlap) != ("background", "order"):
+        raise ConfigError(
+            f"mask_style={mask_style!r} with crowd={crowd!r} and overlap={overlap!r}: this style "
+            "is 'background' and 'order'; set `mask_style: custom`"
+        )
+    return f"masks_{mask_style}"
 
 
 def painted_masks(
@@ -102,13 +123,8 @@ def painted_masks(
 ) -> dict[int, Path]:
     """Masks of a folder by image number; empty if there is no folder.
 
-    Args:
-        folder: PNG masks, with a manifest or without.
-        class_names: Classes that the manifest must name.
-        settings: How the masks must have been painted, where the manifest says it.
-
     Raises:
-        ConfigError: If they were painted otherwise.
+        ConfigError: If the manifest says that they were painted with other settings.
         LabelFormatError: If they have other classes (D401), or two are of one image (D303).
     """
     if not folder.is_dir():
@@ -123,40 +139,5 @@ def painted_masks(
                 f"{wanted!r}; scores are not comparable: set the same option, or another "
                 "`mask_dir`"
             )
-    files = io.find_images(folder, suffixes=(".png",))
+    files = find_images(folder, suffixes=(".png",))
     return {number: files[name] for number, name in by_number(files, str(folder)).items()}
-
-
-def image_stem(number: int, split: str, year: int) -> str:
-    """Name of an image file of the release, without suffix."""
-    prefix = "" if year == 2017 else f"COCO_{split}{year}_"
-    return f"{prefix}{number:012d}"
-
-
-def image_folder(root: Path, split: str, year: int) -> Path | None:
-    """Folder of the images of a split, in ``root`` or ``root/images``; ``None`` without one."""
-    for base in (root, root / "images"):
-        if (base / f"{split}{year}").is_dir():
-            return base / f"{split}{year}"
-    return None
-
-
-def annotation_file(root: Path, split: str, year: int) -> Path:
-    """Where the instances of a split are."""
-    return root / "annotations" / f"instances_{split}{year}.json"
-
-
-def find_year(root: Path, year: int | None) -> int:
-    """The year that is asked for, or the first one that has an image folder.
-
-    Raises:
-        ScribbleNotFoundError: If there is no image folder of it (D301).
-    """
-    for candidate in YEARS if year is None else (year,):
-        if any(image_folder(root, split, candidate) for split in SPLITS):
-            return candidate
-    wanted = " or ".join(f"train{y}, val{y}" for y in (YEARS if year is None else (year,)))
-    raise ScribbleNotFoundError(
-        f"D301 {root}: no folder {wanted} here or in images/; unpack the archives of the release "
-        "there, or correct `root` and `year`"
-    )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scribbleseg.data import io
-from scribbleseg.data.readers.scribblesup import list_zip
+from scribbleseg.data.lists import read_split, voc_stem
+from scribbleseg.data.sources.index import find_labels
+from scribbleseg.data.strokes import list_zip
 from scribbleseg.errors import ScribbleNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from scribbleseg.types import Label
+
 __all__ = [
     "TRAIN_AUG_LISTS",
     "find_list",
     "find_scribbles",
-    "label_files",
     "locate_devkit",
     "voc_ids",
 ]
@@ -47,7 +49,9 @@ def locate_devkit(root: Path, years: Sequence[str] = ("VOC2012",)) -> Path:
     )
 
 
-def find_scribbles(root: Path, wanted: str, names: Sequence[str]) -> tuple[str, dict[str, Path]]:
+def find_scribbles(
+    root: Path, wanted: str, names: Sequence[str], class_names: Sequence[str]
+) -> tuple[str, dict[str, Label]]:
     """Scribbles beside a devkit: where they are, for messages, and the files by stem.
 
     Args:
@@ -55,6 +59,7 @@ def find_scribbles(root: Path, wanted: str, names: Sequence[str]) -> tuple[str, 
         wanted: Folder or zip archive, absolute or relative to ``root``; ``"auto"`` looks for
             ``names`` there and up to two folders above.
         names: Known folder names, the first one for messages.
+        class_names: Classes of the data set.
 
     Raises:
         ScribbleNotFoundError: If ``wanted`` does not exist (D301).
@@ -67,17 +72,18 @@ def find_scribbles(root: Path, wanted: str, names: Sequence[str]) -> tuple[str, 
             raise ScribbleNotFoundError(
                 f"D301 {path}: no such folder or zip archive; correct `scribbles`"
             )
-        return str(path), label_files(path)
+        return str(path), find_labels(path, "scribble", class_names)
     candidates = [
         folder
         for base in (root, *list(root.parents)[:2])
         for folder in (base / name for name in names)
         if folder.is_dir()
     ]
-    found = [(folder, files) for folder in candidates if (files := label_files(folder))]
+    listed = [(folder, find_labels(folder, "scribble", class_names)) for folder in candidates]
+    found = [(folder, files) for folder, files in listed if files]
     # drawings of different origin are not mixed: one folder, the first that holds PNGs
     for folder, files in found:
-        if any(path.suffix.lower() != ".xml" for path in files.values()):
+        if any(label.kind != "strokes" for label in files.values()):
             return str(folder), files
     if found:
         return str(found[0][0]), found[0][1]
@@ -94,11 +100,6 @@ def find_list(root: Path, wanted: str) -> Path:
     return sets / wanted
 
 
-def label_files(folder: Path) -> dict[str, Path]:
-    """Label and stroke files of a folder by stem; PNG is preferred over XML."""
-    return io.find_images(folder, suffixes=(*io.LABEL_SUFFIXES, ".xml"), unique=False)
-
-
-def voc_ids(path: Path) -> list[str]:
+def voc_ids(path: Path, *, repeats: bool = False) -> list[str]:
     """Stems of a list whose lines may be paths below any folder, or ids without underscore."""
-    return [io.voc_stem(stem) for stem in io.read_split(path)]
+    return [voc_stem(stem) for stem in read_split(path, repeats=repeats)]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from scribbleseg.data import io
-from scribbleseg.data.image_options import ImageOptions
-from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.data.sources.base import FileSource
-from scribbleseg.data.sources.file_index import FileIndex, OnMissing
+from scribbleseg.data.check.findings import Finding, found, some_names
+from scribbleseg.data.classes import ClassTable, read_classes
+from scribbleseg.data.documents import read_yaml
+from scribbleseg.data.images import ImageOptions
+from scribbleseg.data.lists import find_images, group_in, read_split
+from scribbleseg.data.sources.files import FileSource
+from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
 from scribbleseg.data.spacings import Spacing, read_spacings
-from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
+from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.functional.intensity import Intensity  # noqa: TC001  (the CLI resolves it)
 
 if TYPE_CHECKING:
-    from scribbleseg.types import Record, Split
+    from scribbleseg.types import Label, Record, Split
 
 __all__ = ["FolderSource"]
 
@@ -30,7 +32,16 @@ logger = logging.getLogger(__name__)
 
 _VAL_SHARE = 0.2
 _SPLIT_SEED = 0
-_STROKE_SUFFIXES = (".xml",)
+_KNOWN_GROUPS = (
+    re.compile(
+        r"(?:^|[/_.-])((?:patient|subject|volume|study|case|scan|subj|pat|sub|vol)[_ -]?[0-9]+"
+        r"|sub-[0-9a-z]+)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"^(.+?)[/_-](?:slice|frame|slc|sl|fr|s|z|f)[_-]?[0-9]+$", re.IGNORECASE),
+)
+"""Patterns of names of patients, and of slices and frames, tried in this order."""
+
 _OPTIONS: dict[str, tuple[type, ...]] = {
     "train_list": (str,),
     "val_list": (str,),
@@ -39,6 +50,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "scribble_dir": (str,),
     "mask_dir": (str,),
     "unlabelled_value": (int,),
+    "unlabelled_color": (list, str),
     "on_missing": (str,),
     "group_regex": (str,),
     "allow_dense_scribbles": (bool,),
@@ -59,8 +71,10 @@ class FolderSource(FileSource):
              classes.txt  [train.txt val.txt test.txt]  [dataset.yaml]  [spacing.json]
 
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
-    ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20 by group, the same way
-    on every machine, and both files are written. Without ``masks/`` validation uses scribbles only.
+    ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20, the same way on every
+    machine, and both files are written: images with masks are held out, if there are some, and no
+    group is divided; without ``group_regex``, names such as ``patient001_slice03`` tell the groups.
+    Without ``masks/`` validation uses scribbles only.
     ``dataset.yaml`` may set any of the options below except ``label_type``, ``pseudo_label_dir``
     and ``weak_labels``; an argument that differs from its default wins over the file.
     ``spacing.json`` gives the distance of slices, rows and columns in mm by stem or group.
@@ -74,7 +88,9 @@ class FolderSource(FileSource):
             XML; PNG is preferred.
         mask_dir: Folder of dense masks; may be absent.
         image_dir: Folder of images.
-        unlabelled_value: Value of scribble files that means "not drawn", besides 255.
+        unlabelled_value: Value of scribble files that means unlabelled, besides 255.
+        unlabelled_color: Colour of scribble files that means unlabelled, ``[red, green, blue]`` or
+            ``"#rrggbb"``, whatever it means in masks.
         on_missing: What to do with listed training images without scribble.
         group_regex: Pattern searched in the stem that gives its patient, volume or video: the first
             group, or the whole match.
@@ -91,8 +107,8 @@ class FolderSource(FileSource):
             ``scribble`` of a training record is then its mask file. ``"pseudo"`` trains on
             ``pseudo_label_dir`` in the same way.
         pseudo_label_dir: Folder of pseudo-labels, relative to ``root`` or absolute: PNG ids of
-            image size, 255 = undecided, as a predict run or ``python -m scribbleseg.data spread``
-            writes. A ``manifest.json`` there must name the same classes.
+            image size, 255 = undecided, as a predict run or ``python -m scribbleseg.data
+            propagate`` writes. A ``manifest.json`` there must name the same classes.
         weak_labels: Where clicks, boxes and tags are, and how they are drawn, for the label types
             ``"point"``, ``"box"`` and ``"tag"``.
 
@@ -115,6 +131,7 @@ class FolderSource(FileSource):
         mask_dir: str = "masks",
         image_dir: str = "images",
         unlabelled_value: int | None = None,
+        unlabelled_color: tuple[int, int, int] | str | None = None,
         on_missing: OnMissing = "error",
         group_regex: str | None = None,
         allow_dense_scribbles: bool = False,
@@ -139,6 +156,7 @@ class FolderSource(FileSource):
             "scribble_dir": (scribble_dir, "scribbles"),
             "mask_dir": (mask_dir, "masks"),
             "unlabelled_value": (unlabelled_value, None),
+            "unlabelled_color": (unlabelled_color, None),
             "on_missing": (on_missing, "error"),
             "group_regex": (group_regex, None),
             "allow_dense_scribbles": (allow_dense_scribbles, False),
@@ -174,7 +192,7 @@ class FolderSource(FileSource):
     def _spacings(self) -> dict[str, Spacing]:
         return read_spacings(self.root)
 
-    def _record(self, stem: str, scribble: Path | None, mask: Path | None) -> Record:
+    def _record(self, stem: str, scribble: Label | None, mask: Label | None) -> Record:
         record = super()._record(stem, scribble, mask)
         known = self._spacings.get(stem) or self._spacings.get(record.group or stem)
         return record if known is None else replace(record, spacing=known)
@@ -184,32 +202,51 @@ class FolderSource(FileSource):
         """Whether a folder has this layout, told by the names in it; reads no file."""
         return (root / "images").is_dir()
 
-    def _class_table(self) -> io.ClassTable:
-        return io.read_classes(self.root)
+    def _class_table(self) -> ClassTable:
+        return read_classes(self.root)
 
     def _list_files(self) -> FileIndex:
-        suffixes = (*io.LABEL_SUFFIXES, *_STROKE_SUFFIXES)
-        labels = {
-            role: io.find_images(folder, suffixes=suffixes, unique=False) if folder.is_dir() else {}
-            for role, folder in (("scribble", self.scribble_dir), ("mask", self.mask_dir))
-        }
-        places = {
-            "image": self.image_dir,
-            "scribble": self.scribble_dir,
-            "mask": self.mask_dir,
-        }
+        names = self.class_names
         return FileIndex(
-            images=io.find_images(self.image_dir),
-            scribbles=labels["scribble"],
-            masks=labels["mask"],
-            places={role: str(folder) for role, folder in places.items()},
+            images=find_images(self.image_dir),
+            scribbles=find_labels(self.scribble_dir, "scribble", names),
+            masks=find_labels(self.mask_dir, "mask", names),
+            places={
+                "image": str(self.image_dir),
+                "scribble": str(self.scribble_dir),
+                "mask": str(self.mask_dir),
+            },
         )
 
     def _list_stems(self, split: Split) -> list[str]:
         path = self.root / self.lists[split]
         if split == "test" or path.is_file() or self._has_lists():
-            return io.read_split(path)
+            return read_split(path, repeats=split == "train")
         return self._divide()[split]
+
+    def problems(self) -> list[Finding]:
+        """Warn of labelled images that are in no list (D301), beside what other sources know."""
+        findings = super().problems()
+        splits: list[Split] = ["train", "val"]
+        if (self.root / self.lists["test"]).is_file():
+            splits.append("test")
+        listed: set[str] = set()
+        try:
+            for split in splits:
+                listed.update(self._match(self._list_stems(split), split))
+        except ScribbleSegError:  # the check says why this split cannot be listed
+            return findings
+        files = self.files
+        labelled = {*files.scribbles, *files.masks} & files.images.keys()
+        left = [stem for stem in files.images if stem in labelled and stem not in listed]
+        if left:
+            text = (
+                f"{len(left)} of {len(labelled)} labelled images are in no list "
+                f"({some_names(left)}), expected each in one; they are not used: add them to a "
+                "list, or leave them out on purpose"
+            )
+            findings.append(found("D301", "warning", str(self.root), text))
+        return findings
 
     def _has_lists(self) -> bool:
         """Whether the user has lists of any name: then none is invented."""
@@ -219,38 +256,77 @@ class FolderSource(FileSource):
     def _divide(self) -> dict[str, list[str]]:
         """Seeded split by group over the labelled images, stored in the split files."""
         files = self.files
-        labelled = {*files.scribbles, *files.masks} & files.images.keys()
+        drawn = set(files.scribbles or files.masks)
         if self.label_type in ("point", "box"):
-            labelled |= self._training_labels()[1].keys() & files.images.keys()
+            drawn |= self.training_labels.keys()
+        scored = files.masks.keys() & files.images.keys()
+        labelled = sorted((drawn | scored) & files.images.keys())
         if not labelled:
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: none of {len(files.images)} images has a scribble in "
                 f"{self.scribble_dir} or a mask; scribbles must have the stem of their image"
             )
-        groups: dict[str, list[str]] = {}
-        for stem in sorted(labelled):
-            groups.setdefault(self.group_of(stem) or stem, []).append(stem)
-        if len(groups) < 2:
+        groups = self._groups(labelled)
+        held_out = _hold_out(groups, drawn, scored)
+        if len(groups) < 2 or len(held_out) == len(groups):
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: {len(labelled)} labelled images form {len(groups)} group, at "
                 "least 2 are needed to split them; write train.txt and val.txt, or correct "
                 "`group_regex`"
             )
-        # the order of hashes does not depend on the platform or on other groups
-        order = sorted(
-            groups, key=lambda g: hashlib.sha256(f"{_SPLIT_SEED}:{g}".encode()).hexdigest()
-        )
-        held_out = set(order[: max(1, round(_VAL_SHARE * len(order)))])
+        ways = {"train": (groups.keys() - held_out, drawn), "val": (held_out, scored or drawn)}
         chosen = {
-            "train": [s for g in groups if g not in held_out for s in groups[g]],
-            "val": [s for g in groups if g in held_out for s in groups[g]],
+            split: sorted(stem for group in wanted for stem in groups[group] if stem in usable)
+            for split, (wanted, usable) in ways.items()
         }
         try:
             for name, stems in chosen.items():
-                write_text(self.root / self.lists[name], "\n".join(sorted(stems)) + "\n")
+                write_text(self.root / self.lists[name], "\n".join(stems) + "\n")
         except OSError as error:
             logger.warning("%s: the split is not stored (%s); it is made again", self.root, error)
-        return {name: sorted(stems) for name, stems in chosen.items()}
+        else:
+            logger.info(
+                "%s: wrote train.txt (%d images) and val.txt (%d images, %s); edit them to change "
+                "the split",
+                *(self.root, len(chosen["train"]), len(chosen["val"])),
+                "with masks" if scored else "scored on scribbles",
+            )
+        return chosen
+
+    def _groups(self, stems: list[str]) -> dict[str, list[str]]:
+        """Stems by group; without ``group_regex`` by a pattern that all names have."""
+        if self._group_pattern is not None:
+            return _by_group(self._group_pattern, stems)
+        for pattern in _KNOWN_GROUPS:
+            if all(pattern.search(stem) for stem in stems):
+                groups = _by_group(pattern, stems)
+                if 1 < len(groups) < len(stems):
+                    logger.info(
+                        "%s: %d images of %d patients, volumes or videos, told from their names by "
+                        "group_regex=%r; a group is never divided",
+                        *(self.root, len(stems), len(groups), pattern.pattern),
+                    )
+                    return groups
+        return {stem: [stem] for stem in stems}
+
+
+def _by_group(pattern: re.Pattern[str], stems: list[str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for stem in stems:
+        groups.setdefault(group_in(pattern, stem) or stem, []).append(stem)
+    return groups
+
+
+def _hold_out(groups: dict[str, list[str]], drawn: set[str], scored: set[str]) -> set[str]:
+    """Groups for validation: those that cannot train, and of the others until there are enough."""
+    # the order of hashes does not depend on the platform or on other groups
+    order = sorted(groups, key=lambda g: hashlib.sha256(f"{_SPLIT_SEED}:{g}".encode()).hexdigest())
+    number = max(1, round(_VAL_SHARE * len(order)))
+    held_out = {group for group in order if not drawn & set(groups[group])}
+    for group in order:
+        if len(held_out) < number and (not scored or scored & set(groups[group])):
+            held_out.add(group)
+    return held_out
 
 
 def _file_options(root: Path) -> dict[str, Any]:
@@ -259,8 +335,8 @@ def _file_options(root: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8-sig")) or {}
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        data = read_yaml(path, "file of options") or {}
+    except ValueError as error:
         raise ConfigError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected `option: value` lines, got {type(data).__name__}")

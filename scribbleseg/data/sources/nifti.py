@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.constants import MAX_CLASSES
-from scribbleseg.data import io
-from scribbleseg.data.groups import check_pattern, group_in
-from scribbleseg.data.image_options import ImageOptions
-from scribbleseg.data.label_types import LabelType  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.readers.nifti import NIFTI_SUFFIXES
-from scribbleseg.data.sources.file_index import OnMissing  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.classes import ClassTable, normalise_name, read_classes
+from scribbleseg.data.images import ImageOptions
+from scribbleseg.data.lists import check_pattern, group_in, read_split
+from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import (
     Case,
     CaseSource,
@@ -19,6 +17,8 @@ from scribbleseg.data.sources.volumes import (
     files_ending,
     hashed_order,
 )
+from scribbleseg.data.volumes import NIFTI_SUFFIXES
+from scribbleseg.data.weak import LabelType  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
 
@@ -128,7 +128,7 @@ class NiftiSource(CaseSource):
         self._check_suffixes()
         self._patient = check_pattern(patient_regex=patient_regex)
         super().__init__(
-            io.read_classes(self.root)
+            read_classes(self.root)
             if class_names is None
             else _class_table(class_names, background),
             slice_axis=slice_axis,
@@ -200,7 +200,7 @@ class NiftiSource(CaseSource):
     def _list_stems(self, split: Split) -> list[str]:
         path = self.root / self.lists[split]
         if split == "test" or any((self.root / self.lists[s]).is_file() for s in ("train", "val")):
-            listed = [self._case_name(name) for name in io.read_split(path)]
+            listed = [self._case_name(name) for name in read_split(path, repeats=split == "train")]
             unknown = [name for name in listed if name not in self.cases]
             if unknown:
                 raise ScribbleNotFoundError(
@@ -239,12 +239,12 @@ class NiftiSource(CaseSource):
         return group_in(self._patient, case) or case
 
 
-def _class_table(names: Sequence[str], background: int | None) -> io.ClassTable:
-    if not 2 <= len(names) <= MAX_CLASSES or len({*map(io.normalise_name, names)}) < len(names):
+def _class_table(names: Sequence[str], background: int | None) -> ClassTable:
+    if not 2 <= len(names) <= MAX_CLASSES or len({*map(normalise_name, names)}) < len(names):
         raise ConfigError(
             f"class_names={list(names)}: expected 2 to {MAX_CLASSES} different names, in the order "
             "of the ids"
         )
     if background is not None and not 0 <= background < len(names):
         raise ConfigError(f"background={background}: expected an id below {len(names)}, or null")
-    return io.ClassTable(tuple(names), background=background)
+    return ClassTable(tuple(names), background=background)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.constants import MAX_CLASSES
-from scribbleseg.data import io
-from scribbleseg.data.image_options import ImageOptions
-from scribbleseg.data.label_types import LabelType  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.file_index import OnMissing  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.data.classes import ClassTable, normalise_name
+from scribbleseg.data.images import ImageOptions
+from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import Case, CaseSource, check_fold, files_ending
+from scribbleseg.data.weak import LabelType  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
 
@@ -101,9 +101,9 @@ class NnUNetSource(CaseSource):
         self.scribble_dir = self.root / (scribble_dir or ("labelsTr" if sparse else "scribblesTr"))
         self.mask_dir = self.root / (mask_dir or ("masksTr" if sparse else "labelsTr"))
         super().__init__(
-            io.ClassTable(
+            ClassTable(
                 names,
-                background=0 if io.normalise_name(names[0]) == "background" else None,
+                background=0 if normalise_name(names[0]) == "background" else None,
                 ignore=() if self._ignored is None else (self._ignored,),
             ),
             slice_axis=slice_axis,
@@ -237,7 +237,7 @@ def _stored_fold(path: Path, fold: int, split: str) -> list[str]:
     try:
         folds = json.loads(path.read_text(encoding="utf-8-sig"))
         names = folds[fold][split]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabelFormatError(f"D202 {path}: is not valid JSON ({error})") from error
     except (IndexError, KeyError, TypeError) as error:
         raise ConfigError(
@@ -261,7 +261,7 @@ def _read_facts(root: Path) -> dict[str, Any]:
             f"D301 {path}: does not exist; set `root` to a folder of nnUNet_raw, or write "
             f"{_EXAMPLE}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise LabelFormatError(f"D202 {path}: is not valid JSON ({error})") from error
     if not isinstance(facts, dict) or not isinstance(facts.get("labels"), dict):
         raise LabelFormatError(f"D401 {path}: has no `labels`, expected {_EXAMPLE}")

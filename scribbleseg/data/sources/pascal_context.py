@@ -7,22 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
-from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.data.leaks import overlap_warning
-from scribbleseg.data.readers.matlab import (
-    NAMES_459,
-    names_of_459,
-    read_459_ids,
-    read_context_mat,
-)
-from scribbleseg.data.readers.scribblesup import class_ids, read_scribblesup
-from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.classes import ClassTable
+from scribbleseg.data.history import overlap_warning
+from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.data.labels import LabelCoding, encode_label
+from scribbleseg.data.lists import find_images, voc_stem
+from scribbleseg.data.matlab import read_mat
 from scribbleseg.data.sources.class_names import CONTEXT_CLASSES
-from scribbleseg.data.sources.context_tags import alias_ids, unknown_tags
+from scribbleseg.data.sources.context_names import (
+    NAMES_459,
+    alias_ids,
+    read_459_ids,
+    unknown_names,
+)
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
     find_list,
@@ -30,19 +27,23 @@ from scribbleseg.data.sources.devkit import (
     locate_devkit,
     voc_ids,
 )
-from scribbleseg.data.sources.file_index import FileIndex, OnMissing
-from scribbleseg.data.sources.stroke_options import stroke_options
+from scribbleseg.data.sources.files import FileSource
+from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
+from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.strokes import Renderer, rasterize
+from scribbleseg.functional.degrade import StrokeDrawing
+from scribbleseg.functional.strokes import Renderer  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.options import check_choice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole, LabelRole
-    from scribbleseg.types import Record, Split
+    from scribbleseg.data.source import FileRole
+    from scribbleseg.types import Label, Record, Split
 
 __all__ = ["PascalContextSource"]
 
@@ -137,17 +138,16 @@ class PascalContextSource(FileSource):
         further = alias_ids(aliases or {})
         known = {tag: label - first for tag, label in further.items() if label >= first}
         super().__init__(
-            io.ClassTable(CONTEXT_CLASSES[first:], background=None if first else 0, aliases=known),
+            ClassTable(CONTEXT_CLASSES[first:], background=None if first else 0, aliases=known),
             label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
             on_missing=on_missing,
-            strokes=stroke_options(scribble_width, renderer, coordinate_offset),
+            strokes=StrokeOptions(scribble_width, renderer, coordinate_offset),
             weak_labels=weak_labels,
         )
         # strokes are drawn in the coding of the label files, then mapped as those are
-        self._stroke_tags = class_ids(CONTEXT_CLASSES, further)
+        self._stroke_names = names_with_aliases(CONTEXT_CLASSES, further)
         self._warned = False
-        self._table: NDArray[np.uint8] | None = None
 
     @classmethod
     def matches(cls, root: Path) -> bool:
@@ -189,18 +189,20 @@ class PascalContextSource(FileSource):
         Returns:
             Stems in the order of the validation list.
         """
-        seen = {io.voc_stem(stem) for stem in stems}
+        seen = {voc_stem(stem) for stem in stems}
         return [stem for stem in self._list_stems("val") if stem in seen]
 
     def _voc_lists(self) -> list[Path]:
         return [self.root / "ImageSets" / name for name in TRAIN_AUG_LISTS]
 
     def _list_files(self) -> FileIndex:
-        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS)
+        place, scribbles = find_scribbles(
+            self.root, self.scribbles, _SCRIBBLE_FOLDERS, self.class_names
+        )
         folder = self.label_dir
         masks = {} if folder is None else self._find_labels(folder)
         return FileIndex(
-            images=io.find_images(self.root / "JPEGImages"),
+            images=find_images(self.root / "JPEGImages"),
             scribbles=scribbles,
             masks=masks,
             places={
@@ -234,8 +236,9 @@ class PascalContextSource(FileSource):
             raise _pickled(found)
         return None
 
-    def _find_labels(self, folder: Path) -> dict[str, Path]:
-        files = io.find_images(folder, suffixes=(*io.LABEL_SUFFIXES, ".mat"), unique=False)
+    def _find_labels(self, folder: Path) -> dict[str, Label]:
+        suffixes = (*LABEL_SUFFIXES, ".mat")
+        files = find_labels(folder, "mask", self.class_names, suffixes=suffixes)
         if not files:
             refused = [p for p in sorted(folder.iterdir()) if p.suffix.lower() in _PICKLES]
             if refused:
@@ -245,11 +248,11 @@ class PascalContextSource(FileSource):
     def _list_stems(self, split: Split) -> list[str]:
         wanted = self.lists.get(split)
         if wanted is not None:
-            return voc_ids(find_list(self.root, wanted))
+            return voc_ids(find_list(self.root, wanted), repeats=split == "train")
         sets = self.root / "ImageSets"
         for name in _LISTS.get(split, ()):
             if (sets / name).is_file():
-                return voc_ids(sets / name)
+                return voc_ids(sets / name, repeats=split == "train")
         if split not in self.lists:
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: PASCAL Context has no split {split!r}; use 'train' or 'val'"
@@ -259,55 +262,68 @@ class PascalContextSource(FileSource):
             f"copy it there, or pass `{split}_list`"
         )
 
-    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
-        suffix = path.suffix.lower()
-        if suffix == ".mat":
-            label = read_context_mat(path, self._table_459(path))
-        elif suffix == ".xml":
-            label = self._draw(path, record)
-        else:
-            label = io.read_label(path, len(CONTEXT_CLASSES))
-        return _WITHOUT_BACKGROUND[label] if self.background is None else label
+    @cached_property
+    def codings(self) -> dict[str, LabelCoding]:
+        """Files hold the coding with background, whatever the number of classes is."""
+        own, first = LabelCoding(self.num_classes), 60 - self.num_classes
+        ids = {value: value - first for value in range(first, 60)}
+        files = LabelCoding(self.num_classes, ids, (0,) if first else ())
+        return {"scribble": files, "mask": files, "ids": own}
 
-    def _draw(self, path: Path, record: Record) -> NDArray[np.uint8]:
-        size = self._image_size(record)
-        try:
-            strokes = read_scribblesup(path, self._stroke_tags, image_size=size).strokes
-        except LabelFormatError as error:
-            if str(error).startswith("D401"):
-                files = [path, *self.files.scribbles.values()]
-                raise unknown_tags(files, self._stroke_tags) from error
-            raise
-        width, renderer, offset = self._strokes
-        return rasterize(strokes, size, width=width, renderer=renderer, coordinate_offset=offset)
+    @cached_property
+    def _coding_459(self) -> LabelCoding:
+        """Ids of the released ``.mat`` files; classes that are none of the 59 are background."""
+        path = next(label.path for label in self.files.masks.values())
+        places = (folder / NAMES_459 for folder in (path.parent, path.parent.parent))
+        names = next((file for file in places if file.is_file()), None)
+        if names is None:
+            raise ScribbleNotFoundError(
+                f"D301 {path.parent.parent / NAMES_459}: .mat labels hold 459 classes, and "
+                f"{NAMES_459} says which; copy it there from the release (one `id: name` a "
+                "line), or set `label_dir` to PNG labels of 60 classes"
+            )
+        table, of_60 = read_459_ids(names), self.codings["mask"].index_of()
+        return LabelCoding(self.num_classes, {v: of_60[label] for v, label in table.items()})
 
     def inputs(self, record: Record, role: FileRole) -> list[Path]:
-        """See :meth:`ScribbleSource.inputs`; a table says what the ids of ``.mat`` files are."""
+        """See :meth:`ScribbleSource.inputs`; ``labels.txt`` decides what ``.mat`` files mean."""
         paths = super().inputs(record, role)
-        return [*paths, *(n for p in paths if p.suffix == ".mat" if (n := names_of_459(p)))]
+        if role == "mask":
+            folders = [f for p in paths if p.suffix.lower() == ".mat" for f in list(p.parents)[:2]]
+            paths += [folder / NAMES_459 for folder in folders]
+        return paths
 
-    def _table_459(self, path: Path) -> NDArray[np.uint8]:
-        """Ids of the ``.mat`` files to ids of the 59 classes, by name."""
-        if self._table is None:
-            names = names_of_459(path)
-            if names is None:
-                raise ScribbleNotFoundError(
-                    f"D301 {path.parent / NAMES_459}: {path.name} holds ids of 459 classes, and "
-                    f"{NAMES_459} says which; copy it there from the release (one `id: name` a "
-                    "line), or set `label_dir` to PNG labels of 60 classes"
-                )
-            self._table = read_459_ids(names, CONTEXT_CLASSES)
-        return self._table
+    def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
+        if label.path.suffix.lower() != ".mat":
+            return super()._read_map(label, record)
+        expected = "a label file of PASCAL Context (MATLAB 5 with LabelMap): download it again"
+        _, values = read_mat(label.path, ("LabelMap",), expected)
+        return encode_label(values, self._coding_459, label.path)
 
+    def _read(self, label: Label, record: Record) -> NDArray[np.uint8]:
+        if label.kind != "strokes":
+            return super()._read(label, record)
+        # strokes of the background are drawn too: they cover others
+        values = self._drawing(label, record, 0).rasterize()
+        return encode_label(values, self.codings["scribble"], str(label))
 
-def _without_background() -> NDArray[np.uint8]:
-    """Ids with background to ids without: 0 to 255, k to k - 1, 255 stays."""
-    table = np.full(256, IGNORE_INDEX, dtype=np.uint8)
-    table[1 : len(CONTEXT_CLASSES)] = np.arange(len(CONTEXT_CLASSES) - 1)
-    return table
+    def _read_drawing(self, label: Label, record: Record) -> StrokeDrawing:
+        drawing, first = self._drawing(label, record, 60 - self.num_classes), 60 - self.num_classes
+        strokes = [stroke._replace(label=stroke.label - first) for stroke in drawing.strokes]
+        return drawing._replace(strokes=strokes)
 
-
-_WITHOUT_BACKGROUND = _without_background()
+    def _drawing(self, label: Label, record: Record, first: int) -> StrokeDrawing:
+        """Strokes of the classes from ``first`` on, in the coding of the files."""
+        size, drawn = self.image_size(record), self.strokes
+        try:
+            strokes = read_scribblesup(label, self._stroke_names, image_size=size)
+        except LabelFormatError as error:
+            if str(error).startswith("D401"):
+                files = [label, *self.files.scribbles.values()]
+                raise unknown_names(files, self._stroke_names) from error
+            raise
+        kept = [stroke for stroke in strokes if stroke.label >= first]
+        return StrokeDrawing(kept, size, drawn.width, drawn.renderer, drawn.offset)
 
 
 def _pickled(path: Path) -> LabelFormatError:

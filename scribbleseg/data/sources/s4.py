@@ -2,47 +2,67 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data import io
-from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.data.readers.s4 import S4File, read_grey_label, read_s4
-from scribbleseg.data.sources.base import FileSource
-from scribbleseg.data.sources.file_index import FileIndex, OnMissing
-from scribbleseg.data.sources.s4_layouts import KITTI_LISTS, LAYOUTS, S4Dataset, stem_of
-from scribbleseg.data.sources.scene_classes import (
+from scribbleseg.data.labels import LabelCoding, read_label
+from scribbleseg.data.lists import find_images, read_split
+from scribbleseg.data.sources.files import FileSource
+from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.sources.layouts import (
     LabelIds,
-    ade20k_classes,
-    ade20k_table,
-    cityscapes_classes,
-    cityscapes_table,
     detect_label_ids,
-    find_labels,
+    id_coding,
+    own_classes,
+    read_layout,
 )
-from scribbleseg.data.sources.stroke_options import stroke_options
-from scribbleseg.data.sources.voc import VOC_CLASSES, VOCSource
+from scribbleseg.data.sources.s4_file import read_s4
+from scribbleseg.data.sources.voc import VOCSource
+from scribbleseg.data.strokes import StrokeOptions
+from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.degrade import StrokeDrawing
 from scribbleseg.functional.strokes import Renderer, Stroke
 from scribbleseg.options import check_choice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole, LabelRole
-    from scribbleseg.types import Record, Split
+    from scribbleseg.data.classes import ClassTable
+    from scribbleseg.data.source import FileRole
+    from scribbleseg.types import Label, Record, Split
 
 __all__ = ["S4Source"]
 
 LabelsFrom = Literal["auto", "png", "h5"]
+S4Dataset = Literal["pascal", "cityscapes", "ade20k", "kitti360"]
+"""Data set that the scribbles belong to."""
 
 
+class _Layout(NamedTuple):
+    """Folders of a data set below its root, and what a stem in them starts with."""
+
+    images: str
+    masks: str
+    scribbles: str
+    train: str
+    val: str
+    classes: str  # of this layout of the package
+
+
+_LAYOUTS = {
+    "pascal": _Layout("JPEGImages", "", "", "", "", ""),
+    "cityscapes": _Layout("leftImg8bit", "gtFine", "gtFine", "train/", "val/", "cityscapes_blocks"),
+    "ade20k": _Layout("images", "annotations", "", "training/", "validation/", "ade20k_blocks"),
+    "kitti360": _Layout("data_2d_raw", "data_2d_semantics/train", "", "", "", "cityscapes_blocks"),
+}
+_KITTI_LISTS = "data_2d_semantics/train/2013_05_28_drive_{}_frames.txt"
+_KITTI_STEM = re.compile(r"(?:.*/)?([^/]+)/image_00/(data_rect|semantic|scribble)/([^/]+)")
 _KITTI_LAST_ID = 44
 _RELEASED_WIDTH = 3.0
 
@@ -71,7 +91,7 @@ class S4Source(FileSource):
         scribble_width: Width of strokes drawn from ``.h5``, pixels; 3 by default.
         renderer: How strokes are drawn, see :func:`~scribbleseg.functional.strokes.rasterize`.
         label_ids: Coding of Cityscapes and KITTI-360 files, see
-            :class:`~scribbleseg.data.sources.blocks.BlockSource`.
+            :class:`~scribbleseg.data.sources.LayoutSource`.
         unlabelled_value: Value of the PNGs that means "not drawn"; needed only without ``.h5``.
         train_list: Split file of training images; by default that of the data set: train_aug for
             VOC, the training folder, or the frames list of KITTI-360.
@@ -122,7 +142,7 @@ class S4Source(FileSource):
         self._noted: dict[Path, int | None] = {}
         self.root = Path(root)
         self._voc: VOCSource | None = None
-        self._layout = LAYOUTS[dataset]
+        self._layout = _LAYOUTS[dataset]
         if dataset == "pascal":
             self._voc = VOCSource(root, train_list=train_list, val_list=val_list)
             self.root = self._voc.root
@@ -141,7 +161,7 @@ class S4Source(FileSource):
             weak_labels=weak_labels,
             on_missing=on_missing,
             unlabelled_value=unlabelled_value,
-            strokes=stroke_options(scribble_width or _RELEASED_WIDTH, renderer, 0.0),
+            strokes=StrokeOptions(scribble_width or _RELEASED_WIDTH, renderer),
         )
 
     @classmethod
@@ -149,34 +169,34 @@ class S4Source(FileSource):
         """Never: the folder is also one of its data set, and only the user knows which."""
         return False
 
-    def _class_table(self) -> io.ClassTable:
-        if self.dataset == "pascal":
-            return io.ClassTable(VOC_CLASSES, background=0)
-        return ade20k_classes(self.root) if self.dataset == "ade20k" else cityscapes_classes()
+    def _class_table(self) -> ClassTable:
+        if self._voc is not None:
+            return self._voc.classes
+        self._spec = read_layout(self._layout.classes)
+        return own_classes(self.root, self._spec.classes)
 
-    def _stem_of(self, relative: str) -> str | None:
-        return stem_of(relative, self.dataset)
-
-    def _by_stem(self, found: Mapping[str, Path], role: str = "") -> dict[str, Path]:
-        """Files by stem; of KITTI-360 only those of one folder, such as ``scribble``."""
-        if self.dataset == "kitti360" and role:
-            found = {name: path for name, path in found.items() if path.parent.name == role}
-        named = ((self._stem_of(name), path) for name, path in found.items())
-        return {stem: path for stem, path in named if stem is not None}
+    def _stem(self, name: str, role: str) -> str | None:
+        """Stem of a file from its path without suffix; of KITTI-360 only those of one camera."""
+        if self.dataset == "kitti360":
+            match = _KITTI_STEM.fullmatch(name)
+            return f"{match[1]}/{match[3]}" if match is not None and match[2] == role else None
+        if self._voc is not None:
+            return name
+        return re.sub(self._spec.options.get("strip", r"\Z"), "", name)
 
     def _list_files(self) -> FileIndex:
+        skip = () if self._voc is not None else self._spec.options.get("skip", ())
         if self._voc is not None:
             images, masks = self._voc.files.images, self._voc.files.masks
         else:
-            images = self._by_stem(io.find_images(self.root / self._layout.images))
-            masks = self._find_masks()
+            found = find_images(self.root / self._layout.images)
+            named = {self._stem(name, "data_rect"): path for name, path in found.items()}
+            images = {stem: path for stem, path in named.items() if stem is not None}
+            masks = self._labels(self.root / self._layout.masks, "mask", skip=skip)
         order = {"auto": (".png", ".h5"), "png": (".png",), "h5": (".h5",)}[self.labels_from]
-        drawn: dict[str, Path] = {}
-        if self.scribble_dir.is_dir():
-            drawn = io.find_images(self.scribble_dir, suffixes=order, unique=False)
         return FileIndex(
             images=images,
-            scribbles=self._by_stem(drawn, "scribble"),
+            scribbles=self._labels(self.scribble_dir, "scribble", suffixes=order),
             masks=masks,
             places={
                 "image": str(self.root / self._layout.images),
@@ -185,12 +205,14 @@ class S4Source(FileSource):
             },
         )
 
-    def _find_masks(self) -> dict[str, Path]:
-        folder = self.root / self._layout.masks
-        if self.dataset != "kitti360":
-            return find_labels(folder)
-        found = io.find_images(folder, suffixes=io.LABEL_SUFFIXES) if folder.is_dir() else {}
-        return self._by_stem(found, "semantic")
+    def _labels(
+        self, folder: Path, role: Literal["scribble", "mask"], **options: Any
+    ) -> dict[str, Label]:
+        part = {"scribble": "scribble", "mask": "semantic"}[role]
+        names = self.class_names
+        return find_labels(
+            folder, role, names, stem_of=lambda name: self._stem(name, part), **options
+        )
 
     def _list_stems(self, split: Split) -> list[str]:
         if self._voc is not None:
@@ -201,29 +223,34 @@ class S4Source(FileSource):
             )
         wanted = self.lists[split]
         if wanted is None and self.dataset == "kitti360":
-            wanted = KITTI_LISTS.format(split)
+            wanted = _KITTI_LISTS.format(split)
         prefix = self._layout.train if split == "train" else self._layout.val
         if wanted is None:
             return [stem for stem in self.files.images if stem.startswith(prefix)]
-        listed = [self._stem_of(name) or name for name in io.read_split(self.root / wanted)]
+        names = read_split(self.root / wanted, repeats=split == "train")
+        listed = [self._stem(name, "data_rect") or name for name in names]
         return [stem if stem.startswith(prefix) else prefix + stem for stem in listed]
 
     @cached_property
-    def _tables(self) -> dict[LabelRole, NDArray[np.int32] | None]:
-        """Value tables of scribbles and masks, which may be coded differently."""
-        if self.dataset == "pascal":
-            return {"scribble": None, "mask": None}
-        if self.dataset == "ade20k":
-            return {"scribble": ade20k_table(), "mask": ade20k_table()}
-        last = _KITTI_LAST_ID if self.dataset == "kitti360" else 33
-        pictures = {s: p for s, p in self.files.scribbles.items() if p.suffix.lower() != ".h5"}
+    def codings(self) -> dict[str, LabelCoding]:
+        """What values of scribbles and masks mean, which may be coded differently."""
+        codings = {**super().codings, "scribble": self.classes.coding()}
+        facts = None if self._voc is not None else self._spec.options.get("label_ids")
+        if facts is None:
+            return codings
+        raw = id_coding(facts["ids"], facts["last"])
+        if self.dataset == "kitti360":
+            raw = id_coding(facts["ids"], _KITTI_LAST_ID)
+        pictures = {s: label for s, label in self.files.scribbles.items() if label.kind == "map"}
         # scribbles are cut from the label files and named like them
-        own, masks = detect_label_ids(pictures, self.files.masks, self.label_ids)
-        drawn = own if pictures else masks
-        return {"scribble": cityscapes_table(drawn, last), "mask": cityscapes_table(masks, last)}
+        own, masks = detect_label_ids(pictures, self.files.masks, raw, self.label_ids)
+        for name, way in (("scribble", own if pictures else masks), ("mask", masks)):
+            if way == "label":
+                codings[name] = raw
+        return codings
 
     def _noted_value(self, path: Path) -> int | None:
-        """Value that means "not drawn" as the ``.h5`` beside a PNG notes it: each has its own."""
+        """Value that means unlabelled as the ``.h5`` beside a PNG notes it: each has its own."""
         if path not in self._noted:
             strokes = path.with_suffix(".h5")
             self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
@@ -235,16 +262,14 @@ class S4Source(FileSource):
         noted = [path.with_suffix(".h5") for path in paths if role == "scribble"]
         return list(dict.fromkeys([*paths, *noted]))
 
-    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
-        if path.suffix.lower() == ".h5":
-            return self._read_drawing(path, record).rasterize()
-        if role == "mask" and self._voc is not None:
-            return self._voc._decode(path, role, record)
-        table = self._tables[role]
-        value = self._unlabelled_value(path) if role == "scribble" else None
-        return io.encode_label(
-            read_grey_label(path), self.num_classes, path=path, unlabelled_value=value, remap=table
-        )
+    def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
+        if label.coding == "mask" and self._voc is not None:
+            return self._voc._read_map(label, record)
+        coding = self.codings[label.coding]
+        if label.coding == "scribble":
+            ignore = (*coding.ignore, self._unlabelled_value(label.path))
+            coding = replace(coding, ignore=ignore, colours={})
+        return read_label(label.path, replace(coding, colours={}))
 
     def _unlabelled_value(self, path: Path) -> int:
         value = self.unlabelled_value
@@ -253,28 +278,20 @@ class S4Source(FileSource):
         if value is None:
             raise LabelFormatError(
                 f"D101 {path}: there is no {path.with_suffix('.h5').name} beside it that notes "
-                "which value means 'not drawn'; copy the .h5 files too, or set `unlabelled_value` "
+                "which value means unlabelled; copy the .h5 files too, or set `unlabelled_value` "
                 "(background_px_value of the generator)"
             )
-        label = self._known_values.get(value, IGNORE_INDEX)
+        label = self.codings["scribble"].index_of().get(value, IGNORE_INDEX)
         if label != IGNORE_INDEX and self.unlabelled_value is None:
             raise LabelFormatError(
-                f"D101 {path}: value {value} means 'not drawn' and class "
+                f"D101 {path}: value {value} means unlabelled and class "
                 f"{self.class_names[label]!r} (id {label}) in these PNGs, so strokes of that class "
                 f"are lost; set `labels_from: h5`, or accept it with `unlabelled_value: {value}`"
             )
         return value
 
-    @cached_property
-    def _known_values(self) -> dict[int, int]:
-        """Values of scribble files to ids and 255."""
-        table = self._tables["scribble"]
-        if table is None:
-            return {value: value for value in (*range(self.num_classes), IGNORE_INDEX)}
-        return {value: int(label) for value, label in enumerate(table) if label >= 0}
-
-    def _ids(self, values: list[int], path: Path) -> list[int]:
-        known = self._known_values
+    def _classes_of(self, values: list[int], path: Path) -> list[int]:
+        known = self.codings["scribble"].index_of()
         wrong = [value for value in values if value not in known]
         if wrong:
             highest = max(value for value in known if value != IGNORE_INDEX)
@@ -285,29 +302,18 @@ class S4Source(FileSource):
             )
         return [known[value] for value in values]
 
-    def _read_drawing(self, path: Path, record: Record) -> StrokeDrawing:
-        content: S4File = read_s4(path)
-        size = self._image_size(record)
+    def _read_drawing(self, label: Label, record: Record) -> StrokeDrawing:
+        path, drawn = label.path, self.strokes
+        content, size = read_s4(path), self.image_size(record)
         if content.size != size:
             raise LabelFormatError(
                 f"D201 {path}: was made for an image of {content.size[1]}x{content.size[0]} (width "
                 f"x height), but the image has {size[1]}x{size[0]}; use the original image"
             )
-        ids = self._ids([int(value) for value in content.values], path)
+        ids = self._classes_of([int(value) for value in content.values], path)
         strokes = [
             Stroke(label, points)
             for label, points in zip(ids, content.lines, strict=True)
             if label != IGNORE_INDEX
         ]
-        return StrokeDrawing(strokes, size, *self._strokes)
-
-    def read_strokes(self, record: Record) -> StrokeDrawing | None:
-        """Strokes of a training image, for shortened scribbles; ``None`` if a PNG trains.
-
-        Raises:
-            LabelFormatError: If the file is faulty, or belongs to an image of another size (D201).
-        """
-        path = record.scribble
-        if self.label_type != "scribble" or path is None or path.suffix.lower() != ".h5":
-            return None
-        return self._read_drawing(path, record)
+        return StrokeDrawing(strokes, size, drawn.width, drawn.renderer, drawn.offset)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.readers.boxes import Box
+from scribbleseg.data.annotations import Box
 from scribbleseg.data.source import ScribbleSource
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.strokes import Stroke, rasterize

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data import io
-from scribbleseg.data.label_types import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.data.readers.matlab import read_sbd_mat
-from scribbleseg.data.readers.scribblesup import SCRIBBLESUP_ALIASES
-from scribbleseg.data.sources.base import FileSource
+from scribbleseg.data.classes import ClassTable
+from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.data.labels import encode_label
+from scribbleseg.data.lists import find_images
+from scribbleseg.data.matlab import read_mat
 from scribbleseg.data.sources.class_names import VOC_CLASSES
 from scribbleseg.data.sources.devkit import (
     TRAIN_AUG_LISTS,
@@ -18,15 +18,17 @@ from scribbleseg.data.sources.devkit import (
     locate_devkit,
     voc_ids,
 )
-from scribbleseg.data.sources.file_index import FileIndex, OnMissing
-from scribbleseg.data.sources.stroke_options import stroke_options
+from scribbleseg.data.sources.files import FileSource
+from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.strokes import SCRIBBLESUP_ALIASES, StrokeOptions
+from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ScribbleNotFoundError
+from scribbleseg.types import Label
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import LabelRole
     from scribbleseg.functional.strokes import Renderer
     from scribbleseg.types import Record, Split
 
@@ -37,6 +39,7 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "val": ("Segmentation/val.txt", "SegmentationAug/val.txt", "val.txt"),
     "test": ("Segmentation/test.txt", "SegmentationAug/test.txt", "test.txt"),
 }
+_SBD_FILE = "a class file of SBD (GTcls.Segmentation): copy benchmark_RELEASE/dataset/cls again"
 _SCRIBBLE_FOLDERS = ("pascal_2012_scribble", "scribble", "scribbles", "pascal_2012")
 
 
@@ -96,12 +99,12 @@ class VOCSource(FileSource):
         self._sbd_root = None if sbd_root is None else Path(sbd_root)
         aliases = {short: VOC_CLASSES.index(name) for short, name in SCRIBBLESUP_ALIASES.items()}
         super().__init__(
-            io.ClassTable(VOC_CLASSES, background=0, aliases=aliases),
+            ClassTable(VOC_CLASSES, background=0, aliases=aliases),
             label_type=label_type,
             pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
             weak_labels=weak_labels,
             on_missing=on_missing,
-            strokes=stroke_options(scribble_width, renderer, coordinate_offset),
+            strokes=StrokeOptions(scribble_width, renderer, coordinate_offset),
         )
 
     @classmethod
@@ -122,18 +125,17 @@ class VOCSource(FileSource):
         return None
 
     def _list_files(self) -> FileIndex:
-        images = io.find_images(self.root / "JPEGImages")
+        images = find_images(self.root / "JPEGImages")
         sbd = self.sbd_root
         if sbd is not None and (sbd / "img").is_dir():
-            images = {**io.find_images(sbd / "img"), **images}
-        masks: dict[str, Path] = {}
-        if sbd is not None and (sbd / "cls").is_dir():
-            masks.update(io.find_images(sbd / "cls", suffixes=(".mat",)))
+            images = {**find_images(sbd / "img"), **images}
+        names, masks = self.class_names, dict[str, Label]()
+        if sbd is not None:
+            masks.update(find_labels(sbd / "cls", "mask", names, suffixes=(".mat",)))
         # later entries win: VOC masks have void borders, SBD masks do not
         for name in ("SegmentationClassAug", "SegmentationClass"):
-            if (self.root / name).is_dir():
-                masks.update(io.find_images(self.root / name, suffixes=io.LABEL_SUFFIXES))
-        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS)
+            masks.update(find_labels(self.root / name, "mask", names, suffixes=LABEL_SUFFIXES))
+        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS, names)
         return FileIndex(
             images=dict(sorted(images.items())),
             scribbles=scribbles,
@@ -148,11 +150,11 @@ class VOCSource(FileSource):
     def _list_stems(self, split: Split) -> list[str]:
         wanted = self.lists[split]
         if wanted is not None:
-            return voc_ids(find_list(self.root, wanted))
+            return voc_ids(find_list(self.root, wanted), repeats=split == "train")
         sets = self.root / "ImageSets"
         for name in _LISTS[split]:
             if (sets / name).is_file():
-                return voc_ids(sets / name)
+                return voc_ids(sets / name, repeats=split == "train")
         if split == "train":
             return self._derive_train_aug()
         raise ScribbleNotFoundError(
@@ -177,7 +179,8 @@ class VOCSource(FileSource):
         train, val, sbd_train, sbd_val = (voc_ids(path) for path in parts)
         return sorted((set(train) | set(sbd_train) | set(sbd_val)) - set(val))
 
-    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
-        if path.suffix.lower() == ".mat":
-            return io.encode_label(read_sbd_mat(path), self.num_classes, path=path)
-        return super()._decode(path, role, record)
+    def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
+        if label.path.suffix.lower() == ".mat":
+            _, values = read_mat(label.path, ("GTcls.Segmentation",), _SBD_FILE)
+            return encode_label(values, self.codings["mask"], label.path)
+        return super()._read_map(label, record)

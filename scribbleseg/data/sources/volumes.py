@@ -5,34 +5,40 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import abstractmethod
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.data import io
-from scribbleseg.data.readers.nifti import (
+from scribbleseg.data.check.findings import Finding, found
+from scribbleseg.data.images import read_image
+from scribbleseg.data.labels import encode_label, whole_numbers
+from scribbleseg.data.lists import find_images, natural_key
+from scribbleseg.data.sources.files import FileSource
+from scribbleseg.data.sources.index import FileIndex
+from scribbleseg.data.volumes import (
     NIFTI_SUFFIXES,
     StackCache,
     StackHeader,
-    integer_ids,
     read_stack,
     read_stack_header,
+    slice_axis_of,
 )
-from scribbleseg.data.sources.base import FileSource
-from scribbleseg.data.sources.file_index import FileIndex
-from scribbleseg.errors import ConfigError, LabelFormatError
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleSegError
 from scribbleseg.options import check_choice, check_whole
+from scribbleseg.types import Label, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from scribbleseg.data.source import FileRole, LabelRole
-    from scribbleseg.types import Record
+    from scribbleseg.data.classes import ClassTable
+    from scribbleseg.data.source import FileRole
 
 __all__ = ["Case", "CaseSource", "check_fold", "files_ending", "hashed_order"]
 
@@ -67,9 +73,9 @@ class CaseSource(FileSource):
     Args:
         classes: Names, colours and value maps.
         slice_axis: Axis of the slices in RAS orientation; ``None`` = the one with the largest
-            spacing.
+            median spacing, the same for all cases.
         cache_mib: Memory in MiB that every process may use to keep volumes.
-        options: See :class:`~scribbleseg.data.sources.base.FileSource`.
+        options: See :class:`~scribbleseg.data.sources.files.FileSource`.
 
     Raises:
         ConfigError: If an option is out of range.
@@ -77,7 +83,7 @@ class CaseSource(FileSource):
 
     def __init__(
         self,
-        classes: io.ClassTable,
+        classes: ClassTable,
         *,
         slice_axis: int | None,
         cache_mib: int,
@@ -86,7 +92,7 @@ class CaseSource(FileSource):
         if slice_axis is not None:
             check_choice("slice_axis", slice_axis, (0, 1, 2))
         check_whole(0, cache_mib=cache_mib)
-        self.slice_axis = slice_axis
+        self._axis = slice_axis
         self._cache = StackCache(cache_mib << 20)
         kind = options.get("label_type", "scribble")
         if kind in ("point", "box"):
@@ -104,11 +110,11 @@ class CaseSource(FileSource):
     def cases(self) -> dict[str, Case]:
         """Cases by name in natural order; reads the header of every volume at the first use."""
         cases: dict[str, Case] = {}
-        for case in sorted(self._list_cases(), key=lambda item: io.natural_key(item.name)):
+        for case in sorted(self._list_cases(), key=lambda item: natural_key(item.name)):
             first = case.images[0]
             if first.name.lower().endswith(NIFTI_SUFFIXES):
                 try:
-                    header = read_stack_header(first, slice_axis=self.slice_axis)
+                    header = read_stack_header(first)
                 except LabelFormatError as error:
                     if case.scribble is not None or case.mask is not None:
                         raise
@@ -120,6 +126,12 @@ class CaseSource(FileSource):
         return cases
 
     @cached_property
+    def slice_axis(self) -> int:
+        """Axis of the slices of all volumes in RAS orientation: 0, 1 or 2."""
+        headers = [case.header for case in self.cases.values() if case.header is not None]
+        return slice_axis_of(headers) if self._axis is None and headers else self._axis or 0
+
+    @cached_property
     def _samples(self) -> dict[str, tuple[Case, int | None]]:
         """Stem to case and slice number."""
         samples: dict[str, tuple[Case, int | None]] = {}
@@ -127,24 +139,24 @@ class CaseSource(FileSource):
             if case.header is None:
                 samples[case.name] = (case, None)
                 continue
-            for number in range(case.header.shape[0]):
+            for number in range(case.header.shape(self.slice_axis)[0]):
                 samples[f"{case.name}_slice{number:03d}"] = (case, number)
         return samples
 
     def _stems_of(self, cases: Iterable[str]) -> list[str]:
-        chosen = set(cases)
-        return [stem for stem, (case, _) in self._samples.items() if case.name in chosen]
+        times = Counter(cases)
+        samples = self._samples.items()
+        return [stem for stem, (case, _) in samples for _ in range(times[case.name])]
 
     def _list_files(self) -> FileIndex:
         index = FileIndex({}, places=self._places())
         for stem, (case, number) in self._samples.items():
-            # one file holds all slices: "case.nii.gz/slice007" names one as a file elsewhere
-            part = "" if number is None else f"slice{number:03d}"
-            index.images[stem] = case.images[0] / part
+            entry = "" if number is None else f"slice{number:03d}"
+            index.images[stem] = case.images[0]
             if case.scribble is not None:
-                index.scribbles[stem] = case.scribble / part
+                index.scribbles[stem] = Label(case.scribble, "map", entry, "scribble")
             if case.mask is not None:
-                index.masks[stem] = case.mask / part
+                index.masks[stem] = Label(case.mask, "map", entry, "mask")
         return index
 
     @abstractmethod
@@ -155,10 +167,12 @@ class CaseSource(FileSource):
         """Case of a sample."""
         return self._samples[stem][0].name
 
-    def _record(self, stem: str, scribble: Path | None, mask: Path | None) -> Record:
+    def _record(self, stem: str, scribble: Label | None, mask: Label | None) -> Record:
         header = self._samples[stem][0].header
         record = super()._record(stem, scribble, mask)
-        return record if header is None else replace(record, spacing=header.spacing)
+        return (
+            record if header is None else replace(record, spacing=header.spacing(self.slice_axis))
+        )
 
     def inputs(self, record: Record, role: FileRole) -> list[Path]:
         """See :meth:`ScribbleSource.inputs`; an image has a file per channel."""
@@ -199,68 +213,107 @@ class CaseSource(FileSource):
     def _read_channel(self, path: Path, case: Case, number: int | None) -> NDArray[np.uint8]:
         if number is None or case.header is None:
             wanted = 1 if len(case.images) > 1 else self.in_channels
-            return io.read_image(
+            return read_image(
                 path,
                 channels=wanted,
                 intensity=self.intensity,
                 max_pixels=self.max_image_pixels,
             )
-        axis = case.header.axis
+        axis = self.slice_axis
 
         def load() -> NDArray[Any]:
-            values = read_stack(path, slice_axis=axis)
+            self._check_grid(path, case)
+            values = read_stack(path, axis)
             return self.intensity.apply(values[..., None], name=str(path))[..., 0]
 
         stack = self._cache.get(path, f"image {axis} {self.intensity}", load)
-        self._check_stack(stack.shape, path, case)
         # a copy: later reads share the stack
         pixels: NDArray[np.uint8] = stack[number][..., None].copy()
         return pixels
 
-    def _decode(self, path: Path, role: LabelRole, record: Record) -> NDArray[np.uint8]:
+    def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
         case, number = self._samples[record.image_id]
-        if number is None or case.header is None:
-            return super()._decode(path, role, record)
-        file, axis = path.parent, case.header.axis
+        # pseudo-labels are files of their own
+        if number is None or not label.entry:
+            return super()._read_map(label, record)
+        file, axis = label.path, self.slice_axis
 
         def load() -> NDArray[Any]:
-            self._check_orientation(file, case)
-            ids = integer_ids(read_stack(file, slice_axis=axis), file)
+            self._check_grid(file, case)
+            ids = whole_numbers(read_stack(file, axis), file)
             small = ids.size and 0 <= int(ids.min()) <= int(ids.max()) <= 255
             return ids.astype(np.uint8) if small else ids
 
         stack = self._cache.get(file, f"label {axis}", load)
-        self._check_stack(stack.shape, file, case)
-        return io.encode_label(
-            stack[number],
-            self.num_classes,
-            path=path,
-            unlabelled_value=self.unlabelled_value if role == "scribble" else None,
-            ignore=self.classes.ignore,
-            remap=self.classes.remap,
-        )
+        return encode_label(stack[number], self.codings[label.coding], file / label.entry)
 
-    def _check_orientation(self, path: Path, case: Case) -> None:
-        """Each file is turned by its own header: a wrong one would turn labels silently."""
-        own, expected = read_stack_header(path).orientation, read_stack_header(case.images[0])
-        if own != expected.orientation:
-            raise LabelFormatError(
-                f"D201 {path}: its axes point to {own}, those of {case.images[0]} to "
-                f"{expected.orientation} (R/L, A/P, S/I); the tool that wrote the label has lost "
-                "or changed the orientation: save it with the affine of the image"
-            )
+    def _values(self, label: Label) -> NDArray[Any]:
+        if label.path.name.lower().endswith(NIFTI_SUFFIXES):
+            return read_stack(label.path, self.slice_axis)
+        return super()._values(label)
 
-    def _check_stack(self, shape: Sequence[int], path: Path, case: Case) -> None:
-        if case.header is not None and tuple(shape) != case.header.shape:
-            raise LabelFormatError(
-                f"D201 {path}: has {shape[0]} slices of {shape[2]}x{shape[1]} (width x height), "
-                f"expected {case.header.shape[0]} of {case.header.shape[2]}x"
-                f"{case.header.shape[1]} as {case.images[0]}; resample it to the grid of the image"
-            )
+    def _check_grid(self, path: Path, case: Case) -> None:
+        """Refuse a file whose voxels are not those of the first channel of its case."""
+        if path != case.images[0]:
+            for severity, message in _differences(path, case):
+                if severity == "error":
+                    raise LabelFormatError(f"D201 {path}: {message}")
 
-    def _image_size(self, record: Record) -> tuple[int, int]:
+    def problems(self) -> list[Finding]:
+        """Files whose grid is not that of their image, as nnU-Net's integrity check finds them."""
+        findings = super().problems()
+        for case in self.cases.values():
+            for path in (*case.images[1:], case.scribble, case.mask):
+                with suppress(ScribbleSegError):  # of a faulty file is told when it is read
+                    if path is not None and case.header is not None:
+                        findings += [
+                            found("D201", severity, str(path), text)
+                            for severity, text in _differences(path, case)
+                        ]
+        return findings
+
+    def image_size(self, record: Record) -> tuple[int, int]:
+        """Height and width of an image in pixels; reads its header only."""
         header = self._samples[record.image_id][0].header
-        return super()._image_size(record) if header is None else header.shape[1:]
+        return super().image_size(record) if header is None else header.shape(self.slice_axis)[1:]
+
+
+def _differences(path: Path, case: Case) -> list[tuple[str, str]]:
+    """What tells the grid of a file from that of its image: severity and message."""
+    expected, own, image = case.header, read_stack_header(path), case.images[0]
+    if expected is None:
+        return []
+    if own.orientation != expected.orientation:
+        # each file is turned by its own header: a wrong one would turn labels silently
+        message = (
+            f"its axes point to {own.orientation}, those of {image} to {expected.orientation} "
+            "(R/L, A/P, S/I); the tool that wrote the file has lost or changed the orientation: "
+            "save it with the affine of the image"
+        )
+        return [("error", message)]
+    if own.lengths != expected.lengths:
+        size, wanted = ("x".join(map(str, sides)) for sides in (own.lengths, expected.lengths))
+        message = f"has {size} voxels, expected {wanted} as {image}; resample it to that grid"
+        return [("error", message)]
+    if not np.allclose(own.zooms, expected.zooms, rtol=1e-3, atol=1e-4):
+        size, wanted = (
+            "x".join(f"{zoom:.4g}" for zoom in zooms) for zooms in (own.zooms, expected.zooms)
+        )
+        message = (
+            f"its voxels are {size} mm, those of {image} {wanted} mm (left-right, back-front, "
+            "feet-head); the file was resampled or its header was lost: save it with the affine "
+            "of the image"
+        )
+        return [("error", message)]
+    shift = np.abs(own.affine[:3, 3] - expected.affine[:3, 3]).max()
+    turn = np.abs(own.affine[:3, :3] - expected.affine[:3, :3]).max()
+    if shift > 0.1 or turn > 0.01:
+        message = (
+            f"its origin or direction differs from that of {image} (by up to {shift:.3g} in "
+            "position); voxels are compared by their number all the same"
+        )
+        return [("warning", message)]
+    return []
 
 
 def files_ending(folder: Path, ending: str) -> dict[str, Path]:
@@ -275,7 +328,7 @@ def files_ending(folder: Path, ending: str) -> dict[str, Path]:
         LabelFormatError: If a link leaves the folder (D501).
     """
     last = f".{ending.rpartition('.')[2]}"  # of ".png", pathlib would say that it is no suffix
-    found = io.find_images(folder, suffixes=(last.lower(),), unique=False)
+    found = find_images(folder, suffixes=(last.lower(),), unique=False)
     names = {f"{stem}{path.suffix}": path for stem, path in found.items()}
     return {
         name[: -len(ending)]: path

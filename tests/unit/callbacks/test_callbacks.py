@@ -26,8 +26,8 @@ from scribbleseg.callbacks import (
     get_rng_state,
     set_rng_state,
 )
+from scribbleseg.data import read_image
 from scribbleseg.data.sources import SyntheticSource
-from scribbleseg.functional import decode_image
 
 
 class Poisoned(RegularizedModule):
@@ -161,7 +161,7 @@ def test_validation_does_not_move_the_training_generators() -> None:
 def test_panel_shows_the_same_images_every_epoch(tmp_path) -> None:
     fit(build(), PredictionPanel(str(tmp_path), count=2), max_epochs=2)
     first, second = sorted(tmp_path.glob("*.png"))
-    pixels = [decode_image(path) for path in (first, second)]
+    pixels = [read_image(path) for path in (first, second)]
     assert pixels[0].shape == pixels[1].shape
     width = pixels[0].shape[1] // 4
     # columns: image and scribble never change, prediction may

@@ -1,14 +1,10 @@
 """Images beyond 8-bit RGB, from the file through training to a predicted folder."""
 
-import logging
-
-import cv2
 import numpy as np
 import pytest
-import tifffile
 import torch
 from helpers.contract import TINY_ENCODER
-from helpers.tiny_folders import blocks, photo, plain_folder, save, scribble_of
+from helpers.tiny_folders import blocks, photo
 from helpers.training import quiet_trainer
 from helpers.trees_medical import channel_folder, raw_acdc
 from PIL import Image
@@ -18,8 +14,6 @@ from scribbleseg import (
     CheckpointError,
     ConfigError,
     DataInfo,
-    LabelFormatError,
-    MissingExtraError,
     Predictor,
     RegularizedModule,
     load,
@@ -29,12 +23,10 @@ from scribbleseg.data import (
     Augmentation,
     ScribbleDataModule,
     TrainTransform,
-    apply_orientation,
     check_source,
-    read_header,
 )
 from scribbleseg.data.sources import FolderSource, NiftiSource
-from scribbleseg.functional import Intensity, decode_image, normalize, resize_image
+from scribbleseg.functional import Intensity, normalize, resize_image
 from scribbleseg.methods import DMPLSModule
 
 EVERYTHING = Augmentation(
@@ -44,229 +36,6 @@ EVERYTHING = Augmentation(
 
 def noise(*shape: int, dtype=np.uint8) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 255, shape).astype(dtype)
-
-
-# ----------------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("bands", [2, 4, 7])
-@pytest.mark.parametrize("suffix", [".npy", ".tif"])
-def test_array_files_keep_their_channels(tmp_path, bands, first, suffix):
-    image = noise(10, 12, bands)
-    stored = image.transpose(2, 0, 1) if first else image
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".npy":
-        np.save(path, stored)
-    else:
-        config = "separate" if first else "contig"
-        tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=config)
-    np.testing.assert_array_equal(decode_image(path, channels=bands), image)
-    assert read_header(path, channels=bands).size == (10, 12)
-
-
-def test_pages_of_a_tiff_are_channels_if_there_are_as_many(tmp_path, caplog):
-    pages = noise(3, 10, 12)
-    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.tif"), pages.transpose(1, 2, 0))
-    assert not caplog.text
-    grey = decode_image(tmp_path / "a.tif", channels=1)
-    np.testing.assert_array_equal(grey[..., 0], pages[0])
-    assert "has 3 frames or pages, only the first is used" in caplog.text
-    with pytest.raises(LabelFormatError, match=r"D203 .*a\.tif: array of shape \(3, 10, 12\).*5"):
-        decode_image(tmp_path / "a.tif", channels=5)
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
-@pytest.mark.parametrize("number", [2, 4])
-def test_the_first_of_several_grey_pages_is_repeated_as_colours(tmp_path, caplog, dtype, number):
-    pages = noise(number, 10, 12, dtype=dtype) * (1 if dtype == np.uint8 else 3)
-    tifffile.imwrite(tmp_path / "a.tif", pages, photometric="minisblack")
-    expected = Intensity().apply(pages[0][..., None])
-    out = decode_image(tmp_path / "a.tif", channels=3)
-    assert (out.shape, out.dtype) == ((10, 12, 3), np.uint8)
-    np.testing.assert_array_equal(out, np.repeat(expected, 3, axis=2))
-    assert caplog.text.count(f"has {number} frames or pages, only the first is used") == 1
-    assert read_header(tmp_path / "a.tif", channels=3).size == (10, 12)
-
-
-def test_last_axis_wins_where_both_fit(tmp_path):
-    image = noise(4, 12, 4)
-    np.save(tmp_path / "a.npy", image)
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.npy", channels=4), image)
-
-
-def test_grey_arrays_are_repeated_and_deep_ones_scaled(tmp_path):
-    values = noise(10, 12, dtype=np.float32) * 7
-    np.save(tmp_path / "a.npy", values)
-    tifffile.imwrite(tmp_path / "b.tif", values.astype(np.float64))
-    expected = Intensity().apply(values[..., None])
-    for name in ("a.npy", "b.tif"):
-        np.testing.assert_array_equal(decode_image(tmp_path / name, channels=1), expected)
-        np.testing.assert_array_equal(decode_image(tmp_path / name), np.repeat(expected, 3, axis=2))
-    window = Intensity("range", 0, 7 * 255)
-    np.testing.assert_array_equal(
-        decode_image(tmp_path / "a.npy", channels=1, intensity=window)[..., 0], values / 7
-    )
-
-
-def test_sixteen_bit_colours_in_a_tiff(tmp_path):
-    image = noise(10, 12, 3, dtype=np.uint16) * 257
-    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
-    out = decode_image(tmp_path / "a.tif", intensity=Intensity("dtype"))
-    np.testing.assert_array_equal(out, image // 257)
-
-
-def test_axes_of_length_one_are_dropped(tmp_path):
-    image = noise(10, 12, 4)
-    for number, stored in enumerate(
-        (image[None], image[None, None], image.transpose(2, 0, 1)[None])
-    ):
-        np.save(tmp_path / f"{number}.npy", stored)
-        out = decode_image(tmp_path / f"{number}.npy", channels=4)
-        np.testing.assert_array_equal(out, image)
-    for stored in (image[None, ..., 0], image[..., :1]):
-        np.save(tmp_path / "grey.npy", stored)
-        grey = decode_image(tmp_path / "grey.npy", channels=1)
-        np.testing.assert_array_equal(grey, image[..., :1])
-    np.save(tmp_path / "row.npy", image[:1, :, 0])  # one row is no axis to drop
-    assert decode_image(tmp_path / "row.npy", channels=1).shape == (1, 12, 1)
-
-
-def test_sixteen_bit_colours_are_not_made_grey(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), noise(10, 12, 3, dtype=np.uint16))
-    for channels in (1, 4):
-        with pytest.raises(
-            LabelFormatError, match=rf"D203 .*a\.png: has 3 .*16 bits, .*{channels};"
-        ):
-            decode_image(tmp_path / "a.png", channels=channels)
-
-
-def test_damaged_and_foreign_arrays_are_refused(tmp_path):
-    np.save(tmp_path / "a.npy", noise(10, 12, 5))
-    with pytest.raises(LabelFormatError, match=r"D203 .*a\.npy: array of shape \(10, 12, 5\), exp"):
-        decode_image(tmp_path / "a.npy", channels=4)
-    (tmp_path / "b.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:300])
-    with pytest.raises(LabelFormatError, match=r"D202 .*b\.npy"):
-        decode_image(tmp_path / "b.npy", channels=5)
-    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with pytest.raises(LabelFormatError, match=r"D501 .*c\.npy.*never loaded"):
-        decode_image(tmp_path / "c.npy", channels=5)
-    (tmp_path / "d.tif").write_bytes(b"II*\0broken")
-    with pytest.raises(LabelFormatError, match=r"D202 .*d\.tif"):
-        decode_image(tmp_path / "d.tif", channels=5)
-    with pytest.raises(LabelFormatError, match=r"D202 .*d\.tif"):
-        decode_image(tmp_path / "d.tif")
-
-
-def test_missing_package(tmp_path, monkeypatch):
-    tifffile.imwrite(tmp_path / "a.tif", noise(10, 12, 4), photometric="minisblack")
-    monkeypatch.setitem(__import__("sys").modules, "tifffile", None)
-    with pytest.raises(MissingExtraError, match=r"a\.tif.*scribbleseg\[medical\]"):
-        decode_image(tmp_path / "a.tif", channels=4)
-
-
-def test_alpha_is_dropped_with_one_warning_per_folder(tmp_path, caplog):
-    image = noise(10, 12, 4)
-    image[..., 3] = 255
-    save(tmp_path / "opaque.png", image)
-    np.testing.assert_array_equal(decode_image(tmp_path / "opaque.png"), image[..., :3])
-    assert not caplog.text
-    image[0, 0, 3] = 3
-    for name in "ab":
-        save(tmp_path / f"{name}.png", image)
-        np.testing.assert_array_equal(decode_image(tmp_path / f"{name}.png"), image[..., :3])
-    assert caplog.text.count("transparency is dropped") == 1
-    assert str(tmp_path) in caplog.text
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png", channels=4), image)
-
-
-def test_colours_as_grey_and_the_other_way_round(tmp_path):
-    image = noise(10, 12, 3)
-    save(tmp_path / "a.png", image)
-    grey = decode_image(tmp_path / "a.png", channels=1)
-    np.testing.assert_array_equal(grey[..., 0], np.asarray(Image.fromarray(image).convert("L")))
-    save(tmp_path / "b.png", image[..., 0])
-    np.testing.assert_array_equal(decode_image(tmp_path / "b.png"), image[..., [0, 0, 0]])
-    with pytest.raises(LabelFormatError, match=r"D203 .*a\.png: has 3 channels .*RGB.*expected 4"):
-        decode_image(tmp_path / "a.png", channels=4)
-
-
-def test_first_frame_of_an_animation(tmp_path, caplog):
-    frames = [Image.fromarray(noise(10, 12, 3)), Image.fromarray(255 - noise(10, 12, 3))]
-    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:])
-    np.testing.assert_array_equal(decode_image(tmp_path / "a.png"), noise(10, 12, 3))
-    assert "has 2 frames or pages" in caplog.text
-
-
-def test_cmyk_is_converted(tmp_path):
-    ink = Image.new("CMYK", (12, 10), (0, 255, 255, 0))
-    ink.save(tmp_path / "a.jpg", quality=100)
-    red = decode_image(tmp_path / "a.jpg")[5, 5]
-    np.testing.assert_allclose(red, (255, 0, 0), atol=3)
-
-
-def test_number_of_pixels_is_limited(tmp_path, monkeypatch):
-    save(tmp_path / "a.png", noise(10, 12, 3))
-    np.save(tmp_path / "a.npy", noise(10, 12, 3))
-    for name in ("a.png", "a.npy"):
-        with pytest.raises(
-            LabelFormatError, match=rf"D202 .*{name}: 12x10 = 120 px, .*119; .*`max_image_pixels`"
-        ):
-            decode_image(tmp_path / name, max_pixels=119)
-        assert decode_image(tmp_path / name, max_pixels=120).shape == (10, 12, 3)
-    for limit in (100, 30):  # Pillow warns above its limit and refuses above twice that
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        for name in ("a.png", "a.npy"):
-            with pytest.raises(LabelFormatError, match=r"D202 .*`max_image_pixels`"):
-                decode_image(tmp_path / name)
-            assert decode_image(tmp_path / name, max_pixels=120).shape == (10, 12, 3)
-        assert limit == Image.MAX_IMAGE_PIXELS
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 120)  # the limit itself is allowed
-    assert decode_image(tmp_path / "a.png").shape == decode_image(tmp_path / "a.npy").shape
-    plain_folder(tmp_path / "set")
-    source = FolderSource(tmp_path / "set", max_image_pixels=1000)
-    with pytest.raises(LabelFormatError, match=r"48x40 = 1,920 px, more than 1,000"):
-        source.read_image(source.records("train")[0])
-
-
-# -------------------------------------------------------------------- EXIF
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientations_turn_labels_like_images(tmp_path, orientation):
-    label = noise(5, 7)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(label).save(tmp_path / "a.png", exif=exif)
-    image = decode_image(tmp_path / "a.png", channels=1)[..., 0]
-    np.testing.assert_array_equal(apply_orientation(label, orientation), image)
-
-
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_labels_of_the_stored_frame_are_accepted_with_a_warning(tmp_path, caplog, orientation):
-    plain_folder(tmp_path)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    for number in range(2):
-        Image.fromarray(photo(number, blocks(number, 3))).save(
-            tmp_path / "images" / f"img_{number}.png", exif=exif
-        )
-    source = FolderSource(tmp_path)
-    records = source.records("train")
-    with caplog.at_level(logging.WARNING):
-        for number in range(2):
-            scribble = source.read_scribble(records[number])
-            expected = apply_orientation(scribble_of(blocks(number, 3)), orientation)
-            np.testing.assert_array_equal(scribble, expected)
-            assert scribble.shape == source.read_image(records[number]).shape[:2]
-    assert caplog.text.count("D201") == 1
-    for part in ("scribbles/img_0.png", "48x40", "40x48", "images/img_0.png"):
-        assert part in caplog.text
-    assert not check_source(source).errors
-    # a label that already fits the rotated image stays
-    save(tmp_path / "scribbles" / "img_0.png", scribble_of(blocks(0, 3)).T.copy())
-    np.testing.assert_array_equal(source.read_scribble(records[0]), scribble_of(blocks(0, 3)).T)
 
 
 # -------------------------------------------------------------- transforms

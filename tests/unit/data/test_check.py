@@ -1,15 +1,17 @@
 import json
+import re
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import acdc_release, blocks, plain_folder, save, voc_tree
 from PIL import Image
 
 from scribbleseg import DataCheckError, Record
-from scribbleseg.data import ScribbleSource, check_source, explain_contradiction, main
-from scribbleseg.data.sources import FolderSource
+from scribbleseg.data import ScribbleSource, check_source, main, write_check_report
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 
@@ -133,6 +135,7 @@ def test_images_of_one_colour_are_no_leak(tmp_path):
 
 
 def test_errors_are_listed_once_per_code_and_counted(tmp_path):
+    """Values that fit no coding of unlabelled pixels are told file by file."""
     stems = tuple(f"i{number}" for number in range(8))
     plain_folder(tmp_path, stems=stems)
     for stem in stems:
@@ -144,24 +147,52 @@ def test_errors_are_listed_once_per_code_and_counted(tmp_path):
     assert str(error.value).count("value 3 on 1,920 px") == 5
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s[:, ::-1], "flipping it horizontally"),
-        (lambda s: s[::-1], "flipping it vertically"),
-        (
-            lambda s: np.pad(s, ((0, 0), (6, 0)), constant_values=255)[:, :-6],
-            "shifting it by (-6, 0) px",
-        ),
-    ],
-)
-def test_contradictions_are_explained(change, words):
-    mask = np.zeros((40, 60), np.uint8)
-    mask[:15, :20], mask[25:, 35:] = 1, 2
-    scribble = np.full_like(mask, 255)
-    scribble[2:38:6, 1:59] = mask[2:38:6, 1:59]
-    assert words in explain_contradiction(change(scribble), mask)
-    assert explain_contradiction(np.where(scribble < 255, 3, 255).astype("u1"), mask) == ""
+def test_strokes_are_in_the_statistics(tmp_path):
+    statistics = check_source(FolderSource(plain_folder(tmp_path))).statistics
+    train = statistics["splits"]["train"]
+    # one bar of two rows per class, cut where the stripes meet
+    assert train["strokes_per_image"] == pytest.approx(3, abs=0.5)
+    assert train["stroke_width"] == pytest.approx(2, abs=0.3)
+    assert statistics["classes"][1]["stroke_width"] == pytest.approx(2, abs=0.3)
+    assert train["longer_side_histogram"] == {"0-127": 6}
+    assert train["coverage_histogram"]["2-5"] == 6
+
+
+def test_masks_as_labels_have_no_strokes(tmp_path):
+    source = FolderSource(plain_folder(tmp_path), label_type="mask")
+    assert check_source(source, splits=("train",)).statistics["all"]["stroke_width"] is None
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_number_of_channels(tmp_path, channels):
+    class Many(SyntheticSource):
+        in_channels = channels
+
+        def read_image(self, record):
+            image = super().read_image(record)
+            return np.concatenate([image] * 2, 2)[..., :channels]
+
+    source = Many(num_train=3, num_val=1, size=32)
+    report = check_source(source, splits=("train",))
+    images = np.concatenate(
+        [source.read_image(r).reshape(-1, channels) for r in source.records("train")]
+    )
+    train = report.statistics["splits"]["train"]
+    assert train["mean"] == pytest.approx(images.mean(0) / 255)
+    assert train["std"] == pytest.approx(images.std(0) / 255)
+    write_check_report(source, report, tmp_path / "out", splits=("train",))
+
+
+def test_loading_is_measured(tmp_path):
+    source = FolderSource(plain_folder(tmp_path))
+    measure = internal("check statistics").measure_loading
+    loading = measure(source, source.records("train"))
+    assert (loading["images"], loading["measured"]) == (6, 6)
+    assert loading["ms_per_sample"] > 0
+    assert loading["epoch_seconds"] == pytest.approx(6 * loading["ms_per_sample"] / 1000)
+    assert loading["sample_mib"] == 40 * 48 * (3 * 4 + 8 + 1) / 2**20
+    assert loading["worker_mib"] == pytest.approx(17 * loading["sample_mib"])
+    assert measure(source, []) is None
 
 
 # ---------------------------------------------------------------------------- command
@@ -170,8 +201,8 @@ def test_contradictions_are_explained(change, words):
 def test_command_prints_a_table_and_succeeds(tmp_path, capsys):
     assert main(["check", str(plain_folder(tmp_path))]) == 0
     out = capsys.readouterr().out
-    assert "train: 6 images" in out
-    assert "vessel" in out
+    assert re.search(r"^images +6 +2 +8$", out, re.MULTILINE)
+    assert re.search(r"^2 vessel +192 +8 ", out, re.MULTILINE)
     assert "0 errors" in out
 
 
@@ -198,6 +229,15 @@ def test_user_mistakes_are_one_line_and_status_two(tmp_path, capsys, arguments):
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert not captured.out
+
+
+def test_interruption_is_status_130(tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(internal("check command"), "check_source", stop)
+    assert main(["check", str(plain_folder(tmp_path))]) == 130
+    assert "interrupted" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["acdc", "camvid"])

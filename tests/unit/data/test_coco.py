@@ -1,7 +1,12 @@
-import io
 import json
 import os
 import pickle
+import random
+import re
+import resource
+import sqlite3
+import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,16 +16,16 @@ from helpers.trees_coco import (
     COCO_SIZE,
     annotation,
     coco_tree,
-    crowd_counts,
     instances,
     rectangle,
 )
 from PIL import Image
 
-from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.data import JsonStream, WeakLabels, paint_mask, read_coco_index
-from scribbleseg.data.sources import COCO_CATEGORIES, COCOSource, image_number, write_coco_masks
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError, ScribbleSegError
+from scribbleseg.data import ImageJob, WeakLabels, read_coco_index
+from scribbleseg.data.sources import COCO_CATEGORIES, COCOSource, image_number
 from scribbleseg.functional import read_manifest
+from scribbleseg.types import Record
 
 NINE = "COCO_train2014_000000000009"
 DOG, PERSON, TOOTHBRUSH, BICYCLE, MOTORCYCLE = 17, 1, 80, 2, 4
@@ -65,7 +70,7 @@ def test_records(tmp_path):
     train, val = source.records("train"), source.records("val")
     assert [r.image_id[-3:] for r in train] == ["009", "025", "030"]  # by image number
     assert [r.image_id for r in val] == [f"COCO_val2014_{n:012d}" for n in (42, 73)]
-    assert all(r.mask is None and r.scribble.parent.name == "scribbles" for r in train)
+    assert all(r.mask is None and r.scribble.path.parent.name == "scribbles" for r in train)
     assert set(np.unique(source.read_scribble(train[0]))) == {1, 255}
     assert source.read_image(val[0]).shape == (*COCO_SIZE, 3)
     assert len(source.records("predict")) == 5
@@ -136,7 +141,7 @@ def test_masks_are_those_of_the_reference_package(tmp_path):
         for item in reference.loadAnns(reference.getAnnIds(imgIds=[image])):
             expected[reference.annToMask(item) == 1] = ids[item["category_id"]]
         assert len(np.unique(expected)) > 3
-        np.testing.assert_array_equal(paint_mask(index, image), expected)
+        np.testing.assert_array_equal(index.paint(image), expected)
 
 
 def test_masks_are_written_once(tmp_path):
@@ -168,12 +173,12 @@ def test_masks_are_written_once(tmp_path):
     mask = np.full(COCO_SIZE, 5, np.uint8)
     save(folder / "42.png", mask)
     record = source.records("val")[0]
-    assert record.mask == folder / "42.png"
+    assert record.mask.path == folder / "42.png"
     np.testing.assert_array_equal(source.read_mask(record), mask)
 
     # interrupted: what is missing is made, the rest is kept
     (folder / "25.png").unlink()
-    report = write_coco_masks(source, splits=("train",), workers=0, progress=False)
+    report = source.prepare(splits=("train",), progress=False)
     assert (report.written, report.kept) == (1, 2)
     assert read_manifest(folder)["splits"] == {"train2014": 3, "val2014": 2}
     # older than the annotations: painted again
@@ -183,21 +188,23 @@ def test_masks_are_written_once(tmp_path):
 
 def test_a_writer_travels_to_other_processes(tmp_path):
     source = COCOSource(coco_tree(tmp_path))
-    writer = internal("COCO mask writer")._Writer(
-        source.index("train"), tmp_path / "out", "background", "order"
-    )
-    assert pickle.loads(pickle.dumps(writer))((9, "9")) == (9, True, "")
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/9.png")), expected_nine())
-    assert writer((9, "9")) == (9, False, "")
+    write = internal("COCO mask writer")._write
+    settings = {"crowd": "background", "overlap": "order"}
+    job = ImageJob(tmp_path / "masks", "masks", settings, source.class_names)
+    make = partial(write, source.index("train"), job, {"out/9": 9})
+    assert pickle.loads(pickle.dumps(make))(Record("out/9")) == (True, None)
+    mask = np.asarray(Image.open(tmp_path / "masks/out/9.png"))
+    np.testing.assert_array_equal(mask, expected_nine())
+    assert make(Record("out/9")) == (False, None)
 
 
 @pytest.mark.slow
 def test_masks_in_processes(tmp_path):
     source = COCOSource(coco_tree(tmp_path), mask_style="custom", crowd="ignore")
-    report = write_coco_masks(source, workers=2, progress=False)
+    report = source.prepare(workers=2, progress=False)
     assert report.written == 5
-    assert report.folder == tmp_path / "masks_custom_ignore_order"
-    label = np.asarray(Image.open(report.folder / f"{NINE}.png"))
+    assert report.output == tmp_path / "masks_custom_ignore_order"
+    label = np.asarray(Image.open(report.output / f"{NINE}.png"))
     np.testing.assert_array_equal(label, expected_nine(crowd=255))
 
 
@@ -206,9 +213,10 @@ def test_one_broken_image_does_not_stop_the_others(tmp_path):
     content["annotations"][0]["segmentation"] = [[1, 1, 5, 5]]
     write_instances(coco_tree(tmp_path), "val", content)
     report = COCOSource(tmp_path).prepare(progress=False)
-    assert (report.written, list(report.failed)) == (4, [42])
-    assert "annotation 201 (image 42)" in report.failed[42]
-    assert read_manifest(report.folder)["complete"] is False
+    assert report.written == 4
+    (reason,) = report.failed.values()
+    assert "annotation 201 (image 42)" in reason
+    assert read_manifest(report.output)["complete"] is False
 
 
 def test_masks_of_another_style_are_refused(tmp_path):
@@ -220,7 +228,7 @@ def test_masks_of_another_style_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"manifest\.json: .*mask_style='coco2014-wsss'.*`mask_d"):
         other.records("val")
     with pytest.raises(ConfigError, match=r"crowd: 'background', now 'ignore'"):
-        write_coco_masks(other, progress=False)
+        other.prepare(progress=False)
 
 
 def test_missing_masks_can_be_an_error(tmp_path):
@@ -307,7 +315,7 @@ def test_lists_and_files_by_number(tmp_path):
         NINE,
         "COCO_train2014_000000000025",
     ]
-    assert source.records("train")[0].scribble.name == "9.png"
+    assert source.records("train")[0].scribble.path.name == "9.png"
     save(tmp_path / "scribbles" / "0009.png", np.zeros(COCO_SIZE, np.uint8))
     with pytest.raises(LabelFormatError, match=r"D303 .*'0009' and '9' are both of image 9"):
         COCOSource(tmp_path).records("train")
@@ -364,7 +372,7 @@ def faulty(change):
         (
             lambda c: c["annotations"][1].update(image_id=7),
             LabelFormatError,
-            r"D202 .*annotation 102 is of image 7, which is not listed \(1 such",
+            r"D202 .*annotation 102 is of image 7, which is not listed",
         ),
         (
             lambda c: c["images"].append(dict(c["images"][0])),
@@ -374,7 +382,7 @@ def faulty(change):
         (
             lambda c: c["images"][0].update(height=0),
             LabelFormatError,
-            r"D202 .*image 25 has size 32x0",
+            r"D202 .*image 25 has size '32x0'",
         ),
         (
             lambda c: c["annotations"][0].update(bbox=[1, 2]),
@@ -386,7 +394,37 @@ def faulty(change):
             LabelFormatError,
             r"D202 .*annotation 101 has image_id '9'",
         ),
-        (lambda c: c.pop("annotations"), LabelFormatError, r"D202 .*has no annotations, only"),
+        (
+            lambda c: c["categories"][0].update(id="1"),
+            LabelFormatError,
+            r"D202 .*number 1 of `categories` has id '1', expected a whole number",
+        ),
+        (
+            lambda c: c["annotations"][0].update(iscrowd="0"),
+            LabelFormatError,
+            r"D202 .*annotation 101 has iscrowd '0', expected 0 or 1",
+        ),
+        (
+            lambda c: c["annotations"][0].update(iscrowd=2),
+            LabelFormatError,
+            r"D202 .*annotation 101 has iscrowd 2, expected 0 or 1",
+        ),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, float("nan"), 3]),
+            LabelFormatError,
+            r"D202 .*annotation 101 has bbox \[1, 2, null or NaN, 3\]",
+        ),
+        (
+            lambda c: c["annotations"][0].update(bbox=[1, 2, -3, 3]),
+            LabelFormatError,
+            r"D202 .*annotation 101 has bbox \[1, 2, -3, 3\]",
+        ),
+        (
+            lambda c: c["images"][0].update(height=100_000, width=100_000),
+            LabelFormatError,
+            r"D202 .*image 25 has size '100000x100000', expected 1 to 100,000,000 pixels",
+        ),
+        (lambda c: c.pop("annotations"), LabelFormatError, r"D202 .*has no annotations, expected"),
     ],
 )
 def test_faulty_annotation_files(tmp_path, change, error, message):
@@ -394,57 +432,117 @@ def test_faulty_annotation_files(tmp_path, change, error, message):
     with pytest.raises(error, match=message) as caught:
         read_coco_index(path, COCO_CATEGORIES)
     assert str(path) in str(caught.value)
-    assert not path.with_suffix(".index.npz").exists()
+    assert not path.with_suffix(".index.sqlite").exists()
 
 
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([], "polygons"),
-        (None, "cannot be drawn"),
-        ([[0, 0, 4, 4]], "polygons"),
+        ([], r"polygons \[\]"),
+        (None, "polygons null"),
+        ("text", "polygons 'text'"),
+        ([[0, 0, 4, 4]], "polygon 1 of 4 numbers"),
+        ([rectangle(1, 1, 5, 5), 7], "polygon 2 of 7"),
+        ([[0, 0, "4", 0, 4, 4]], "coordinate '4'"),
+        ([[0, 0, [4], 0, 4, 4]], r"coordinate \[4\]"),
+        ([[0, 0, float("nan"), 0, 4, 4]], "coordinate null or NaN"),
+        ([[0, 0, float("-inf"), 0, 4, 4]], "coordinate null or NaN"),
+        ([[0, 0, 1e30, 0, 4, 4]], r"coordinate 1e\+30"),
+        ([[0, 0, 4, 0, 4, -30]], "coordinate -30"),
+        ([[0, 0, 60, 40] * 40_000], "outline of 4,800,000 pixels"),
         ({"size": [24, 32], "counts": [3, 100000]}, "run lengths of 100,003 pixels"),
         ({"size": [24, 32], "counts": [3, 4]}, "run lengths of 7 pixels"),
-        ({"size": [24, 32], "counts": [-1, 769]}, "run lengths of size"),
+        ({"size": [24, 32], "counts": [-1, 769]}, "run lengths -1"),
+        ({"size": [24, 32], "counts": [0.5, 767.5]}, "run lengths 0.5"),
+        ({"size": [24, 32], "counts": 768}, "run lengths 768"),
         ({"size": [32, 24], "counts": [768]}, r"run lengths of size \[32, 24\]"),
         ({"size": [24, 32], "counts": "1"}, "run lengths of 1 pixels"),
+        ({"size": [24, 32], "counts": "oooooooo1"}, "more than 30 bits"),
+        ({"size": [24, 32], "counts": "1o"}, "cut off"),
+        ({"size": [24, 32], "counts": ""}, "cut off"),
         ({"size": [24, 32], "counts": "é"}, "character 'é'"),
-        ({"counts": [768]}, "cannot be drawn"),
+        ({"counts": [768]}, "run lengths of size"),
     ],
 )
-def test_faulty_segmentations(tmp_path, segmentation, message):
+def test_faulty_segmentations_are_refused_before_they_are_drawn(tmp_path, segmentation, message):
     content = faulty(lambda c: c["annotations"][1].update(segmentation=segmentation))
     index = read_coco_index(write_instances(coco_tree(tmp_path), "train", content), COCO_CATEGORIES)
     with pytest.raises(LabelFormatError, match=message) as caught:
-        paint_mask(index, 25)
-    assert str(caught.value).startswith(f"D202 {index.path}: segmentation of annotation 102")
-    paint_mask(index, 9)
+        index.paint(25)
+    assert str(caught.value).startswith(f"D202 {index.path}: segmentation of annotation 102 (im")
+    index.paint(9)
+    assert index.object_labels(25) == [TOOTHBRUSH]  # what needs no pixels can be used
+
+
+def test_an_image_of_another_file_has_no_mask(tmp_path):
+    index = COCOSource(coco_tree(tmp_path)).index("train")
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*has no image 8 among 3"):
-        paint_mask(index, 8)
+        index.paint(8)
+
+
+def test_box_and_area_are_needed_only_where_they_are_used(tmp_path):
+    def change(content):
+        del content["annotations"][1]["bbox"], content["annotations"][1]["area"]
+
+    path = write_instances(coco_tree(tmp_path), "train", faulty(change))
+    index = read_coco_index(path, COCO_CATEGORIES)
+    assert index.paint(25).any()
+    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 \(image 25\) has no bbox"):
+        index.object_boxes(25)
+    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 \(image 25\) has no area"):
+        index.paint(25, overlap="area")
 
 
 def test_index_is_stored_and_follows_the_file(tmp_path):
     path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
     first = read_coco_index(path, COCO_CATEGORIES)
-    stored = path.with_suffix(".index.npz")
-    assert stored.is_file()
+    stored = path.with_suffix(".index.sqlite")
     before = stored.stat().st_mtime_ns
     second = read_coco_index(path, COCO_CATEGORIES)
     assert stored.stat().st_mtime_ns == before
-    for name in ("image_ids", "sizes", "starts", "places", "labels", "crowd", "areas", "boxes"):
-        np.testing.assert_array_equal(getattr(second, name), getattr(first, name))
-    rows = first.rows(9)
-    assert [item["id"] for item in first.annotations(np.arange(rows.start, rows.stop))] == [
-        101,
-        103,
-        104,
-    ]
+    assert list(second.sizes.items()) == [(n, COCO_SIZE) for n in (9, 25, 30)]
+    path.rename(tmp_path / "elsewhere.json")  # the masks need the index only
+    np.testing.assert_array_equal(first.paint(9), expected_nine())
+    (tmp_path / "elsewhere.json").rename(path)
     stored.write_bytes(stored.read_bytes()[:40])  # damaged: made again
     assert read_coco_index(path, COCO_CATEGORIES).object_labels(25) == [TOOTHBRUSH]
     write_instances(tmp_path, "train", faulty(lambda c: c["annotations"].pop(1)))
     assert read_coco_index(path, COCO_CATEGORIES).object_labels(25) == []
-    with pytest.raises(LabelFormatError, match=r"D202 .*no longer at byte"):
-        paint_mask(first, 25)
+    assert not list(path.parent.glob(".index-*"))
+
+
+def test_a_damaged_index_never_reaches_the_decoder(tmp_path):
+    index = COCOSource(coco_tree(tmp_path)).index("train")
+    with sqlite3.connect(index.stored) as database:
+        database.execute("UPDATE annotations SET runs = ?", (b"oooo",))
+    with pytest.raises(LabelFormatError, match=r"index\.sqlite is damaged .*delete that file"):
+        index.paint(25)
+    index.stored.write_bytes(b"no database")
+    with pytest.raises(LabelFormatError, match=r"D202 .*index\.sqlite: .*delete it"):
+        index.object_boxes(25)
+
+
+def test_index_of_a_folder_that_cannot_be_written_is_in_the_cache(tmp_path, monkeypatch):
+    path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
+    places = internal("COCO index")
+    real = places.TemporaryDirectory
+
+    def refused(prefix, dir):  # noqa: A002 - name of the original; root may write anywhere
+        if dir in closed:
+            raise PermissionError(13, "read-only")
+        return real(prefix=prefix, dir=dir)
+
+    closed = [path.parent]
+    monkeypatch.setattr(places, "TemporaryDirectory", refused)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    index = read_coco_index(path, COCO_CATEGORIES)
+    assert index.stored.parent == tmp_path / "cache" / "scribbleseg"
+    np.testing.assert_array_equal(index.paint(9), expected_nine())
+    closed.append(index.stored.parent)
+    assert read_coco_index(path, COCO_CATEGORIES).stored == index.stored
+    index.stored.unlink()
+    with pytest.raises(ScribbleSegError, match="set XDG_CACHE_HOME to a folder"):
+        read_coco_index(path, COCO_CATEGORIES)
 
 
 @pytest.mark.parametrize("same", ["size", "time"])
@@ -462,23 +560,6 @@ def test_index_follows_a_file_of_the_same_size_or_time(tmp_path, same):
     assert read_coco_index(path, COCO_CATEGORIES).object_labels(25) == [DOG]
 
 
-def test_an_annotation_that_parses_but_is_another_one_is_not_painted(tmp_path):
-    path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
-    index = read_coco_index(path, COCO_CATEGORIES)
-    content = instances("train")
-    content["annotations"][1]["id"] = 109  # at the same place and of the same length
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 is no longer at byte"):
-        paint_mask(index, 25)
-    paint_mask(index, 9)
-    row = index.rows(25).start
-    offset, length = (int(number) for number in index.places[row])
-    data = path.read_bytes()
-    path.write_bytes(data[:offset] + b"7".ljust(length) + data[offset + length :])
-    with pytest.raises(LabelFormatError, match=r"D202 .*annotation 102 is no longer at byte"):
-        paint_mask(index, 25)  # JSON still, but no object
-
-
 def test_masks_as_old_as_the_annotations_are_kept_and_empty_files_are_not(tmp_path):
     source = COCOSource(coco_tree(tmp_path))
     source.prepare(progress=False)
@@ -492,59 +573,113 @@ def test_masks_as_old_as_the_annotations_are_kept_and_empty_files_are_not(tmp_pa
     assert source.prepare(progress=False).written == 1
 
 
-@pytest.mark.parametrize("indent", [None, 1])
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
-def test_json_stream_equals_the_whole(monkeypatch, chunk, indent):
-    monkeypatch.setattr(internal("JSON stream"), "_CHUNK", chunk)
-    content = {
-        "n": 12,
-        "empty": [],
-        "ü": {"a": [1]},
-        "list": [12, -3.5e2, 'x]"}', {"b": None}, [True]],
-    }
-    data = (
-        b"\xef\xbb\xbf" * (indent is None)
-        + json.dumps(content, ensure_ascii=False, indent=indent).encode()
-    )
-    stream, found = JsonStream(io.BytesIO(data), "x.json"), {}
-    for key in stream.members():
-        if isinstance(content.get(key), list):
-            items = list(stream.elements())
-            for offset, length, value in items:
-                assert json.loads(data[offset : offset + length]) == value
-            found[key] = [value for _, _, value in items]
-        else:
-            found[key.encode("latin-1").decode()] = stream.value()
-    assert found == content
+@pytest.mark.parametrize("order", [("images", "annotations", "categories"), None])
+def test_lists_may_come_in_any_order(tmp_path, order):
+    content = instances("train")
+    keys = order or ("categories", "annotations", "info", "images")
+    path = write_instances(coco_tree(tmp_path), "train", {key: content[key] for key in keys})
+    index = read_coco_index(path, COCO_CATEGORIES)
+    np.testing.assert_array_equal(index.paint(9), expected_nine())
+    assert list(index.sizes) == [9, 25, 30]
+
+
+@pytest.mark.parametrize("chunk", [8, 61, 1 << 20])
+def test_pieces_of_any_size_read_the_same(tmp_path, monkeypatch, chunk):
+    monkeypatch.setattr(internal("COCO index"), "_CHUNK", chunk)
+    path = coco_tree(tmp_path) / "annotations" / "instances_train2014.json"
+    content = faulty(lambda c: c["annotations"][1].update(segmentation=[[0, -float("inf")] * 3]))
+    content["images"][0]["file_name"] = "a, NaN, [b"
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    index = read_coco_index(path, COCO_CATEGORIES)
+    np.testing.assert_array_equal(index.paint(9), expected_nine())
+    with pytest.raises(LabelFormatError, match="coordinate null or NaN"):
+        index.paint(25)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file ends at byte 0"),
-        ("[1]", r"'\[' where '{' belongs at byte 0"),
-        ('{"a": [1, 2', "the file ends at byte 11"),
-        ('{"a": [1 2]}', r"'2' where ',' or '\]' belongs at byte 9"),
-        ('{"a": [{"b": ]}', "Expecting value"),
-        ("{1: 2}", "a key is 1"),
+        ("", "D202 .*is not the JSON that was expected, after 0 entries"),
+        ("[1]", "D202 .*has no images and no annotations and no categories"),
+        ('{"images": 3}', "D202 .*has no images"),
+        ('{"images": [3]}', "D202 .*number 1 of `images` has content 3, expected an object"),
+        ('{"images": [{"id": 1, "height": 2, "width": 2}], "annot', "after 1 entries, in `images`"),
+        ('{"categories": ["a"]}', "number 1 of `categories` has content 'a'"),
+        ('{"annotations": [[]], "images": []}', r"number 1 of `annotations` has content \[\]"),
+        ('{"categories": [{"id": [1]}]}', r"number 1 of `categories` has id \[1\]"),
+        ('{"images": [' + "[" * 100_000, "nested more than 50 deep"),
+        ('{"images": ' + '{"a": ' * 100_000, "nested more than 50 deep"),
+        ('{"images": [{"id": ' + "9" * 5000 + "}]}", "D202 .*in `images`"),
+        ('{"images": [{"id": 1, "height": 1e999}]}', "D202 .*in `images`"),
     ],
 )
-def test_json_stream_names_the_place_of_a_fault(text, message):
-    def read():
-        stream = JsonStream(io.BytesIO(text.encode()), "x.json")
-        return [list(stream.elements()) for _ in stream.members()]
-
+def test_text_that_is_no_instance_file(tmp_path, text, message):
+    path = tmp_path / "instances.json"
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(LabelFormatError, match=message) as caught:
-        read()
-    assert str(caught.value).startswith("D202 x.json: ")
+        read_coco_index(path, COCO_CATEGORIES)
+    assert str(path) in str(caught.value)
 
 
-def test_tree_helpers_code_run_lengths_as_the_package_does():
-    mask_api = pytest.importorskip("pycocotools.mask")
-    counts = crowd_counts(np.s_[16:], np.s_[:])
-    decoded = mask_api.decode(
-        mask_api.frPyObjects({"size": list(COCO_SIZE), "counts": counts}, *COCO_SIZE)
+def mutated(data, random_state):
+    """A few bytes replaced, removed, repeated, or exchanged for something nasty."""
+    nasty = (
+        b"1e308",
+        b"-1",
+        b"[]",
+        b"null",
+        b"0.5",
+        b"[[1, 2]]",
+        b"1e7",
+        b"7",
+        b'"1"',
+        b"{}",
+        b"9" * 5000,
+        b"NaN",
+        b"1e9",
+        b"true",
     )
-    assert decoded[16:].all()
-    assert not decoded[:16].any()
-    assert rectangle(0, 0, 2, 2) == [0, 0, 2, 0, 2, 2, 0, 2]
+    for _ in range(random_state.randint(1, 4)):
+        at = random_state.randrange(len(data))
+        end = min(len(data), at + random_state.choice((1, 1, 3, 40)))
+        kind = random_state.randrange(12)
+        if kind == 0:
+            data = data[:at] + bytes([random_state.randrange(256)]) + data[at + 1 :]
+        elif kind == 1:
+            data = data[:at] + data[end:]
+        elif kind == 2:
+            data = data[:end] + data[at:end] * random_state.choice((1, 100)) + data[end:]
+        elif kind == 3:
+            data = data[:at] or b" "
+        else:  # a number becomes something else
+            numbers = [found.span() for found in re.finditer(rb"-?[0-9.]+", data)] or [(0, 1)]
+            at, end = random_state.choice(numbers)
+            data = data[:at] + random_state.choice(nasty) + data[end:]
+    return data
+
+
+@pytest.mark.slow
+def test_mutated_files_raise_library_errors_only(tmp_path):
+    content = instances("train")
+    content["categories"] = content["categories"][:3]
+    content["annotations"] = [{**a, "category_id": 1} for a in content["annotations"]]
+    categories = {item["id"]: item["name"] for item in content["categories"]}
+    valid, path = json.dumps(content).encode(), tmp_path / "instances.json"
+    random_state, messages = random.Random(5), []
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(300):
+        path.write_bytes(mutated(valid, random_state))
+        os.utime(path, (number, number))
+        begin = time.monotonic()
+        try:
+            index = read_coco_index(path, categories)
+            for image in index.sizes:
+                index.paint(image, crowd="ignore")
+                index.object_boxes(image)
+        except ScribbleSegError as error:
+            messages.append(str(error))
+        assert time.monotonic() - begin < 10
+    assert 150 < len(messages) < 300
+    assert all(str(path) in message for message in messages)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500 << 10  # KiB

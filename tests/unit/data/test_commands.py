@@ -16,14 +16,14 @@ from helpers.tiny_folders import plain_folder
 
 import scribbleseg
 import scribbleseg.data
-from scribbleseg.data import with_progress
 
+with_progress = internal("image job").with_progress
 HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
 INTERRUPTED_IMPORT = """
 import os, signal, sys
 class Stop:
     def find_spec(self, name, path=None, target=None):
-        if name == "scribbleseg.data.convert":
+        if name == "scribbleseg.data.jobs.convert":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Stop())
 from scribbleseg.data.__main__ import main
@@ -126,7 +126,7 @@ def test_interruption_waits_until_processes_have_started():
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_interruption_while_files_are_written(tmp_path, workers):
     root, out = plain_folder(tmp_path / "data"), tmp_path / "out"
-    command = [sys.executable, "-m", "scribbleseg.data", "spread", str(root)]
+    command = [sys.executable, "-m", "scribbleseg.data", "propagate", str(root)]
     process = subprocess.Popen(
         [*command, "--out", str(out), "--workers", workers],
         stdout=subprocess.DEVNULL,
@@ -158,14 +158,14 @@ def test_progress_of_a_data_job(terminal, capsys, monkeypatch):
             yield number
             now[0] += 12
 
-    assert list(with_progress(work(), 10, "spread", enabled=True)) == [*range(10)]
+    assert list(with_progress(work(), 10, "propagate", enabled=True)) == [*range(10)]
     text = capsys.readouterr().err
-    found = [int(number) for number in re.findall(r"spread: .*?\| (\d+)/10 \[", text)]
+    found = [int(number) for number in re.findall(r"propagate: .*?\| (\d+)/10 \[", text)]
     if terminal:
         assert len(set(found)) >= 9
     else:
         assert found == [0, 4, 8, 10]
-        assert "spread:  40%" in text
+        assert "propagate:  40%" in text
         assert "4/10 [00:36<00:54,  9.00s/image]" in text
-    assert list(with_progress(work(), 10, "spread", enabled=False)) == [*range(10)]
+    assert list(with_progress(work(), 10, "propagate", enabled=False)) == [*range(10)]
     assert capsys.readouterr().err == ""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from helpers.tiny_folders import STEMS, plain_folder, write_list
 
 from scribbleseg import (
     ConfigError,
+    Label,
     LabelFormatError,
     Record,
     ScribbleNotFoundError,
@@ -156,8 +159,8 @@ def test_size_mismatch_names_file_and_sizes() -> None:
 def test_one_missing_mask_means_scoring_on_scribbles() -> None:
     source = SyntheticSource(num_val=2, size=40)
     records = [
-        Record("val_00000", image="a.png", scribble="a.png", mask="a.png"),
-        Record("val_00001", image="b.png", scribble="b.png"),
+        Record("val_00000", Path("a.png"), Label(Path("a.png")), Label(Path("a.png"))),
+        Record("val_00001", Path("b.png"), Label(Path("b.png"))),
     ]
     dataset = EvalDataset(source, records, module().data_info)
     assert not dataset.has_masks

@@ -1,4 +1,6 @@
+import logging
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -121,7 +123,7 @@ def test_split_of_a_read_only_folder(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(internal("folder files"), "write_text", refuse)
+    monkeypatch.setattr(internal("folder source"), "write_text", refuse)
     source = FolderSource(tmp_path)
     first = source.records("train")
     assert "not stored" in caplog.text
@@ -136,6 +138,68 @@ def test_split_leaves_unlabelled_images_for_prediction(tmp_path):
     source = FolderSource(tmp_path)
     assert len(source.records("train")) + len(source.records("val")) == 4
     assert len(source.records("predict")) == 8
+
+
+def test_images_with_masks_are_held_out(tmp_path):
+    """Scribbles of 8 images, masks of 3 of them: those validate, and none that only trains."""
+    plain_folder(tmp_path, lists=False)
+    for stem in STEMS[3:]:
+        (tmp_path / "masks" / f"{stem}.png").unlink()
+    source = FolderSource(tmp_path)
+    train, val = source.records("train"), source.records("val")
+    assert len(val) == 2
+    assert {record.image_id for record in val} < set(STEMS[:3])
+    assert all(record.mask is not None for record in val)
+    assert sorted(r.image_id for r in (*train, *val)) == list(STEMS)
+    again = FolderSource(plain_folder(tmp_path / "b", lists=False))
+    (tmp_path / "b" / "masks").rename(tmp_path / "b" / "unused")
+    (tmp_path / "masks").rename(tmp_path / "b" / "masks")
+    assert [r.image_id for r in again.records("val")] == [r.image_id for r in val]
+
+
+def test_images_with_masks_only_validate(tmp_path):
+    plain_folder(tmp_path, lists=False)
+    for stem in STEMS[:3]:
+        (tmp_path / "scribbles" / f"{stem}.png").unlink()
+    source = FolderSource(tmp_path)
+    assert [record.image_id for record in source.records("val")] == list(STEMS[:3])
+    assert [record.image_id for record in source.records("train")] == list(STEMS[3:])
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("patient{:03d}_frame01_slice{:02d}", r"patient\d+"),
+        ("case_{:02d}_z{}", r"case_\d+"),
+        ("sub-{:02d}_ses-1_T1w_{}", r"sub-\d+"),
+        ("site/Subject{}/img{}", r"Subject\d+"),
+        ("vol{}-{:03d}", r"vol\d+"),
+        ("lung{}_slice_{}", r"lung\d+"),
+        ("drive{}/frame{:04d}", r"drive\d+"),
+    ],
+)
+def test_patients_and_volumes_are_told_by_their_names(tmp_path, caplog, name, group):
+    stems = tuple(name.format(patient, number) for patient in range(5) for number in range(3))
+    source = FolderSource(plain_folder(tmp_path, stems=stems, lists=False))
+    with caplog.at_level(logging.INFO):
+        train, val = source.records("train"), source.records("val")
+    patients = [{re.search(group, r.image_id)[0] for r in part} for part in (train, val)]
+    assert (len(patients[0]), len(patients[1])) == (4, 1)
+    assert not patients[0] & patients[1]
+    assert len(train) + len(val) == 15
+    assert "15 images of 5 patients, volumes or videos, told from their names by group_regex=" in (
+        caplog.text
+    )
+    assert "wrote train.txt (12 images) and val.txt (3 images, with masks)" in caplog.text
+    assert train[0].group is None, "scores are per group only if the option asks for it"
+
+
+def test_names_without_groups_are_divided_by_image(tmp_path, caplog):
+    source = FolderSource(plain_folder(tmp_path, lists=False, masks=False))
+    with caplog.at_level(logging.INFO):
+        assert len(source.records("val")) == 2
+    assert "group_regex" not in caplog.text
+    assert "val.txt (2 images, scored on scribbles)" in caplog.text
 
 
 def test_nothing_to_split(tmp_path):
@@ -183,11 +247,15 @@ def test_missing_scribbles(tmp_path):
     assert (blank == 255).all()
 
 
-def test_missing_images_and_masks(tmp_path):
+def test_missing_images_and_masks(tmp_path, caplog):
     plain_folder(tmp_path)
     (tmp_path / "masks" / "img_7.png").unlink()
-    with pytest.raises(ScribbleNotFoundError, match=r"1 of 2 masks .* img_7"):
-        FolderSource(tmp_path).records("val")
+    assert [r.image_id for r in FolderSource(tmp_path).records("val")] == ["img_6"]
+    assert "1 of 2 images of split 'val' have no mask in" in caplog.text
+    assert "(e.g. img_7) and are left out" in caplog.text
+    (tmp_path / "masks" / "img_6.png").unlink()
+    scored = FolderSource(tmp_path).records("val")
+    assert [(r.mask, r.scribble is None) for r in scored] == [(None, False)] * 2
     (tmp_path / "images" / "img_7.png").unlink()
     with pytest.raises(ScribbleNotFoundError, match=r"1 of 2 images .* img_7"):
         FolderSource(tmp_path).records("val")
@@ -214,6 +282,8 @@ def test_dataset_yaml(tmp_path):
         ("unlabeled: 1", "unknown option 'unlabeled'"),
         ("unlabelled_value: '4'", "expected int"),
         ("unlabelled_value: true", "expected int"),
+        ("unlabelled_color: [1, 2]", r"unlabelled_color=\[1, 2\]: color"),
+        ("a: &x 1\nb: *x", "not valid YAML: aliases"),
         ("label_type: mask", "unknown option"),
         ("- a", "expected `option: value`"),
         ("on_missing: never", "on_missing='never'"),
@@ -233,7 +303,8 @@ def test_dataset_yaml_faults(tmp_path, text, message):
         {"label_type": "dense"},
         {"on_missing": "x"},
         {"group_regex": "("},
-        {"unlabelled_value": -1},
+        {"unlabelled_value": -2},
+        {"unlabelled_color": "black"},
     ],
 )
 def test_option_faults(tmp_path, options):
@@ -248,6 +319,83 @@ def test_label_values_from_the_class_file(tmp_path):
     )
     source = FolderSource(tmp_path)
     assert sorted(np.unique(source.read_mask(source.records("val")[0]))) == [0, 1, 255]
+
+
+def test_a_colour_of_scribbles_that_means_unlabelled(tmp_path):
+    """Black is the background in masks, and "not drawn" in scribbles."""
+    plain_folder(tmp_path)
+    (tmp_path / "classes.yaml").write_text(
+        "classes: [{name: background, color: [0, 0, 0]}, {name: cell, color: [9, 0, 0]},"
+        " {name: vessel, color: [0, 9, 0]}]\n"
+    )
+    colours = np.array([(0, 0, 0), (9, 0, 0), (0, 9, 0)], np.uint8)
+    for stem in STEMS:
+        scribble = np.array(Image.open(tmp_path / "scribbles" / f"{stem}.png"))
+        save(tmp_path / "scribbles" / f"{stem}.png", colours[np.where(scribble > 2, 0, scribble)])
+        mask = np.array(Image.open(tmp_path / "masks" / f"{stem}.png"))
+        save(tmp_path / "masks" / f"{stem}.png", colours[mask])
+    expected = scribble_of(blocks(0, 3))
+    expected[expected == 0] = 255
+    for colour in ((0, 0, 0), "#000000"):
+        source = FolderSource(tmp_path, unlabelled_color=colour)
+        np.testing.assert_array_equal(source.read_scribble(source.records("train")[0]), expected)
+        np.testing.assert_array_equal(source.read_mask(source.records("val")[0]), blocks(6, 3))
+    (tmp_path / "dataset.yaml").write_text("unlabelled_color: [0, 0, 0]\n")
+    source = FolderSource(tmp_path)
+    np.testing.assert_array_equal(source.read_scribble(source.records("train")[0]), expected)
+
+
+def test_ids_from_one_are_told_by_the_value_of_the_last_class(tmp_path):
+    """0 is unlabelled and a list of names counts from 0 or from 1; masks may count otherwise."""
+    plain_folder(tmp_path)
+    for stem in STEMS:
+        path = tmp_path / "scribbles" / f"{stem}.png"
+        scribble = np.array(Image.open(path))
+        save(path, np.where(scribble == 255, 0, scribble + 1).astype(np.uint8))
+    source = FolderSource(tmp_path, unlabelled_value=0)
+    record = source.records("train")[0]
+    np.testing.assert_array_equal(source.read_scribble(record), scribble_of(blocks(0, 3)))
+    np.testing.assert_array_equal(source.read_mask(source.records("val")[0]), blocks(6, 3))
+    # without the value 3 the names count from 0, of which 0 is then unlabelled
+    for stem in STEMS:
+        path = tmp_path / "scribbles" / f"{stem}.png"
+        scribble = np.array(Image.open(path))
+        save(path, np.where(scribble == 3, 0, scribble).astype(np.uint8))
+    source = FolderSource(tmp_path, unlabelled_value=0)
+    assert set(np.unique(source.read_scribble(record))) == {1, 2, 255}
+
+
+def test_minus_one_of_signed_files(tmp_path):
+    plain_folder(tmp_path)
+    for stem in STEMS:
+        path = tmp_path / "scribbles" / f"{stem}.png"
+        scribble = np.array(Image.open(path)).astype(np.int32)
+        Image.fromarray(np.where(scribble == 255, -1, scribble)).save(path.with_suffix(".tif"))
+        path.unlink()
+    (tmp_path / "dataset.yaml").write_text("unlabelled_value: -1\n")
+    source = FolderSource(tmp_path)
+    record = source.records("train")[0]
+    np.testing.assert_array_equal(source.read_scribble(record), scribble_of(blocks(0, 3)))
+
+
+def test_linked_folders_and_letters_in_two_forms(tmp_path):
+    composed, decomposed = "zelle_\u00e4", "zelle_a\u0308"
+    plain_folder(tmp_path, stems=(composed, "b", "c", "d"))
+    for folder in ("scribbles", "masks"):
+        path = tmp_path / folder / f"{composed}.png"
+        path.rename(path.with_name(f"{decomposed}.png"))
+    write_list(tmp_path / "train.txt", [decomposed, "b"])
+    for folder in ("images", "scribbles"):
+        (tmp_path / folder / "again").symlink_to(".")
+        (tmp_path / folder / "deep").mkdir()
+        (tmp_path / folder / "b.png").rename(tmp_path / folder / "deep" / "b.png")
+        (tmp_path / folder / "linked").symlink_to("deep")
+    write_list(tmp_path / "train.txt", [decomposed, "linked/b", "linked/b"])
+    source = FolderSource(tmp_path)
+    records = source.records("train")
+    assert [record.image_id for record in records] == [composed, "linked/b", "linked/b"]
+    np.testing.assert_array_equal(source.read_scribble(records[0]), scribble_of(blocks(0, 3)))
+    np.testing.assert_array_equal(source.read_scribble(records[1]), scribble_of(blocks(1, 3)))
 
 
 def test_resize_labels(tmp_path):
@@ -270,7 +418,7 @@ def test_stroke_files_and_preferred_png(tmp_path):
     source = FolderSource(tmp_path)
     first, second = source.records("train")[:2]
     assert (source.read_scribble(first)[5, 5:10] == 1).all()
-    assert second.scribble.suffix == ".png"
+    assert second.scribble.path.suffix == ".png"
 
 
 def test_sources_travel_to_workers(tmp_path):

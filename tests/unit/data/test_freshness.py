@@ -22,7 +22,7 @@ from scribbleseg.data.sources import (
     PascalContextSource,
     S4Source,
 )
-from scribbleseg.functional import PointStyle
+from scribbleseg.functional import PointStyle, SuperpixelOptions
 
 
 def later(path, seconds=10):
@@ -67,7 +67,7 @@ def test_masks_of_a_file_do_not_depend_on_the_annotations(tmp_path):
     COCOSource(root).prepare(progress=False)
     source = COCOSource(root)
     record = source.records("val")[0]
-    assert source.inputs(record, "mask") == [record.mask]
+    assert source.inputs(record, "mask") == [record.mask.path]
     assert source.inputs(record, "image") == [record.image]
 
 
@@ -132,8 +132,8 @@ def test_superpixels_follow_every_channel_of_a_case(tmp_path):
 
     def make():
         source = NnUNetSource(root)
-        options = {"method": "grid", "segments": 4, "splits": ("predict",), "progress": False}
-        return write_superpixels(source, out, **options).written
+        how = {"method": "grid", "splits": ("predict",), "progress": False}
+        return write_superpixels(source, out, options=SuperpixelOptions(segments=4), **how).written
 
     everything = make()
     assert (everything > 2, make()) == (True, 0)
@@ -145,5 +145,5 @@ def test_a_source_without_files_has_no_inputs(tmp_path):
     source = FolderSource(plain_folder(tmp_path))
     assert source.inputs(Record("made"), "image") == []
     record = source.records("val")[0]
-    assert source.inputs(record, "scribble") == [record.scribble]
-    assert source.inputs(record, "mask") == [record.mask]
+    assert source.inputs(record, "scribble") == [record.scribble.path]
+    assert source.inputs(record, "mask") == [record.mask.path]

@@ -1,7 +1,9 @@
+import gzip
 import os
 import pickle
 import sys
 
+import h5py
 import nibabel
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from scribbleseg import ConfigError, LabelFormatError, MissingExtraError, Scribb
 from scribbleseg.data import (
     StackCache,
     check_source,
-    integer_ids,
+    open_hdf5,
+    read_data_set,
     read_stack,
     read_stack_header,
+    slice_axis_of,
     write_nifti_like,
 )
 from scribbleseg.data.sources import NiftiSource
@@ -43,9 +47,9 @@ def test_slices_are_the_same_whatever_the_stored_order(tmp_path, affine, suffix)
     slices = volume_image(3, volume_labels(3, 4))
     path = write_nifti(tmp_path / f"a{suffix}", slices, affine)
     header = read_stack_header(path)
-    assert (header.shape, header.axis) == (SLICES, 2)
-    np.testing.assert_allclose(header.spacing, (8, 1.25, 1.5), rtol=0.02)
-    np.testing.assert_array_equal(read_stack(path), slices)
+    assert (header.shape(2), slice_axis_of([header])) == (SLICES, 2)
+    np.testing.assert_allclose(header.spacing(2), (8, 1.25, 1.5), rtol=0.02)
+    np.testing.assert_array_equal(read_stack(path, 2), slices)
 
 
 def test_slice_axis_is_the_one_with_the_largest_spacing(tmp_path):
@@ -53,12 +57,38 @@ def test_slice_axis_is_the_one_with_the_largest_spacing(tmp_path):
     path = tmp_path / "a.nii"
     nibabel.save(nibabel.Nifti1Image(ras, np.diag([1.0, 5.0, 2.0, 1])), path)
     header = read_stack_header(path)
-    assert header == ((3, 4, 2), (5.0, 2.0, 1.0), 1, "RAS")
+    assert (header.lengths, header.zooms, header.orientation) == ((2, 3, 4), (1, 5, 2), "RAS")
+    assert (slice_axis_of([header]), header.shape(1), header.spacing(1)) == (
+        1,
+        (3, 4, 2),
+        (5, 2, 1),
+    )
     # columns run from left to right, rows from head to feet
-    np.testing.assert_array_equal(read_stack(path)[1], ras[:, 1, ::-1].T)
-    assert read_stack_header(path, slice_axis=0).shape == (2, 4, 3)
+    np.testing.assert_array_equal(read_stack(path, 1)[1], ras[:, 1, ::-1].T)
+    assert header.shape(0) == read_stack(path, 0).shape == (2, 4, 3)
     nibabel.save(nibabel.Nifti1Image(ras, np.eye(4)), path)
-    assert read_stack_header(path).axis == 2
+    assert slice_axis_of([read_stack_header(path)]) == 2
+
+
+def test_a_data_set_has_one_slice_axis(tmp_path):
+    # four scans of thick axial slices, two nearly isotropic ones whose rows are widest
+    for number, slices in enumerate((6.0, 6.0, 0.9, 6.0, 0.9, 6.0)):
+        voxels = np.zeros((8, 10, 6), np.int16)
+        affine = np.diag([0.8, 1.0, slices, 1])
+        nibabel.save(nibabel.Nifti1Image(voxels, affine), tmp_path / f"c{number}.nii.gz")
+        labels = nibabel.Nifti1Image(voxels.astype(np.uint8), affine)
+        nibabel.save(labels, tmp_path / f"c{number}_gt.nii.gz")
+    headers = [read_stack_header(tmp_path / f"c{number}.nii.gz") for number in range(6)]
+    assert [slice_axis_of([header]) for header in headers] == [2, 2, 1, 2, 1, 2]
+    assert slice_axis_of(headers) == 2
+    options = {"class_names": ["a", "b"], "label_type": "mask"}
+    source = NiftiSource(tmp_path, **options)
+    assert source.slice_axis == 2
+    shapes = {source.read_image(record).shape for record in source.records("predict")}
+    assert shapes == {(10, 8, 1)}
+    spacings = {round(record.spacing[0], 3) for record in source.records("predict")}
+    assert spacings == {6.0, 0.9}
+    assert NiftiSource(tmp_path, slice_axis=1, **options).slice_axis == 1
 
 
 @pytest.mark.parametrize("affine", [LPS_THICK, PIR_THICK, OBLIQUE, np.diag([-3, 1.0, 1.0, 1])])
@@ -71,17 +101,18 @@ def test_predictions_go_back_voxel_by_voxel(tmp_path, affine, axis):
     image.header.set_slope_inter(1, 0)
     image.header["descrip"] = b"scan 7"
     nibabel.save(image, reference)
-    stack = read_stack(reference, slice_axis=axis)
+    used = slice_axis_of([read_stack_header(reference)]) if axis is None else axis
+    stack = read_stack(reference, used)
     target = tmp_path / "out" / "prediction.nii.gz"
-    write_nifti_like(stack, reference, target, slice_axis=axis)
+    write_nifti_like(stack, reference, target, axis=axis)
     written = nibabel.load(target)
     np.testing.assert_array_equal(np.asarray(written.dataobj), voxels)
     np.testing.assert_array_equal(written.affine, nibabel.load(reference).affine)
     assert written.get_data_dtype() == np.uint8
     assert bytes(written.header["descrip"]).startswith(b"scan 7")
-    np.testing.assert_array_equal(read_stack(target, slice_axis=axis), stack)
+    np.testing.assert_array_equal(read_stack(target, used), stack)
     before = target.read_bytes()
-    write_nifti_like(stack, reference, target, slice_axis=axis)
+    write_nifti_like(stack, reference, target, axis=axis)
     assert target.read_bytes() == before
     assert [path.name for path in target.parent.iterdir()] == ["prediction.nii.gz"]
 
@@ -93,7 +124,7 @@ def test_scaled_values_and_labels_do_not_mix(tmp_path):
     image.header.set_slope_inter(0.5, 3)
     nibabel.save(image, tmp_path / "b.nii")
     write_nifti_like(volume_labels(0, 3), tmp_path / "b.nii", tmp_path / "c.nii")
-    np.testing.assert_array_equal(read_stack(tmp_path / "c.nii"), volume_labels(0, 3))
+    np.testing.assert_array_equal(read_stack(tmp_path / "c.nii", 2), volume_labels(0, 3))
 
 
 def test_wrong_predictions_are_refused(tmp_path):
@@ -105,14 +136,54 @@ def test_wrong_predictions_are_refused(tmp_path):
     assert not (tmp_path / "b.nii").exists()
 
 
-def test_float_ids(tmp_path):
-    assert integer_ids(np.array([0.0, 2.0]), "a").tolist() == [0, 2]
-    with pytest.raises(
-        LabelFormatError, match=r"D203 a\.nii: .*e\.g\. 0\.5 \(1 px\).*interpolated"
+def test_ids_that_were_stored_scaled_or_as_floats(tmp_path):
+    raw_acdc(tmp_path)
+    path = tmp_path / f"{FIRST}_scribble.nii.gz"
+    image = nibabel.load(path)
+    ids = np.asarray(image.dataobj)
+    source = NiftiSource(tmp_path, unlabelled_value=4)
+    records = {r.image_id: r for s in ("train", "val") for r in source.records(s)}
+    expected = source.read_scribble(records[f"{FIRST}_slice001"])
+
+    def read(values, dtype, slope=None):
+        changed = nibabel.Nifti1Image(values, image.affine)
+        changed.set_data_dtype(dtype)
+        if slope is not None:
+            changed.header.set_slope_inter(slope, 0)
+        nibabel.save(changed, path)
+        own = NiftiSource(tmp_path, unlabelled_value=4)
+        return own.read_scribble(records[f"{FIRST}_slice001"])
+
+    for values, dtype in (
+        (ids.astype(np.float64), np.int16),  # nibabel chooses a slope of about 1e-4
+        (ids.astype(np.float32) - np.float32(1e-7) * (ids > 0), np.float32),
+        (ids * 0.9998, np.float64),
     ):
-        integer_ids(np.array([0.0, 0.5]), "a.nii")
-    with pytest.raises(LabelFormatError, match=r"nan \(1 px\)"):
-        integer_ids(np.array([0.0, np.nan]), "a.nii")
+        np.testing.assert_array_equal(read(values, dtype), expected)
+    stored = nibabel.load(path).header["datatype"]
+    assert stored == 64
+    with pytest.raises(LabelFormatError, match=r"D203 .*_scribble\.nii\.gz: .*interpolated"):
+        read(ids * 0.99, np.float64)
+
+
+def test_headers_that_promise_too_much(tmp_path):
+    """A file of 1,944 bytes must not ask for gigabytes, packed or not."""
+    for name in ("a.nii", "b.nii.gz"):
+        image = nibabel.Nifti1Image(np.zeros((11, 12, 12), np.uint8), np.eye(4))
+        data = bytearray(image.to_bytes())
+        data[40:48] = np.array([3, 2000, 2000, 2000], "<i2").tobytes()
+        path = tmp_path / name
+        path.write_bytes(gzip.compress(bytes(data)) if name.endswith("gz") else bytes(data))
+        for read in (read_stack_header, lambda path: read_stack(path, 2)):
+            with pytest.raises(LabelFormatError, match=r"D202 .*promises 8,000,000,000 bytes"):
+                read(path)
+    with h5py.File(tmp_path / "c.h5", "w") as content:
+        content.create_dataset("label", (60000, 60000), "u2", chunks=(64, 64), compression="gzip")
+    with (
+        pytest.raises(LabelFormatError, match=r"D202 .*c\.h5: .*promises 7,200,000,000"),
+        open_hdf5(tmp_path / "c.h5", "slice") as content,
+    ):
+        read_data_set(content, "label", tmp_path / "c.h5")
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -120,12 +191,12 @@ def test_damaged_files_are_named(tmp_path):
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(LabelFormatError, match=r"D202 .*a\.nii\.gz.*copy it again"):
-        read_stack(path)
+        read_stack(path, 2)
     path.write_bytes(b"no volume")
     with pytest.raises(LabelFormatError, match=r"D202 .*a\.nii\.gz"):
         read_stack_header(path)
     with pytest.raises(ScribbleNotFoundError, match=r"b\.nii does not exist"):
-        read_stack(tmp_path / "b.nii")
+        read_stack(tmp_path / "b.nii", 2)
     nibabel.save(
         nibabel.Nifti1Image(np.zeros((2, 2, 2, 3), np.int16), np.eye(4)), tmp_path / "c.nii"
     )
@@ -140,21 +211,21 @@ def test_axes_of_length_one(tmp_path):
         nibabel.save(
             nibabel.Nifti1Image(values.reshape(shape), LPS_THICK), tmp_path / f"{name}.nii"
         )
-        stack = read_stack(tmp_path / f"{name}.nii")
-        np.testing.assert_array_equal(stack, read_stack(tmp_path / "a.nii"))
-        assert read_stack_header(tmp_path / f"{name}.nii").shape == stack.shape == (4, 3, 2)
+        stack = read_stack(tmp_path / f"{name}.nii", 2)
+        np.testing.assert_array_equal(stack, read_stack(tmp_path / "a.nii", 2))
+        assert read_stack_header(tmp_path / f"{name}.nii").shape(2) == stack.shape == (4, 3, 2)
     nibabel.save(nibabel.Nifti1Image(values[:, :, 0], LPS_THICK), tmp_path / "flat.nii")
-    flat = read_stack(tmp_path / "flat.nii", slice_axis=2)
-    np.testing.assert_array_equal(flat[0], read_stack(tmp_path / "a.nii")[0])
-    header = read_stack_header(tmp_path / "flat.nii", slice_axis=2)
-    assert header.shape == flat.shape == (1, 3, 2)
+    flat = read_stack(tmp_path / "flat.nii", 2)
+    np.testing.assert_array_equal(flat[0], read_stack(tmp_path / "a.nii", 2)[0])
+    header = read_stack_header(tmp_path / "flat.nii")
+    assert header.shape(2) == flat.shape == (1, 3, 2)
 
 
 def test_volumes_of_colours_or_without_orientation_are_refused(tmp_path):
     colours = np.zeros((2, 3, 4), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     nibabel.save(nibabel.Nifti1Image(colours, LPS_THICK), tmp_path / "a.nii")
     with pytest.raises(LabelFormatError, match=r"D203 .*a\.nii: holds colours"):
-        read_stack(tmp_path / "a.nii")
+        read_stack(tmp_path / "a.nii", 2)
     path = write_nifti(tmp_path / "b.nii", volume_labels(0, 3), np.eye(4))
     header = bytearray(path.read_bytes())
     header[320:324] = bytes(4)  # srow_z[2]: what nibabel itself would not write
@@ -165,20 +236,11 @@ def test_volumes_of_colours_or_without_orientation_are_refused(tmp_path):
         read_stack_header(tmp_path / "b.nii")
 
 
-def test_values_beyond_32_bits_are_no_ids():
-    top = np.iinfo(np.int32).max
-    assert integer_ids(np.array([top], np.int64), "a.nii").tolist() == [top]
-    assert integer_ids(np.array([True, False]), "a.nii").tolist() == [1, 0]
-    assert integer_ids(np.empty(0, np.int64), "a.nii").size == 0
-    with pytest.raises(LabelFormatError, match=r"D101 a\.nii: holds values from 0 to 2147483648"):
-        integer_ids(np.array([0, top + 1], np.int64), "a.nii")
-
-
 def test_missing_package(tmp_path, monkeypatch):
     path = write_nifti(tmp_path / "a.nii", volume_labels(0, 3))
     monkeypatch.setitem(sys.modules, "nibabel", None)
     with pytest.raises(MissingExtraError, match=r"scribbleseg\[medical\]"):
-        read_stack(path)
+        read_stack(path, 2)
 
 
 def test_cache_keeps_what_fits_and_sees_changes(tmp_path):
@@ -331,13 +393,33 @@ def test_labels_of_another_grid(tmp_path):
         source.read_scribble(records[f"{FIRST}_slice000"])
 
 
+def test_labels_of_another_spacing_or_place(tmp_path, caplog):
+    raw_acdc(tmp_path)
+    path = tmp_path / f"{FIRST}_scribble.nii.gz"
+    image = nibabel.load(path)
+    ids, affine = np.asarray(image.dataobj), image.affine
+    source = NiftiSource(tmp_path, unlabelled_value=4)
+    records = {r.image_id: r for s in ("train", "val") for r in source.records(s)}
+    record = records[f"{FIRST}_slice000"]
+    nibabel.save(nibabel.Nifti1Image(ids, affine @ np.diag([2, 1, 1, 1.0])), path)
+    with pytest.raises(LabelFormatError, match=r"D201 .*_scribble.*its voxels are 3x1.25x8 mm"):
+        source.read_scribble(record)
+    moved = affine.copy()
+    moved[:3, 3] += 5  # compared voxel by voxel all the same
+    nibabel.save(nibabel.Nifti1Image(ids, moved), path)
+    assert (source.read_scribble(record) != 255).any()
+    (problem,) = source.problems()
+    assert (problem.code, problem.severity) == ("D201", "warning")
+    assert "origin or direction differs" in problem.message
+
+
 def test_volumes_are_read_once(tmp_path, monkeypatch):
     source = NiftiSource(raw_acdc(tmp_path), unlabelled_value=4)
     reads = []
 
-    def counted(path, **options):
+    def counted(path, axis):
         reads.append(path.name)
-        return read_stack(path, **options)
+        return read_stack(path, axis)
 
     monkeypatch.setattr(internal("volumes"), "read_stack", counted)
     for _ in range(2):

@@ -14,9 +14,9 @@ from helpers.trees_labels import block_tree
 from helpers.trees_medical import raw_acdc
 
 from scribbleseg import LabelFormatError
-from scribbleseg.data import check_source, convert_source, synthesize_folder
-from scribbleseg.data.sources import BlockSource, FolderSource, NiftiSource
-from scribbleseg.functional import Intensity, PointStyle, decode_image
+from scribbleseg.data import convert_source, synthesize_folder
+from scribbleseg.data.sources import FolderSource, LayoutSource, NiftiSource
+from scribbleseg.functional import Intensity, PointStyle
 
 
 def drawn_on(source, labels) -> int:
@@ -32,9 +32,9 @@ def drawn_on(source, labels) -> int:
 
 def test_drawn_points_are_read_as_ids_whatever_the_coding(tmp_path) -> None:
     root = block_tree(tmp_path / "city")
-    source = BlockSource(root, dataset="cityscapes")
+    source = LayoutSource(root, "cityscapes_blocks")
     synthesize_folder(source, root / "points", PointStyle(min_area=1), progress=False)
-    points = BlockSource(root, dataset="cityscapes", label_type="point")
+    points = LayoutSource(root, "cityscapes_blocks", label_type="point")
     assert drawn_on(source, points) > 0
 
 
@@ -80,29 +80,6 @@ def test_slices_are_no_views_of_the_cache(tmp_path) -> None:
     before = source.read_image(record).copy()
     source.read_image(record)[:] = 0
     assert (source.read_image(record) == before).all()
-
-
-@pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_sixteen_bit_colours_keep_their_low_bytes(tmp_path, suffix) -> None:
-    rng = np.random.default_rng(0)
-    values = rng.integers(0, 4096, (12, 16, 3), dtype=np.uint16)  # 12 bits, as cameras give
-    path = tmp_path / f"a{suffix}"
-    if suffix == ".png":
-        cv2.imwrite(str(path), values[..., ::-1])
-    else:
-        tifffile.imwrite(path, values, photometric="rgb")
-    window = Intensity("range", 0, 4095)
-    expected = window.apply(values)
-    assert (decode_image(path, intensity=window) == expected).all()
-    assert decode_image(path).max() > 200, "and without a window they are not black"
-
-
-def test_deep_colours_are_noticed_by_the_check(tmp_path) -> None:
-    root = plain_folder(tmp_path)
-    for path in (root / "images").iterdir():
-        pixels = cv2.imread(str(path)).astype(np.uint16)
-        cv2.imwrite(str(path), pixels * 16)
-    assert "D203" in {finding.code for finding in check_source(FolderSource(root)).findings}
 
 
 def test_interleaved_bands_train(tmp_path) -> None:

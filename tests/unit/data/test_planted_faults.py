@@ -2,7 +2,7 @@
 its code, the file, the value, and words of the cause and of the fix."""
 
 import pytest
-from helpers.planted_faults import FOLDER_FAULTS, VOC_FAULTS, VOC_NAMES
+from helpers.planted_faults import FOLDER_FAULTS, VOC_FAULTS, VOC_NAMES, missing_mask
 from helpers.tiny_folders import plain_folder, voc_tree
 
 from scribbleseg import ScribbleSegError
@@ -51,7 +51,16 @@ def test_voc_fault_is_named(tmp_path, scribbles, plant, code, words):
     assert_named(found(lambda: VOCSource(root)), code, words)
 
 
+def test_an_image_without_mask_is_left_out_and_logged(tmp_path, caplog):
+    root = plain_folder(tmp_path / "data")
+    missing_mask(root)
+    assert found(lambda: FolderSource(root)) == []
+    assert "1 of 2 images of split 'val' have no mask" in caplog.text
+    assert "img_7" in caplog.text
+
+
 WARNINGS = {"empty_scribble", "class_never_drawn", "deep_image", "exif_rotated"}
+WARNINGS |= {"labelled_but_in_no_list"}
 
 
 @pytest.mark.parametrize("fault", FOLDER_FAULTS, ids=[fault[0].__name__ for fault in FOLDER_FAULTS])

@@ -16,7 +16,13 @@ from helpers.tiny_folders import (
 )
 from jsonargparse import ArgumentParser
 
-from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
+from scribbleseg import (
+    ConfigError,
+    Label,
+    LabelFormatError,
+    ScribbleDataModule,
+    ScribbleNotFoundError,
+)
 from scribbleseg.data import ScribbleSource, check_source
 from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
 from scribbleseg.functional import parent_facts, write_label, write_manifest
@@ -52,7 +58,7 @@ def test_training_records_carry_pseudo_labels(root):
     source = pseudo(root)
     records = source.records("train")
     assert [record.scribble for record in records] == [
-        root / "pseudo" / f"{stem}.png" for stem in STEMS[:6]
+        Label(root / "pseudo" / f"{stem}.png", "pseudo_label") for stem in STEMS[:6]
     ]
     assert all(record.mask is None for record in records)
     np.testing.assert_array_equal(source.read_scribble(records[2]), guess(2))
@@ -133,7 +139,7 @@ def test_voc(tmp_path):
     folder = with_labels(tmp_path / "VOCdevkit" / "VOC2012" / "pseudo", VOC_STEMS[:3], 21)
     source = pseudo(tmp_path, cls=VOCSource)
     np.testing.assert_array_equal(source.read_scribble(source.records("train")[2]), guess(2, 21))
-    assert source.records("train")[0].scribble == folder / f"{VOC_STEMS[0]}.png"
+    assert source.records("train")[0].scribble.path == folder / f"{VOC_STEMS[0]}.png"
     assert source.records("val")[0].mask is not None
 
 
@@ -167,9 +173,15 @@ def test_labels_that_are_not_complete(root):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("background", "vessel", "cell"), r"id 1 is 'vessel' in the labels and 'cell' in the"),
-        (CLASSES[:2], r"id 2, 'vessel', is only in the data set \(2 classes in the labels, 3 in"),
-        ((*CLASSES, "dirt"), r"id 3, 'dirt', is only in the labels \(4 classes"),
+        (
+            ("background", "vessel", "cell"),
+            r"3 names in another order \(id 1: labels 'vessel', data 'cell'",
+        ),
+        (CLASSES[:2], r"2 classes in the labels, 3 in the data; only in the data: 'vessel' \(id 2"),
+        (
+            (*CLASSES, "dirt"),
+            r"4 classes in the labels, 3 in the data; only in the labels: 'dirt' \(id 3",
+        ),
     ],
 )
 def test_manifest_of_other_classes(root, names, message):

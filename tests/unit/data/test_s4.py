@@ -15,8 +15,7 @@ from helpers.trees_labels import (
 )
 
 from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.data import read_grey_label, read_s4
-from scribbleseg.data.sources import S4Source
+from scribbleseg.data.sources import S4Source, read_s4
 from scribbleseg.functional import Stroke, rasterize
 
 STEM = "train/ulm/ulm_000000_000019"
@@ -35,7 +34,7 @@ def test_cityscapes_png(tmp_path):
     ]
     assert [r.image_id for r in source.records("val")] == ["val/bonn/bonn_000000_000019"]
     record = source.with_mask(first(source))
-    assert record.scribble.suffix == ".png"
+    assert record.scribble.path.suffix == ".png"
     dense = as_ids(stripes(LABEL_IDS))
     np.testing.assert_array_equal(source.read_scribble(record), middle_rows(dense, 255))
     np.testing.assert_array_equal(source.read_mask(record), dense)
@@ -60,7 +59,7 @@ def test_strokes_are_drawn_by_the_one_rasteriser(tmp_path):
     for options, width in (({"labels_from": "h5"}, 3), ({"scribble_width": 5}, 5)):
         source = S4Source(tmp_path, dataset="cityscapes", **options)
         record = first(source)
-        assert record.scribble.suffix == ".h5"
+        assert record.scribble.path.suffix == ".h5"
         expected = rasterize(DRAWN, SIZE, width=width)
         np.testing.assert_array_equal(source.read_scribble(record), expected)
     thin = S4Source(tmp_path, dataset="cityscapes", scribble_width=1)
@@ -113,7 +112,7 @@ def test_a_class_must_not_mean_not_drawn(tmp_path):
         write_s4(voc / "scribbles" / f"{stem}.h5", LINES, (0, 20), background=0)
     source = S4Source(tmp_path, dataset="pascal")
     with pytest.raises(
-        LabelFormatError, match=r"D101 .*value 0 means 'not drawn' and class 'background'.*h5"
+        LabelFormatError, match=r"D101 .*value 0 means unlabelled and class 'background'.*h5"
     ):
         source.read_scribble(first(source))
     accepted = S4Source(tmp_path, dataset="pascal", unlabelled_value=0)
@@ -162,7 +161,7 @@ def test_kitti360(tmp_path):
     source = S4Source(tmp_path, dataset="kitti360")
     record = source.with_mask(first(source))
     assert record.image_id == f"{drives[0]}/0000000250"
-    assert record.scribble.parent.name == "scribble"
+    assert record.scribble.path.parent.name == "scribble"
     ids = as_ids(mask)
     np.testing.assert_array_equal(source.read_mask(record), ids)
     np.testing.assert_array_equal(source.read_scribble(record), middle_rows(ids, 255))
@@ -178,16 +177,12 @@ def test_own_lists(tmp_path):
 
 
 def test_coloured_pngs_are_refused(tmp_path):
-    pixels = grey(stripes((1, 2)))
+    source = S4Source(s4_cityscapes(tmp_path), dataset="cityscapes")
+    pixels = grey(middle_rows(stripes(LABEL_IDS), 0))
     pixels[3, 4:6, 2] = 7
-    path = save(tmp_path / "a.png", pixels)
-    with pytest.raises(LabelFormatError, match=r"D103 .*a\.png: 2 px are coloured \(e\.g\. \(1, 1"):
-        read_grey_label(path)
-    lossy = save(tmp_path / "a.jpg", pixels)
-    with pytest.raises(LabelFormatError, match=r"D103 .*a\.jpg: a label file must not be a JPEG"):
-        read_grey_label(lossy)
-    with pytest.raises(ScribbleNotFoundError, match=r"b\.png does not exist"):
-        read_grey_label(tmp_path / "b.png")
+    save(first(source).scribble.path, pixels)
+    with pytest.raises(LabelFormatError, match=r"D103 .*\.png: holds 5 colours \(\(0, 0, 7\)"):
+        source.read_scribble(first(source))
 
 
 def test_content_of_an_h5(tmp_path):
@@ -225,9 +220,18 @@ def test_faulty_h5(tmp_path, replaced, message):
         read_s4(path)
 
 
+def test_data_sets_that_promise_too_much(tmp_path):
+    path = write_s4(tmp_path / "a.h5", LINES, (7, 26))
+    with h5py.File(path, "a") as content:
+        del content["scribble_values"]
+        content.create_dataset("scribble_values", (1 << 28, 3), "i4", chunks=(64, 3))
+    with pytest.raises(LabelFormatError, match=r"D202 .*a\.h5: its header promises 3,221,225,472"):
+        read_s4(path)
+
+
 def test_broken_and_missing_h5(tmp_path):
     (tmp_path / "a.h5").write_bytes(b"no")
-    with pytest.raises(LabelFormatError, match=r"D202 .*a\.h5: is not a complete HDF5 file"):
+    with pytest.raises(LabelFormatError, match=r"D202 .*a\.h5: .*it is not a complete HDF5 file"):
         read_s4(tmp_path / "a.h5")
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*b\.h5 does not exist"):
         read_s4(tmp_path / "b.h5")

@@ -4,19 +4,22 @@ import json
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import plain_folder, voc_tree
 
 from scribbleseg import ConfigError
 from scribbleseg.data import (
-    coding_digest,
     convert_source,
-    image_settings,
     source_settings,
     synthesize_folder,
     write_superpixels,
 )
 from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
-from scribbleseg.functional import Intensity
+from scribbleseg.functional import Intensity, SuperpixelOptions
+
+coding_digest = internal("job settings").coding_digest
+image_settings = internal("job settings").image_settings
+SIX = SuperpixelOptions(segments=6)
 
 
 def test_arguments_with_their_defaults_as_plain_values(tmp_path) -> None:
@@ -62,11 +65,11 @@ def test_options_of_a_file_count_as_arguments_do(tmp_path) -> None:
 
 def test_two_data_sets_do_not_share_a_folder(tmp_path) -> None:
     first, second = (FolderSource(plain_folder(tmp_path / name)) for name in "ab")
-    write_superpixels(first, tmp_path / "sp", method="grid", segments=6, progress=False)
-    again = write_superpixels(first, tmp_path / "sp", method="grid", segments=6, progress=False)
+    write_superpixels(first, tmp_path / "sp", method="grid", options=SIX, progress=False)
+    again = write_superpixels(first, tmp_path / "sp", method="grid", options=SIX, progress=False)
     assert again.written == 0
     with pytest.raises(ConfigError, match="other settings"):
-        write_superpixels(second, tmp_path / "sp", method="grid", segments=6, progress=False)
+        write_superpixels(second, tmp_path / "sp", method="grid", options=SIX, progress=False)
     synthesize_folder(first, tmp_path / "drawn", progress=False)
     with pytest.raises(ConfigError, match="other settings"):
         synthesize_folder(second, tmp_path / "drawn", progress=False)

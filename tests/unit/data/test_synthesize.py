@@ -90,11 +90,12 @@ def test_labels_manifest_and_picture(root, tmp_path):
         "files": 6,
         "complete": True,
     }
-    assert (report.written, report.kept, report.failed, report.empty) == (6, 0, {}, [])
-    assert report.drawn.sum() == 6 * 40 * 48
-    assert report.present[:4].tolist() == [6, 6, 6, 0]
+    assert (report.written, report.kept, report.failed, report.found["empty"]) == (6, 0, {}, [])
+    assert report.found["pixels"].sum() == 6 * 40 * 48
+    assert report.found["images"][:4].tolist() == [6, 6, 6, 0]
     text = report.format()
-    assert f"coverage {report.coverage:.2f} % of the pixels" in text
+    coverage = 100 * report.found["pixels"][:255].sum() / (6 * 40 * 48)
+    assert f"coverage {coverage:.2f} % of the pixels" in text
     assert "images/s" in text
     assert report.overview == out / "overview.png"
     with Image.open(report.overview) as picture:
@@ -128,14 +129,14 @@ def test_points(root, tmp_path):
         expected = synthesize_points(masks_of(root, stem), style, seed=image_seed(0, stem))
         np.testing.assert_array_equal(labels_of(tmp_path / "out", stem), expected)
     assert manifest_of(tmp_path / "out")["mode"] == "points"
-    assert report.drawn[:3].min() > 6 * 5
+    assert report.found["pixels"][:3].min() > 6 * 5
 
 
 @pytest.mark.parametrize("recipe", [ScribbleStyle(), PointStyle(min_area=0)])
 def test_background_can_be_left_out(root, tmp_path, recipe):
     report = make(root, tmp_path / "out", recipe, background=False)
-    assert report.drawn[0] == 0
-    assert report.drawn[1] > 0
+    assert report.found["pixels"][0] == 0
+    assert report.found["pixels"][1] > 0
     assert manifest_of(tmp_path / "out")["skip"] == [0]
 
 
@@ -175,7 +176,7 @@ def test_degraded_copies_of_polylines(tmp_path):
 
 def test_images_that_lose_everything_are_named(root, tmp_path):
     report = make(root, tmp_path / "out", Degradation(drop=1.0))
-    assert report.empty == list(TRAIN)
+    assert report.found["empty"] == list(TRAIN)
     assert f"6 images have no label (e.g. {STEMS[0]}" in report.format()
 
 
@@ -213,7 +214,7 @@ def test_only_what_is_missing_damaged_or_outdated_is_made(root, tmp_path):
     assert (report.written, report.kept) == (3, 3)
     after = {stem: (out / f"{stem}.png").stat().st_mtime_ns for stem in TRAIN}
     assert [stem for stem in TRAIN if before[stem] != after[stem]] == list(TRAIN[:3])
-    np.testing.assert_array_equal(report.drawn, first.drawn)
+    np.testing.assert_array_equal(report.found["pixels"], first.found["pixels"])
 
 
 def test_other_settings_and_foreign_files_are_refused(root, tmp_path):
@@ -327,21 +328,21 @@ def test_help_names_a_way_for_every_source(capsys):
 
 
 def test_interrupted_command(root, tmp_path, capsys, monkeypatch):
-    original, calls = internal("synthesize")._Maker._make, []
+    calls = []
 
-    def interrupt(self, record):
-        calls.append(record)
+    def interrupt(*args, **options):
+        calls.append(args)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(self, record)
+        return synthesize_scribbles(*args, **options)
 
-    monkeypatch.setattr(internal("synthesize")._Maker, "_make", interrupt)
+    monkeypatch.setattr(internal("synthesize"), "synthesize_scribbles", interrupt)
     out = tmp_path / "out"
     args = ["synthesize", str(root), "--out", str(out), "--workers", "0"]
     assert main(args) == 130
     assert "the same command goes on there" in capsys.readouterr().err
     assert manifest_of(out)["complete"] is False
-    monkeypatch.setattr(internal("synthesize")._Maker, "_make", original)
+    monkeypatch.undo()
     assert main(args) == 0
     assert "4 written, 2 kept" in capsys.readouterr().out
 
@@ -356,4 +357,5 @@ def test_scribble_xml_of_a_plain_folder_is_polylines(root):
         drawing = source.read_strokes(record)
         np.testing.assert_array_equal(drawing.rasterize(), source.read_scribble(record))
     assert source.read_strokes(source.records("predict")[0]) is None
-    assert FolderSource(root, label_type="mask").read_strokes(record) is None
+    dense = FolderSource(root, label_type="mask")
+    assert all(dense.read_strokes(record) is None for record in dense.records("train"))

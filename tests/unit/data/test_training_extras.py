@@ -21,17 +21,17 @@ from scribbleseg.data import (
     Augmentation,
     ScribbleDataModule,
     SeedReader,
-    SuperpixelOptions,
     SuperpixelReader,
     collate,
-    over_segment,
     resize_map,
     write_superpixels,
 )
 from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.functional import (
+    SuperpixelOptions,
     boundary_distance_map,
     grid_regions,
+    over_segment,
     resize_image,
     resized_shape,
     scribble_distance_map,
@@ -307,7 +307,8 @@ def test_many_superpixels_keep_their_ids(source) -> None:
 @pytest.mark.parametrize("resize", [None, 30])
 def test_folder_gives_what_the_method_gives(tmp_path, resize) -> None:
     source = FolderSource(plain_folder(tmp_path / "raw"))
-    write_superpixels(source, tmp_path / "regions", method="grid", segments=30, progress=False)
+    options = SuperpixelOptions(segments=30)
+    write_superpixels(source, tmp_path / "regions", method="grid", options=options, progress=False)
     data = data_of(
         source,
         {"superpixel", "superpixel_graph", "source_index"},
@@ -333,7 +334,8 @@ def test_faulty_folders_of_superpixels(tmp_path, caplog) -> None:
     regions = tmp_path / "regions"
     with pytest.raises(ConfigError, match=r"nowhere.*neither a method \(slic, felz.*superpixels"):
         data_of(source, {"superpixel"}, superpixels=str(tmp_path / "nowhere"))
-    write_superpixels(source, regions, method="grid", segments=9, progress=False)
+    options = SuperpixelOptions(segments=9)
+    write_superpixels(source, regions, method="grid", options=options, progress=False)
     image = source.records("train")[0].image
     os.utime(image, (2**31, 2**31))
     with caplog.at_level(logging.WARNING, logger="scribbleseg"):
@@ -525,7 +527,10 @@ def test_options_of_methods_have_effect(source) -> None:
     [
         ("superpixel", r"Method trains with superpixels.*slic.*data superpixels ROOT"),
         ("superpixel_graph", r"`superpixels` of the data is not set"),
-        ("pseudo_label", r"Method trains on pseudo-labels.*`pseudo_label_dir`.*data spread ROOT"),
+        (
+            "pseudo_label",
+            r"trains on pseudo-labels.*`pseudo_label_dir`.*data propagate ROOT",
+        ),
         ("distance_maps", r"`pseudo_label_dir` of the data is not set"),
     ],
 )

@@ -226,4 +226,7 @@ def test_resized_maps_agree_with_the_scribble() -> None:
     for seed in range(4):
         maps = {"copy": LabelMap(scribble.astype(np.int32), 255)}
         out = transform(image, [scribble], seed=seed, maps=maps)
-        np.testing.assert_array_equal(out.maps["copy"], out.labels[0])
+        # strokes that the nearest pixels would lose are kept in labels, and in nothing else
+        same = out.maps["copy"] == out.labels[0]
+        assert (out.maps["copy"][~same] == 255).all()
+        assert same.mean() > 0.95

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import time
+
+import cv2
 import numpy as np
 import pytest
+from helpers.internals import internal
 
 from scribbleseg.functional import random_walker, random_walker_labels
 
@@ -196,3 +200,66 @@ def test_bad_input(example) -> None:
         random_walker_labels(image, seeds, min_confidence=80)
     with pytest.raises(ValueError, match="8-bit"):
         random_walker_labels(image, seeds + 300)
+
+
+# ------------------------------------------------------------------------- large images
+
+
+def scene(seed: int, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Blurred and noisy polygons of five classes, and strokes inside of them."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    mask = np.zeros(size, np.uint8)
+    scribble = np.full(size, 255, np.uint8)
+    scribble[3:5, 3 : width // 2] = 0
+    for label in (1, 2, 3, 4):
+        middle = rng.uniform(0.25, 0.75, 2) * [width, height]
+        angles = np.sort(rng.uniform(0, 2 * np.pi, 8))
+        reach = rng.uniform(0.1, 0.3, 8) * min(size)
+        corners = middle + reach[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+        cv2.fillPoly(mask, [corners.astype(np.int32)], label)
+    for label in (1, 2, 3, 4):
+        depth = cv2.distanceTransform((mask == label).astype(np.uint8), cv2.DIST_L2, 5)
+        y, x = np.unravel_index(depth.argmax(), size)
+        cv2.circle(scribble, (int(x), int(y)), int(max(depth.max() / 3, 1)), label, -1)
+    colours = rng.uniform(60, 190, (5, 3))
+    image = np.clip(colours[mask] + rng.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)
+    return cv2.GaussianBlur(image, (0, 0), 1.0), scribble
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels"), [((120, 160), 5000), ((101, 143), 2000), ((90, 7), 99)]
+)
+def test_large_images_are_solved_on_blocks(monkeypatch, size, pixels) -> None:
+    agreeing = []
+    for seed in range(4):
+        image, scribble = scene(seed, size)
+        full = random_walker_labels(image, scribble)
+        with monkeypatch.context() as patch:
+            patch.setattr(internal("random walker"), "_FULL_SIZE", pixels)
+            labels = random_walker_labels(image, scribble)
+            sure = random_walker_labels(image, scribble, min_confidence=0.9)
+        np.testing.assert_array_equal(labels[scribble != 255], scribble[scribble != 255])
+        np.testing.assert_array_equal(sure[sure != 255], labels[sure != 255])
+        agreeing.append((labels == full).mean())
+    assert min(agreeing) > 0.95
+    assert np.mean(agreeing) > 0.97
+
+
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (3, 17)])
+def test_narrow_images_on_blocks(monkeypatch, shape) -> None:
+    monkeypatch.setattr(internal("random walker"), "_FULL_SIZE", 4)
+    scribble = np.full(shape, 255)
+    scribble[0, 0], scribble[-1, -1] = 2, 7
+    labels = random_walker_labels(np.zeros(shape), scribble)
+    assert set(np.unique(labels)) == {2, 7}
+    assert (labels[0, 0], labels[-1, -1]) == (2, 7)
+
+
+@pytest.mark.slow
+def test_a_photograph_takes_seconds() -> None:
+    image, scribble = scene(0, (1536, 2048))
+    start = time.process_time()
+    labels = random_walker_labels(image, scribble)
+    assert time.process_time() - start < 10
+    assert set(np.unique(labels)) == {0, 1, 2, 3, 4}

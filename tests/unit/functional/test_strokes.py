@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from helpers.internals import internal
@@ -5,19 +7,22 @@ from helpers.internals import internal
 from scribbleseg.functional import Stroke, covered_pixels, rasterize
 
 
+def distances(points, size):
+    """Of every pixel to a polyline, by the definition."""
+    points = np.asarray(points, float)
+    nearest = np.full(size, np.inf)
+    pixels = np.stack(np.meshgrid(np.arange(size[1]), np.arange(size[0])), axis=-1).astype(float)
+    for a, b in zip(points, points[1:] if len(points) > 1 else points, strict=False):
+        along = np.clip((pixels - a) @ (b - a) / max((b - a) @ (b - a), 1e-300), 0, 1)
+        gap = pixels - a - along[..., None] * (b - a)
+        nearest = np.minimum(nearest, np.hypot(*gap.transpose(2, 0, 1)))
+    return nearest
+
+
 def naive(strokes, size, width):
-    """The definition, pixel by pixel."""
     canvas = np.full(size, 255, np.uint8)
     for label, points in strokes:
-        points = np.asarray(points, float)
-        ends = points[1:] if len(points) > 1 else points
-        for i in range(size[0]):
-            for j in range(size[1]):
-                for a, b in zip(points, ends, strict=False):
-                    d, p = b - a, np.array([j, i], float)
-                    t = np.clip((p - a) @ d / (d @ d), 0, 1) if d @ d > 0 else 0.0
-                    if np.hypot(*(p - a - t * d)) <= width / 2 + 1e-9:
-                        canvas[i, j] = label
+        canvas[distances(points, size) <= width / 2 + 1e-9] = label
     return canvas
 
 
@@ -28,6 +33,40 @@ def test_rasterize_equals_the_definition(width):
     drawn = rasterize(strokes, (18, 22), width=width)
     assert drawn.dtype == np.uint8
     np.testing.assert_array_equal(drawn, naive(strokes, (18, 22), width))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_long_segments_equal_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    size = tuple(rng.integers(1, 400, 2))
+    around = np.array(size[::-1]) * [[1.5], [30]][seed % 2] - 20
+    strokes = [
+        Stroke(k, rng.uniform(-around, around, (n, 2)).round(1)) for k, n in enumerate((2, 4))
+    ]
+    strokes.append(Stroke(3, [(-50, size[0] // 2), (size[1] + 900, size[0] // 2)]))
+    width = float(rng.choice([1, 2.5, 9, 40]))
+    np.testing.assert_array_equal(
+        rasterize(strokes, size, width=width), naive(strokes, size, width)
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pillow_differs_from_the_definition_at_borders_only(seed):
+    rng = np.random.default_rng(seed)
+    points = rng.integers(-20, 320, (4, 2))
+    drawn = rasterize([Stroke(1, points)], (300, 280), width=5, renderer="pillow") == 1
+    distance = distances(points, (300, 280))
+    assert drawn[distance <= 1.4].all()
+    assert not drawn[distance > 4].any()
+
+
+def test_memory_does_not_grow_with_the_box_of_a_segment():
+    tracemalloc.start()
+    drawn = rasterize([Stroke(1, [(0, 0), (3999, 2999)])], (3000, 4000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (drawn == 1).sum() == 14994
+    assert peak < 60e6, "bytes; the picture has 12e6"
 
 
 def test_width_three_is_three_rows_and_columns():

@@ -1,0 +1,1 @@
+"""The data check: ``check.py`` runs it, ``findings.py`` holds what it found."""

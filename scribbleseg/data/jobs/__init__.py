@@ -1,0 +1,1 @@
+"""Jobs that fill a folder image by image: convert, propagate, synthesize, superpixels."""

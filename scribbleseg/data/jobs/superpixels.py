@@ -1,0 +1,269 @@
+"""``superpixels``: over-segmentations as 16-bit PNGs, and the cache that training reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from PIL import Image
+
+from scribbleseg.data.jobs.job import ImageJob, picture_of, some_ids
+from scribbleseg.data.jobs.settings import image_settings, is_fresh, source_settings
+from scribbleseg.data.lists import safe_id
+from scribbleseg.data.superpixels import find_superpixels, read_superpixels
+from scribbleseg.errors import LabelFormatError, ScribbleSegError
+from scribbleseg.functional.image_files import write_atomic
+from scribbleseg.functional.superpixels import (
+    MOST_SUPERPIXELS,
+    SuperpixelMethod,
+    SuperpixelOptions,
+    over_segment,
+    region_boundaries,
+)
+from scribbleseg.options import check_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record, Split
+
+__all__ = ["superpixel_folder", "write_superpixels"]
+
+logger = logging.getLogger(__name__)
+
+_LINE = (255, 221, 0)
+
+
+def write_superpixels(
+    source: ScribbleSource,
+    output: str | Path,
+    *,
+    splits: Sequence[Split] = ("train",),
+    method: SuperpixelMethod = "slic",
+    options: SuperpixelOptions | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> ImageJob:
+    """Over-segment the images of some splits into a folder of 16-bit PNGs.
+
+    Writes ``STEM.png`` of image size (ids from 0), ``manifest.json`` and ``overview.png``. SLIC
+    needs 240 ms for 500×281 pixels on one core, Felzenszwalb 280 ms, a grid the time to write the
+    file. See :class:`~scribbleseg.data.ImageJob` for failures and interruptions.
+
+    Args:
+        source: Data set; only images are read.
+        output: Folder to write.
+        splits: Splits to segment; ``"predict"`` = all images.
+        method: ``"slic"`` (about equal sizes), ``"felzenszwalb"`` (irregular, follow edges) or
+            ``"grid"`` (rectangles, no package needed).
+        options: Options of the method.
+        workers: Processes; 0 = this one.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        What was done; look at ``failed``. ``found``: superpixels by image id, ``counts``.
+
+    Raises:
+        ConfigError: If an option is out of range or not of the method, or ``output`` holds
+            anything else.
+        MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
+        ScribbleNotFoundError: If images or lists are missing (D301).
+        ScribbleSegError: If a worker process was killed.
+    """
+    check_whole(0, workers=workers)
+    settings = _settings(source, method, options)
+    records = list({r.image_id: r for split in splits for r in source.records(split)}.values())
+    output = Path(output).expanduser()
+    return _fill(source, output, records, settings, workers=workers, progress=progress)
+
+
+def _settings(
+    source: ScribbleSource, method: SuperpixelMethod, options: SuperpixelOptions | None
+) -> dict[str, Any]:
+    arguments = (options or SuperpixelOptions()).arguments(method)
+    # a package that is missing is one sentence, not one per image
+    over_segment(np.zeros((2, 2, source.in_channels), np.uint8), method, {})
+    return {"data": image_settings(source), "method": method, "options": arguments}
+
+
+def _fill(
+    source: ScribbleSource,
+    output: Path,
+    records: Sequence[Record],
+    settings: dict[str, Any],
+    *,
+    workers: int,
+    progress: bool,
+) -> ImageJob:
+    job = ImageJob(output, "superpixels", settings, source.class_names, of_classes=False)
+    counts: dict[str, int] = {}
+
+    def count(record: Record, found: int) -> None:
+        counts[record.image_id] = found
+
+    def tiles(record: Record) -> dict[str, NDArray[np.uint8]]:
+        image = _resized(picture_of(source, record), settings)
+        lined = image.copy()
+        lined[region_boundaries(read_superpixels(output / f"{record.image_id}.png"))] = _LINE
+        return {"image": image, "superpixels": lined}
+
+    def caption(record: Record) -> str:
+        return f"{record.image_id}: {counts[record.image_id]:,}"
+
+    make = partial(_segment, source, output, settings)
+    done = job.run(make, records, count, workers=workers, progress=progress)
+    job.draw_overview(done, tiles, caption=caption)
+    job.describe(len(find_superpixels(output)), complete=not job.failed)
+    job.found["counts"] = counts
+    job.summary.append(job.headline("over-segmentations in"))
+    if counts:
+        numbers = np.array(list(counts.values()))
+        job.summary += [
+            f"superpixels per image: {numbers.min():,} to {numbers.max():,}, median "
+            f"{int(np.median(numbers)):,}",
+            f"look at {job.overview}: lines should follow the borders of objects",
+        ]
+    return job
+
+
+def _segment(
+    source: ScribbleSource, output: Path, settings: dict[str, Any], record: Record
+) -> tuple[bool, int]:
+    """Write the superpixels of one image if need be; their number."""
+    target = output / f"{safe_id(record.image_id)}.png"
+    if is_fresh(target, *source.inputs(record, "image")):
+        with suppress(LabelFormatError):  # damaged files are made anew
+            return False, int(read_superpixels(target).max()) + 1
+    image = _resized(source.read_image(record), settings)
+    arguments, channels = settings["options"], source.rgb_channels
+    regions = over_segment(image, settings["method"], arguments, rgb_channels=channels)
+    number = int(regions.max()) + 1
+    if number > MOST_SUPERPIXELS:
+        raise LabelFormatError(
+            f"{target}: {number:,} superpixels do not fit into 16 bits, at most "
+            f"{MOST_SUPERPIXELS:,}; ask for fewer, or tile the image"
+        )
+    stored = Image.fromarray(regions.astype(np.uint16))
+    write_atomic(target, lambda stream: stored.save(stream, format="PNG"))
+    return True, number
+
+
+def _resized(image: NDArray[np.uint8], settings: dict[str, Any]) -> NDArray[np.uint8]:
+    if "resize" not in settings:
+        return image
+    from scribbleseg.functional.preprocess import resize_image  # here: it needs torch
+
+    return resize_image(image, settings["resize"])
+
+
+def superpixel_folder(
+    source: ScribbleSource,
+    records: Sequence[Record],
+    method: SuperpixelMethod,
+    options: SuperpixelOptions | None = None,
+    folder: str | Path | None = None,
+    *,
+    resize: int | tuple[int, int] | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Path:
+    """A folder that holds the superpixels of some images; what is missing or outdated is made.
+
+    Any number of processes may call it at the same time: one does the work, the others wait.
+
+    Args:
+        source: Data set; only images are read.
+        records: Images.
+        method: How superpixels are found, see :func:`write_superpixels`.
+        options: Options of the method.
+        folder: Where they are kept; by default a folder named by method, options and images in
+            ``superpixel_cache/`` of the data set, or in ``$XDG_CACHE_HOME/scribbleseg`` if the
+            data set cannot be written to.
+        resize: Segment images at network size, see
+            :func:`~scribbleseg.functional.preprocess.resized_shape`; the files have that size.
+        workers: Processes; 0 = this one.
+        progress: Show a progress bar on stderr.
+
+    Returns:
+        The folder: one 16-bit PNG per image, see
+        :func:`~scribbleseg.data.superpixels.read_superpixels`.
+
+    Raises:
+        ConfigError: If an option is out of range or not of the method, or ``folder`` holds
+            anything else.
+        MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
+        ScribbleSegError: If superpixels cannot be made of an image, or a worker was killed.
+    """
+    settings = _settings(source, method, options)
+    if resize is not None:
+        settings["resize"] = resize if isinstance(resize, int) else list(resize)
+    folder = _cache(source, settings) if folder is None else Path(folder).expanduser()
+
+    def there() -> bool:
+        files = ((folder / f"{r.image_id}.png", source.inputs(r, "image")) for r in records)
+        return all(is_fresh(file, *inputs) for file, inputs in files)
+
+    if there():
+        ImageJob(folder, "superpixels", settings, source.class_names, of_classes=False)
+        return folder
+    with _alone(folder):
+        if there():
+            return folder
+        logger.info("%s: superpixels of %d images are made and kept here", folder, len(records))
+        job = _fill(source, folder, records, settings, workers=workers, progress=progress)
+    if job.failed:
+        reasons = [f"{name}: {reason}" for name, reason in job.failed.items()]
+        raise ScribbleSegError(
+            f"{len(reasons)} of {len(records)} images have no superpixels ({some_ids(reasons)}); "
+            "correct them: the next call does only what is missing"
+        )
+    return folder
+
+
+def _cache(source: ScribbleSource, settings: dict[str, Any]) -> Path:
+    """Default folder, by what decides about its files; data that move keep theirs."""
+    data = settings["data"]
+    root = data["options"].pop("root", None)
+    if root is None:  # images that are made
+        settings["data"] = data = source_settings(source)
+    facts = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    number = next(iter(settings["options"].values()))
+    name = f"{settings['method']}_{number:g}_{facts}"
+    if root is not None:
+        beside = Path(root) / "superpixel_cache" / name
+        with suppress(OSError):
+            beside.mkdir(parents=True, exist_ok=True)
+            if os.access(beside, os.W_OK):
+                return beside
+    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return home / "scribbleseg" / "superpixel_cache" / place / name
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process fills the folder meanwhile; a killed one leaves no lock behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: waiting for another process that makes superpixels there", folder)
+        lock.acquire()
+    except NotImplementedError:  # the file system has no locks: work may be done twice
+        logger.warning("%s: cannot be locked; start one process alone if it must not be", folder)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,187 @@
+"""Files of a data set by stem: what they are, and what to say where some are missing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.data.lists import find_images
+from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.manifest import check_manifest, made_by_library
+from scribbleseg.types import Label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+__all__ = [
+    "ROLES",
+    "FileIndex",
+    "OnMissing",
+    "check_pseudo_options",
+    "cure_for",
+    "find_labels",
+    "find_pseudo_labels",
+    "missing_files",
+]
+
+OnMissing = Literal["error", "skip", "unlabelled"]
+"""What to do with training images that have no scribble."""
+
+ROLES = {
+    "point": "point",
+    "box": "box",
+    "tag": "image-level label",
+    "mask": "mask",
+    "pseudo": "pseudo-label",
+    "scribble": "scribble",
+}
+_SKIP = "add them, remove the names from the list, or set `on_missing: skip`"
+_CURES = {
+    "image": "copy the files there, or remove the names from the list",
+    "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
+    "pseudo-label": "run the stage that makes them again, remove the names from the list, or set "
+    "`on_missing: skip`",
+}
+
+
+@dataclass(frozen=True)
+class FileIndex:
+    """Files of a data set by stem.
+
+    Attributes:
+        images: All images, labelled or not, in the order in which they are predicted.
+        scribbles: Scribbles.
+        masks: Dense labels; empty if the data set has none.
+        places: Where images, scribbles and masks are, for messages.
+    """
+
+    images: dict[str, Path]
+    scribbles: dict[str, Label] = field(default_factory=dict)
+    masks: dict[str, Label] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+def find_labels(
+    folder: Path,
+    coding: Literal["scribble", "mask"],
+    class_names: Sequence[str],
+    *,
+    suffixes: Sequence[str] = (*LABEL_SUFFIXES, ".xml"),
+    stem_of: Callable[[str], str | None] = str,
+    skip: Sequence[str] = (),
+) -> dict[str, Label]:
+    """Label maps and stroke files of a folder by stem; empty if there is no such folder.
+
+    Files that a command of this library wrote hold ids, whatever coding the data set's own files
+    have; the ``manifest.json`` of their folder tells.
+
+    Args:
+        folder: Where to look, sub-folders included.
+        coding: What the values of the files mean.
+        class_names: Classes of the data set.
+        suffixes: Suffixes to accept, preferred first.
+        stem_of: Stem of an image from the path of its label without suffix; ``None`` = no label.
+        skip: Ends of such paths that are no labels, such as ``"_color"``; where names end in
+            ``_labelIds``, those in ``_labelTrainIds`` are left out as well.
+
+    Raises:
+        LabelFormatError: If files of this library were made for other classes (D401), or two files
+            are of one image (D303).
+    """
+    if not folder.is_dir():
+        return {}
+    own = made_by_library(folder, class_names)
+    found = find_images(folder, suffixes=suffixes, unique=False)
+    ends = tuple(skip)
+    if any(name.endswith("_labelIds") for name in found):
+        ends += ("_labelTrainIds",)
+    labels: dict[str, Label] = {}
+    for name, path in found.items():
+        stem = None if ends and name.endswith(ends) else stem_of(name)
+        if stem is None:
+            continue
+        if stem in labels:
+            raise LabelFormatError(
+                f"D303 {path}: {labels[stem]} is of the same image, expected one label an image; "
+                "remove or move one of them"
+            )
+        strokes = path.suffix.lower() in (".xml", ".h5")
+        plain = own and path.suffix == ".png"
+        labels[stem] = Label(
+            path, "strokes" if strokes else "map", coding="ids" if plain else coding
+        )
+    return labels
+
+
+def cure_for(role: str) -> str:
+    """What to do about missing files of a role."""
+    return _CURES.get(role, _SKIP)
+
+
+def missing_files(
+    stems: Sequence[str], files: Mapping[str, Any], *, role: str, split: str, place: str
+) -> str:
+    """One sentence about all files that are missing, not one per file.
+
+    Args:
+        stems: Stems that need a file.
+        files: Files by stem.
+        role: What they are.
+        split: Split that lists the stems.
+        place: Where they should be.
+
+    Returns:
+        Message of a D301 error; empty if nothing is missing.
+    """
+    missing = [stem for stem in stems if stem not in files]
+    if not missing:
+        return ""
+    # the command checks the data set's own files only
+    own = role != "pseudo-label"
+    more = "; `python -m scribbleseg.data check` lists all problems" if own else ""
+    return (
+        f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in {place} (e.g. "
+        f"{', '.join(missing[:5])}); {cure_for(role)}{more}"
+    )
+
+
+def check_pseudo_options(label_type: str, folder: Path | None) -> None:
+    """Refuse pseudo-labels without a folder, and a folder that would not be used.
+
+    Raises:
+        ConfigError: If one of the two options is missing.
+    """
+    if label_type == "pseudo" and folder is None:
+        raise ConfigError(
+            "label_type='pseudo' without `pseudo_label_dir`: set it to a folder of label PNGs, "
+            "such as `python -m scribbleseg.data propagate` or a predict run writes"
+        )
+    if label_type != "pseudo" and folder is not None:
+        raise ConfigError(
+            f"pseudo_label_dir={str(folder)!r} with label_type={label_type!r}: the folder would "
+            "not be used; set `label_type: pseudo`, or remove it"
+        )
+
+
+def find_pseudo_labels(folder: Path, class_names: Sequence[str]) -> dict[str, Label]:
+    """Pseudo-labels of a folder by stem.
+
+    Args:
+        folder: Folder of PNGs, with or without ``manifest.json``.
+        class_names: Classes of the data set that is to train on them.
+
+    Raises:
+        ScribbleNotFoundError: If the folder is missing (D301).
+        LabelFormatError: If its manifest names other classes (D401), is incomplete or stale (D403),
+            or cannot be read (D202).
+    """
+    if not folder.is_dir():
+        raise ScribbleNotFoundError(
+            f"D301 {folder}: folder of pseudo-labels does not exist; make them, or correct "
+            "`pseudo_label_dir`"
+        )
+    check_manifest(folder, class_names, complete=True)
+    found = find_images(folder, suffixes=(".png",))
+    return {stem: Label(path, "pseudo_label") for stem, path in found.items()}

@@ -1,0 +1,392 @@
+"""Data sets that a YAML file describes: CamVid, DensePose points, block labels, and one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.tiny_folders import photo, save, write_list
+from helpers.trees_coco import densepose_tree
+from helpers.trees_labels import (
+    CAMVID_STEMS,
+    CITIES,
+    LABEL_IDS,
+    TRAIN_IDS,
+    as_ids,
+    block_tree,
+    camvid_tree,
+    grey,
+    middle_rows,
+    stripes,
+    write_json,
+)
+from PIL import Image
+
+from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
+from scribbleseg.data import WeakLabels, check_source
+from scribbleseg.data.sources import LAYOUTS, SOURCES, LayoutSource, read_layout, recognised
+
+SHARED = Path(__file__).parents[4] / "shared" / "data" / "camvid"
+
+
+def camvid(root, **options):
+    return LayoutSource(root, "camvid", **options)
+
+
+def cityscapes(root, **options):
+    return LayoutSource(root, "cityscapes_blocks", **options)
+
+
+def ids(source, split):
+    return tuple(record.image_id for record in source.records(split))
+
+
+def block_label(mask, percent):
+    label = np.full_like(mask, 255)
+    rows = percent * mask.shape[0] // 100
+    label[:rows] = mask[:rows]
+    return label
+
+
+@pytest.mark.parametrize(
+    ("layout", "names", "colours"),
+    [
+        ("camvid", {0: "sky", 4: "pavement", 10: "bicyclist"}, {4: (60, 40, 222)}),
+        ("cityscapes_blocks", {0: "road", 10: "sky", 18: "bicycle"}, {13: (0, 0, 142)}),
+        ("ade20k_blocks", {0: "wall", 12: "person", 76: "boat", 149: "flag"}, {}),
+        ("densepose", {0: "background", 2: "right_hand", 14: "head"}, {}),
+    ],
+)
+def test_classes_of_the_package(layout, names, colours):
+    table = read_layout(layout).classes
+    number = {"camvid": 11, "cityscapes_blocks": 19, "ade20k_blocks": 150, "densepose": 15}
+    assert len(table.names) == len(set(table.names)) == number[layout]
+    assert {label: table.names[label] for label in names} == names
+    assert {label: tuple(table.palette[label].tolist()) for label in colours} == colours
+    assert table.background == (0 if layout == "densepose" else None)
+    assert table.palette[255].tolist() == [224, 224, 192]
+    assert set(LAYOUTS) == set(number)
+
+
+# ------------------------------------------------------------------------------ CamVid
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("below", ["", "CamVid"])
+def test_splits_of_camvid(tmp_path, lists, below):
+    camvid_tree(tmp_path / below, lists=lists)
+    source = camvid(tmp_path)
+    assert "camvid" in recognised(tmp_path)
+    for split, stems in CAMVID_STEMS.items():
+        assert ids(source, split) == stems
+    assert len(source.records("predict")) == 6
+    assert all(record.mask is None for record in source.records("train"))
+
+
+def test_value_11_of_camvid_is_unlabelled(tmp_path):
+    source = camvid(camvid_tree(tmp_path))
+    train, val = source.records("train")[0], source.records("val")[0]
+    np.testing.assert_array_equal(source.read_mask(val), stripes((0, 3, 8, 255), start=1))
+    first = stripes((0, 3, 8, 255))
+    np.testing.assert_array_equal(source.read_scribble(train), middle_rows(first, 255))
+    np.testing.assert_array_equal(source.read_mask(source.with_mask(train)), first)
+    assert source.read_image(train).shape == (40, 48, 3)
+
+
+def test_scribbles_in_sub_folders(tmp_path):
+    camvid_tree(tmp_path)
+    (tmp_path / "drawn").mkdir()
+    (tmp_path / "scribbles").rename(tmp_path / "drawn" / "train")
+    source = camvid(tmp_path, scribble_dir="drawn")
+    assert source.records("train")[0].scribble.path.parent == tmp_path / "drawn" / "train"
+
+
+def test_missing_scribbles(tmp_path):
+    source = camvid(camvid_tree(tmp_path, scribbles=False))
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 3 of 3 scribbles .*/scribbles"):
+        source.records("train")
+    dense = camvid(tmp_path, label_type="mask")
+    record = dense.records("train")[0]
+    np.testing.assert_array_equal(dense.read_scribble(record), stripes((0, 3, 8, 255)))
+
+
+def test_videos_as_groups(tmp_path):
+    source = camvid(camvid_tree(tmp_path), group_regex="^([^_]+)_")
+    assert [r.group for r in source.records("train")] == ["0001TP", "0006R0", "0016E5"]
+    assert camvid(tmp_path).records("train")[0].group is None
+
+
+def test_image_level_labels_instead_of_scribbles(tmp_path):
+    camvid_tree(tmp_path)
+    source = camvid(tmp_path, label_type="tag")
+    assert source.class_labels(source.records("train")[0]) == [0, 3, 8]
+    write_json(tmp_path / "t.json", dict.fromkeys(CAMVID_STEMS["train"], ("car",)))
+    named = camvid(tmp_path, label_type="tag", weak_labels=WeakLabels(class_labels="t.json"))
+    assert named.class_labels(named.records("train")[0]) == [8]
+    with pytest.raises(ConfigError, match=r"label_type='box' needs a background"):
+        camvid(tmp_path, label_type="box")
+
+
+def test_training_images_may_be_repeated(tmp_path):
+    camvid_tree(tmp_path)
+    stems = CAMVID_STEMS["train"]
+    write_list(tmp_path / "train.txt", [stems[0], stems[1], stems[0]])
+    assert ids(camvid(tmp_path), "train") == (stems[0], stems[1], stems[0])
+    write_list(tmp_path / "val.txt", CAMVID_STEMS["val"] * 2)
+    with pytest.raises(LabelFormatError, match=r"D303 .*val\.txt"):
+        camvid(tmp_path).records("val")
+
+
+def test_faults_of_camvid(tmp_path):
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no trainannot here"):
+        camvid(tmp_path)
+    camvid_tree(tmp_path)
+    stem = CAMVID_STEMS["val"][0]
+    save(tmp_path / "valannot" / f"{stem}.png", stripes((0, 12)))
+    source = camvid(tmp_path)
+    with pytest.raises(LabelFormatError, match=rf"D101 .*{stem}\.png: value 12 on 960 px"):
+        source.read_mask(source.records("val")[0])
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*other\.txt"):
+        camvid(tmp_path, val_list="other.txt").records("val")
+    write_list(tmp_path / "val.txt", ["/SegNet/CamVid/val/../secret.png x"])
+    with pytest.raises(LabelFormatError, match=r"D501 .*val\.txt: line 1 leaves its folder"):
+        source.records("val")
+    save(tmp_path / "val" / f"{CAMVID_STEMS['train'][0]}.png", np.zeros((40, 48, 3), np.uint8))
+    with pytest.raises(LabelFormatError, match=r"D303 .*1 images of split 'val'.*0001TP_006690"):
+        camvid(tmp_path).records("train")
+
+
+def test_check_and_batch(tmp_path):
+    source = camvid(camvid_tree(tmp_path))
+    report = check_source(source)
+    assert {finding.code for finding in report.findings} == {"D105"}  # eight classes never appear
+    assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
+    data = ScribbleDataModule(source, batch_size=2, num_workers=0, crop_size=32, check=False)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch["class_labels"][0].nonzero().ravel().tolist() == [0, 3, 8]
+    assert data.data_info.background is None
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid copy is not on this machine")
+def test_names_agree_with_the_shared_copy():
+    names = (SHARED / "classes.txt").read_text().split()
+    assert tuple(names) == read_layout("camvid").classes.names
+
+
+# ------------------------------------------------------------------------------ blocks
+
+
+@pytest.mark.parametrize("block", [10, 20, 50])
+def test_ids_of_cityscapes(tmp_path, block):
+    root = block_tree(tmp_path / "cityscapes")
+    source = cityscapes(root, scribble_dir=f"train/sparse_label/block{block}")
+    assert (source.num_classes, source.background) == (19, None)
+    assert "cityscapes_blocks" in recognised(root)
+    assert ids(source, "train") == CITIES[:2]
+    assert ids(source, "val") == CITIES[2:]
+    record = source.with_mask(source.records("train")[0])
+    dense = as_ids(stripes(LABEL_IDS))
+    np.testing.assert_array_equal(source.read_scribble(record), block_label(dense, block))
+    np.testing.assert_array_equal(source.read_mask(record), dense)
+
+
+def test_train_ids_are_kept(tmp_path):
+    source = cityscapes(block_tree(tmp_path, values=TRAIN_IDS))
+    mask = source.read_mask(source.records("val")[0])
+    np.testing.assert_array_equal(mask, stripes(TRAIN_IDS, start=2))
+
+
+def test_the_two_folders_may_differ(tmp_path):
+    root = block_tree(tmp_path / "cityscapes")
+    for stem in CITIES[:2]:
+        save(root / "train" / "sparse_label" / "block10" / f"{stem}.png", stripes(TRAIN_IDS))
+    source = cityscapes(root)
+    record = source.with_mask(source.records("train")[0])
+    np.testing.assert_array_equal(source.read_scribble(record), stripes(TRAIN_IDS))
+    np.testing.assert_array_equal(source.read_mask(record), as_ids(stripes(LABEL_IDS)))
+    forced = cityscapes(root, label_ids="label")
+    # 0 and 13 are not labelIds of scored classes but "unlabelled" and "fence"
+    assert set(np.unique(forced.read_scribble(record))) == {2 + 2, 255, 1}
+
+
+def test_names_with_roles(tmp_path):
+    root = tmp_path / "cityscapes"
+    for split, stem in (("train", "ulm/ulm_1"), ("val", "bonn/bonn_1")):
+        mask = stripes((7, 8))  # no value beyond 18: the name decides
+        save(root / split / "image" / f"{stem}_leftImg8bit.png", grey(mask))
+        save(root / split / "label" / f"{stem}_gtFine_labelIds.png", mask)
+        save(root / split / "label" / f"{stem}_gtFine_color.png", grey(mask))
+        save(root / split / "label" / f"{stem}_gtFine_labelTrainIds.png", mask)
+    name = "ulm_1_gtFine_labelTrainIds.png"
+    save(root / "train" / "sparse_label" / "block20" / "ulm" / name, grey(stripes((0, 1))))
+    source = cityscapes(tmp_path, scribble_dir="train/sparse_label/block20")
+    record = source.with_mask(source.records("train")[0])
+    assert record.image_id == "ulm/ulm_1"
+    np.testing.assert_array_equal(source.read_mask(record), stripes((0, 1)))
+    np.testing.assert_array_equal(source.read_scribble(record), stripes((0, 1)))
+
+
+def test_ade20k_never_subtracts_from_bytes(tmp_path):
+    root = block_tree(tmp_path / "ADE20K", values=(0, 1, 150, 255), unlabelled=0)
+    source = LayoutSource(root, "ade20k_blocks")
+    assert recognised(root)[0] == "ade20k_blocks"
+    record = source.with_mask(source.records("train")[0])
+    dense = stripes((255, 0, 149, 255))
+    np.testing.assert_array_equal(source.read_mask(record), dense)
+    np.testing.assert_array_equal(source.read_scribble(record), block_label(dense, 10))
+
+
+def test_own_names_for_ade20k(tmp_path):
+    root = block_tree(tmp_path / "ade20k", values=(0, 1))
+    write_list(root / "classes.txt", [f"class_{number:03d}" for number in range(150)])
+    source = LayoutSource(root, "ade20k_blocks")
+    assert source.class_names[149] == "class_149"
+    np.testing.assert_array_equal(
+        source.read_mask(source.records("val")[0]), stripes((255, 0), start=2)
+    )
+    write_list(root / "classes.txt", [f"class_{number:03d}" for number in range(151)])
+    with pytest.raises(LabelFormatError, match=r"D401 .*151 classes, expected the 150"):
+        LayoutSource(root, "ade20k_blocks")
+
+
+def test_values_out_of_range(tmp_path):
+    root = block_tree(tmp_path / "ade20k", values=(0, 1))
+    path = root / "val" / "label" / f"{CITIES[2]}.png"
+    save(path, stripes((1, 210)))
+    source = LayoutSource(root, "ade20k_blocks")
+    with pytest.raises(LabelFormatError, match=rf"D101 .*{CITIES[2]}\.png: value 210 on 960 px"):
+        source.read_mask(source.records("val")[0])
+    coloured = grey(stripes((1, 2)))
+    coloured[0, :7, 1] = 9
+    save(path, coloured)
+    with pytest.raises(LabelFormatError, match=rf"D103 .*{CITIES[2]}\.png: holds 3 colours"):
+        source.read_mask(source.records("val")[0])
+
+
+def test_faults_of_blocks(tmp_path):
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no train/sparse_label here or in ci"):
+        cityscapes(tmp_path)
+    root = block_tree(tmp_path / "streets")
+    with pytest.raises(ScribbleNotFoundError, match=r"no images and no list of split 'test'"):
+        cityscapes(root).records("test")
+    (root / "train" / "sparse_label" / "block10" / f"{CITIES[0]}.png").unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 1 of 2 scribbles.*block10.*ulm_000000"):
+        cityscapes(root).records("train")
+    save(root / "val" / "image" / f"{CITIES[0]}.png", grey(stripes((1, 2))))
+    with pytest.raises(LabelFormatError, match=r"D303 .*1 images of split 'val' are also in an"):
+        cityscapes(root).records("train")
+    root = block_tree(tmp_path / "cityscapes")
+    save(root / "train" / "label" / f"{CITIES[0]}_gtFine_labelIds.png", stripes(LABEL_IDS))
+    with pytest.raises(LabelFormatError, match=rf"D303 .*{CITIES[0]}.* is of the same image"):
+        cityscapes(root).records("train")
+
+
+def test_half_labelled_is_no_finding(tmp_path):
+    root = block_tree(tmp_path / "cityscapes")
+    report = check_source(cityscapes(root, scribble_dir="train/sparse_label/block50"))
+    assert {finding.code for finding in report.findings} == {"D105"}
+    assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
+    assert report.statistics["splits"]["train"]["labelled_percent"] == 50 * 3 / 4
+
+
+def test_blocks_without_late_classes_are_coded_like_their_masks(tmp_path):
+    root = block_tree(tmp_path)
+    for path in (root / "train" / "sparse_label" / "block10").iterdir():
+        values = np.array(Image.open(path))
+        values[(values > 18) & (values != 255)] = 255
+        save(path, values)
+    source = cityscapes(root)
+    for record in source.records("train"):
+        scribble = source.read_scribble(record)
+        mask = source.read_mask(source.with_mask(record))
+        assert (scribble != 255).any()
+        assert (scribble == mask)[scribble != 255].all()
+
+
+# --------------------------------------------------------------------------- DensePose
+
+
+def test_records_of_densepose(tmp_path):
+    source = SOURCES["densepose"](densepose_tree(tmp_path))
+    for first, second in source.flip_pairs:
+        one, other = (source.class_names[label].split("_") for label in (first, second))
+        assert ({one[0], other[0]}, one[1]) == ({"left", "right"}, other[1])
+    assert len(source.flip_pairs) == 6
+    train, val = source.records("train"), source.records("val")
+    assert [r.image_id for r in train] == [f"COCO_train2014_{n:012d}" for n in (36, 49)]
+    assert [r.image_id for r in val] == ["COCO_val2014_000000000785"]
+    assert train[0].scribble.path.parts[-3:-1] == ("densepose_points", "gray")
+    assert train[0].image.parts[-3:-1] == ("images", "train2014")
+    mask, points = source.read_mask(val[0]), source.read_scribble(train[0])
+    assert np.array_equal(np.unique(mask), [*range(15), 255])
+    np.testing.assert_array_equal(points[6], mask[6])
+    assert (np.delete(points, 6, axis=0) == 255).all()
+    dense = LayoutSource(tmp_path, "densepose", label_type="mask")
+    np.testing.assert_array_equal(dense.read_scribble(dense.records("train")[0]), mask)
+    assert recognised(tmp_path)[0] == "densepose"
+    assert not recognised(tmp_path / "images")
+
+
+def test_lists_of_densepose(tmp_path):
+    densepose_tree(tmp_path)
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no images and no list of .*'test'"):
+        LayoutSource(tmp_path, "densepose").records("test")
+    second = tmp_path / "datasets" / "densepose" / "panoptic_train2014_points_all.txt"
+    write_list(second, ["images/train2014/COCO_train2014_000000000036.jpg"])
+    with pytest.raises(ConfigError, match=r"several lists could be split 'train': .*`train_list`"):
+        LayoutSource(tmp_path, "densepose").records("train")
+    chosen = LayoutSource(tmp_path, "densepose", train_list=f"datasets/densepose/{second.name}")
+    assert len(chosen.records("train")) == 1
+
+
+# ---------------------------------------------------------------------- one's own file
+
+
+LAYOUT = """title: streets
+places: [., data]
+marker: [pixels]
+images: {train: [pixels]}
+masks: [truth]
+scribbles: drawn
+lists: {train: [fit.csv], val: [held.txt]}
+strip: _cam$
+unlabelled_color: [9, 9, 9]
+classes: [{name: road, color: [1, 0, 0]}, {name: car, color: [0, 1, 0]}]
+"""
+
+
+def test_a_layout_of_ones_own(tmp_path):
+    (tmp_path / "streets.yaml").write_text(LAYOUT)
+    colours = np.array([(1, 0, 0), (0, 1, 0), (9, 9, 9)], np.uint8)
+    for number in range(3):
+        truth = stripes((0, 1), start=number)
+        save(tmp_path / "data" / "pixels" / f"{number}_cam.png", photo(number, truth))
+        save(tmp_path / "data" / "drawn" / f"{number}.png", colours[middle_rows(truth, 2)])
+        save(tmp_path / "data" / "truth" / f"{number}.png", truth)
+    (tmp_path / "data" / "fit.csv").write_text("image\n0_cam.png\n2_cam.png\n")
+    write_list(tmp_path / "data" / "held.txt", ["1"])
+    source = LayoutSource(tmp_path, str(tmp_path / "streets.yaml"))
+    assert (ids(source, "train"), ids(source, "val")) == (("0", "2"), ("1",))
+    record = source.records("train")[1]
+    np.testing.assert_array_equal(source.read_scribble(record), middle_rows(stripes((0, 1)), 255))
+    np.testing.assert_array_equal(
+        source.read_mask(source.records("val")[0]), stripes((0, 1), start=1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAYOUT.replace("marker: [pixels]\n", ""), r"D401 .*layout lacks \['marker'\]"),
+        (LAYOUT + "mask: [x]\n", r"D401 .*has unknown keys \['mask'\]"),
+        ("places: [", r"D202 .*layout cannot be read"),
+    ],
+)
+def test_faulty_layouts(tmp_path, text, message):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(LabelFormatError, match=message):
+        LayoutSource(tmp_path, str(tmp_path / "a.yaml"))
+    with pytest.raises(ConfigError, match=r"layout='nothing': expected one of ade20k_blocks, cam"):
+        LayoutSource(tmp_path, "nothing")
