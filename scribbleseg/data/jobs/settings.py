@@ -101,5 +101,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item) for item in (sorted(value) if isinstance(value, set) else value)]
+        ordered = sorted(value) if isinstance(value, (set, frozenset)) else value
+        return [_plain(item) for item in ordered]
     return value if value is None or isinstance(value, (bool, int, float)) else repr(value)

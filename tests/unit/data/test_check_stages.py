@@ -1,5 +1,7 @@
 """A data set against a checkpoint (D402) and against pseudo-labels (D601)."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -173,3 +175,26 @@ def test_pseudo_labels_that_do_not_fit(tmp_path, source, plant, code, severity, 
         assert word in finding.message
     status = run_command("check", source.root, "--pseudo-labels", folder)
     assert status == (1 if severity == "error" else 0)
+
+
+def test_findings_of_all_questions_are_in_one_order(tmp_path, capsys):
+    root = plain_folder(tmp_path / "data")
+    save(root / "masks" / "img_7.png", np.full((40, 48), 11, np.uint8))
+    file = checkpoint(tmp_path / "m.ckpt", ("background", "cell"))
+    (tmp_path / "old").mkdir()
+    save(tmp_path / "old" / "img_0.png", np.zeros((40, 48), np.uint8))
+    command = ("check", root, "--checkpoint", file, "--pseudo-labels", tmp_path / "old", "--json")
+    assert run_command(*command) == 1
+    codes = [finding["code"] for finding in json.loads(capsys.readouterr().out)["findings"]]
+    assert {"D101", "D402", "D601"} <= set(codes)
+    assert codes == sorted(codes)
+
+
+def test_a_folder_of_pseudo_labels_that_cannot_be_listed(tmp_path):
+    root = plain_folder(tmp_path / "data")
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    (folder / "far").symlink_to(tmp_path)
+    errors = [f for f in check_pseudo_labels(FolderSource(root), folder) if f.severity == "error"]
+    assert [finding.file for finding in errors if finding.code == "D501"] == [str(folder)]
+    assert any("link leaves the folder" in finding.message for finding in errors)

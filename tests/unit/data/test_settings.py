@@ -91,3 +91,10 @@ def test_arguments_survive_being_sent_to_workers(tmp_path) -> None:
     assert source_settings(copy) == source_settings(source)
     record = source.records("train")[0]
     np.testing.assert_array_equal(copy.read_scribble(record), source.read_scribble(record))
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_sets_have_one_order_in_all_processes(kind) -> None:
+    names = [f"class_{number:02}" for number in range(30)]
+    assert internal("job settings")._plain(kind(names)) == names
+    assert internal("job settings")._plain({"a": kind((3, 1, 2))}) == {"a": [1, 2, 3]}
