@@ -1,24 +1,34 @@
 import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
 from helpers.internals import internal
 from helpers.tiny_folders import plain_folder, save
-from helpers.trees_convert import run_command, times
+from helpers.trees_convert import times
 from helpers.trees_medical import channel_folder
 from PIL import Image
 
-from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.data import (
     SUPERPIXEL_FILL,
     find_superpixels,
     read_distance_map,
     read_superpixels,
+    superpixel_folder,
     write_superpixels,
 )
-from scribbleseg.data.sources import FolderSource
-from scribbleseg.functional import SuperpixelOptions, grid_regions, slic_regions
+from scribbleseg.data.sources import FolderSource, SyntheticSource
+from scribbleseg.functional import (
+    SuperpixelOptions,
+    grid_regions,
+    over_segment,
+    resize_image,
+    slic_regions,
+)
 
 OWN = ("splits", "method", "workers")
 
@@ -56,41 +66,6 @@ def test_files_hold_the_regions(tmp_path, source):
     middle = yellow.shape[1] // 2
     assert yellow[:, middle:].any()
     assert not yellow[:, :middle].any()
-
-
-def test_second_run_writes_nothing_and_a_broken_one_goes_on(tmp_path, source, monkeypatch):
-    read, seen = FolderSource.read_image, []
-
-    def stop(self, record):
-        seen.append(record)
-        if len(seen) == 3:
-            raise KeyboardInterrupt
-        return read(self, record)
-
-    monkeypatch.setattr(FolderSource, "read_image", stop)
-    with pytest.raises(KeyboardInterrupt):
-        write(source, tmp_path / "sp", method="grid", segments=6)
-    monkeypatch.undo()
-    assert json.loads((tmp_path / "sp" / "manifest.json").read_text())["complete"] is False
-    report = write(source, tmp_path / "sp", method="grid", segments=6)
-    assert (report.written, report.kept) == (4, 2)
-    before = times(tmp_path / "sp")
-    assert write(source, tmp_path / "sp", method="grid", segments=6).written == 0
-    assert times(tmp_path / "sp") == before
-    (tmp_path / "sp" / "img_0.png").write_text("half a file")
-    again = write(source, tmp_path / "sp", method="grid", segments=6)
-    assert (again.written, again.kept) == (1, 5)
-    np.testing.assert_array_equal(
-        read_superpixels(tmp_path / "sp" / "img_0.png"), grid_regions(40, 48, num_segments=6)
-    )
-
-
-def test_other_settings_are_refused(tmp_path, source):
-    write(source, tmp_path / "sp", method="grid", segments=6)
-    with pytest.raises(ConfigError, match=r"other settings \(options: .*'num_segments': 6.*7"):
-        write(source, tmp_path / "sp", method="grid", segments=7)
-    with pytest.raises(ConfigError, match=r"method: 'grid', now 'felzenszwalb'"):
-        write(source, tmp_path / "sp", method="felzenszwalb")
 
 
 @pytest.mark.parametrize(
@@ -155,27 +130,105 @@ def test_smallest_region_reaches_the_method(tmp_path, source):
         write(source, tmp_path / "other", min_size=5)
 
 
-def test_command(tmp_path, source, capsys):
-    (tmp_path / "raw" / "images" / "img_1.png").write_text("404")
-    arguments = (tmp_path / "raw", "--out", tmp_path / "sp", "--method", "grid", "--workers", "0")
-    assert run_command("superpixels", *arguments) == 1
-    captured = capsys.readouterr()
-    assert "5 written, 0 kept from earlier, 1 failed" in captured.out
-    assert "img_1: D202" in captured.err
-    assert json.loads((tmp_path / "sp" / "manifest.json").read_text())["complete"] is False
-    assert (
-        run_command("superpixels", tmp_path / "raw", "--out", tmp_path / "sp", "--segments", "0")
-        == 2
+# ------------------------------------------------------------------- cache for training
+
+NINE = SuperpixelOptions(segments=9)
+
+
+def cache(source, method="grid", options=NINE, **how):
+    return superpixel_folder(
+        source, source.records("train"), method, options, progress=False, **how
     )
 
 
-def test_interruption_is_status_130(tmp_path, source, monkeypatch, capsys):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+def test_the_cache_is_beside_the_data_and_made_once(tmp_path, source):
+    folder = cache(source)
+    assert folder.parent == tmp_path / "raw" / "superpixel_cache"
+    assert folder.name.startswith("grid_9_")
+    for record in source.records("train"):
+        np.testing.assert_array_equal(
+            read_superpixels(folder / f"{record.image_id}.png"),
+            grid_regions(40, 48, num_segments=9),
+        )
+    before = times(folder)
+    assert cache(source) == folder
+    (folder / "img_1.png").unlink()
+    assert cache(source) == folder
+    after = times(folder)
+    changed = {"img_1.png", "overview.png", "manifest.json"}
+    assert {name for name in before if before[name] != after[name]} == changed
+    assert source.records("train") == FolderSource(source.root).records("train"), "no new images"
 
-    monkeypatch.setattr(internal("superpixels"), "over_segment", stop)
-    assert run_command("superpixels", tmp_path / "raw", "--out", tmp_path / "sp") == 130
-    assert "the same command goes on there" in capsys.readouterr().err
+
+def test_every_option_has_a_folder_of_its_own(tmp_path, source):
+    folders = [
+        cache(source),
+        cache(source, options=SuperpixelOptions(segments=4)),
+        cache(source, "slic"),
+        cache(source, resize=24),
+        cache(FolderSource(source.root, rgb_channels=(2, 1, 0))),
+    ]
+    assert len(set(folders)) == 5
+
+
+def test_data_that_move_keep_their_cache(tmp_path, source):
+    made = times(cache(source))
+    source.root.rename(tmp_path / "moved")
+    moved = cache(FolderSource(tmp_path / "moved"))
+    assert moved.is_relative_to(tmp_path / "moved")
+    assert times(moved) == made
+
+
+def test_images_of_network_size(source):
+    folder = cache(source, "slic", resize=24)
+    record = source.records("train")[0]
+    scaled = resize_image(source.read_image(record), 24)
+    ours = read_superpixels(folder / f"{record.image_id}.png", size=scaled.shape[:2])
+    np.testing.assert_array_equal(ours, slic_regions(scaled, num_segments=9))
+
+
+def test_data_that_cannot_be_written_to_use_the_cache_of_the_user(tmp_path, source, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert cache(source).is_relative_to(tmp_path / "home" / "scribbleseg")
+    other = FolderSource(plain_folder(tmp_path / "other"))
+    assert cache(other) != cache(source)
+    made = [SyntheticSource(num_train=2, size=size) for size in (32, 40)]
+    assert cache(made[0]) != cache(made[1]), "no file says that the images differ"
+
+
+def test_a_folder_of_the_command_goes_on(tmp_path, source):
+    write(source, tmp_path / "sp", method="grid", segments=9, splits=("val",))
+    assert cache(source, folder=tmp_path / "sp") == tmp_path / "sp"
+    assert len(find_superpixels(tmp_path / "sp")) == 8
+    with pytest.raises(ConfigError, match="other settings"):
+        cache(source, "slic", folder=tmp_path / "sp")
+
+
+def test_of_several_processes_one_does_the_work(source, monkeypatch, caplog):
+    calls = []
+
+    def slowly(image, *args, **options):
+        calls.append(image)
+        time.sleep(0.02)
+        return over_segment(image, *args, **options)
+
+    monkeypatch.setattr(internal("superpixels"), "over_segment", slowly)
+    with caplog.at_level("INFO"), ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(cache, [source] * 3))
+    assert len(folders) == 1
+    assert sum(image.shape[0] == 40 for image in calls) == 6, "each image once"
+    assert "waiting for another process" in caplog.text
+
+
+def test_images_without_superpixels_stop_the_training(source):
+    (source.root / "images" / "img_1.png").write_text("404")
+    with pytest.raises(
+        ScribbleSegError, match=r"1 of 6 images .*img_1: D202 .*only what is missing"
+    ):
+        cache(source)
+    with pytest.raises(ConfigError, match="method='watershed'"):
+        cache(source, "watershed")
 
 
 # ---------------------------------------------------------------------------- readers
