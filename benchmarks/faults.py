@@ -274,7 +274,11 @@ def main() -> None:
     share = sum(result["killed"] for result in results) / len(results)
     print(f"{share:.1%} of {len(results)} faults were seen")
     settings = {"faults": options.faults, "timeout": options.timeout}
-    write(options.out, environment("faults", seed=options.seed, settings=settings), results)
+    header = environment("faults", seed=options.seed, settings=settings)
+    head = subprocess.run(
+        ["git", "-C", str(tree), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    )
+    write(options.out, {**header, "commit": head.stdout.strip()}, results)  # that of the clone
 
 
 if __name__ == "__main__":
