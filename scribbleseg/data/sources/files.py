@@ -245,10 +245,11 @@ class FileSource(ScribbleSource):
     def records(self, split: Split) -> list[Record]:
         """Samples of a split in the order of its list; ``"predict"`` = all images, without labels.
 
-        Training records carry supervision as ``scribble`` and never a ``mask``.
+        Training records carry supervision as ``scribble`` and never a ``mask``. Validation images
+        without a mask are left out with a warning if others have one.
 
         Raises:
-            ScribbleNotFoundError: If folders, the list, or listed files are missing (D301).
+            ScribbleNotFoundError: If folders, the list, or training files are missing (D301).
             LabelFormatError: If names are not unique or not safe (D303, D501), or pseudo-labels
                 have other classes (D401).
             ConfigError: If there is no such split.

@@ -198,6 +198,17 @@ def test_other_files_are_not_mixed_with_labels(root):
 # ---------------------------------------------------------------------------- faults
 
 
+class _Small(FolderSource):
+    def read_scribble(self, record):
+        return super().read_scribble(record)[:20]
+
+
+def test_a_scribble_of_another_size_is_named_by_its_file(root, tmp_path):
+    job = propagate_scribbles(_Small(root), tmp_path / "out", workers=0, progress=False)
+    file = root / "scribbles" / f"{STEMS[0]}.png"
+    assert job.failed[STEMS[0]].startswith(f"D201 {file}: scribble is ")
+
+
 def test_a_broken_image_does_not_stop_the_others(root, tmp_path, capsys):
     (root / "images" / f"{STEMS[1]}.png").write_bytes(b"broken")
     save(root / "scribbles" / f"{STEMS[4]}.png", np.zeros((20, 20), np.uint8))
