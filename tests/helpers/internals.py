@@ -12,6 +12,7 @@ FILES = {
     "check statistics": "scribbleseg.data.check.statistics",
     "COCO index": "scribbleseg.data.coco_index",
     "COCO mask writer": "scribbleseg.data.coco_masks",
+    "command line": "scribbleseg.cli",
     "convert": "scribbleseg.data.jobs.convert",
     "encoder weights": "scribbleseg.nn.encoder_weights",
     "folder prediction": "scribbleseg.folder_prediction",

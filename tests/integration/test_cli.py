@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 from PIL import Image
 
 import scribbleseg
@@ -277,6 +278,23 @@ def test_misspelt_command_and_missing_file(capsys, tmp_path) -> None:
     assert "did you mean 'fit'" in fails(capsys, "fti")
     message = fails(capsys, "fit", "--config", str(tmp_path / "nope.yaml"))
     assert "nope.yaml" in message
+
+
+def test_an_error_that_nobody_foresaw_leaves_its_stack_trace_in_a_file(capsys, monkeypatch) -> None:
+    def crash(_: object) -> int:
+        raise ZeroDivisionError("of this test")
+
+    monkeypatch.setattr(internal("command line"), "predict_images", crash)
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "--images", "folder"])
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ZeroDivisionError: of this test\nstack trace: ")
+    trace = Path(re.search(r"stack trace: (\S+) \(or --traceback\)", message)[1])
+    assert 'raise ZeroDivisionError("of this test")' in trace.read_text()
+    trace.unlink()
+    with pytest.raises(ZeroDivisionError, match="of this test"):
+        main(["predict", "--images", "folder", "--traceback"])
 
 
 def test_missing_data_is_one_message(config, capsys, tmp_path, monkeypatch) -> None:
