@@ -32,10 +32,10 @@ class NonFiniteGuard(Callback):
     """Skips optimiser steps whose loss or gradients are not finite; stops after several in a row.
 
     Lightning alone trains on with NaN weights to the end. A bad step leaves the weights and all
-    buffers (BatchNorm statistics, prototype banks, queues) as they were before it. On CUDA the decision is taken on the
-    device and its flag is read when it has arrived, so that no step waits; the count can lag by a
-    few steps. With a gradient scaler (16-mixed) infinite gradients are the scaler's business and
-    only the losses are judged.
+    buffers (BatchNorm statistics, prototype banks, queues) as they were before it. On CUDA the
+    decision is taken on the device and its flag is read when it has arrived, so that no step waits;
+    the count can lag by a few steps. With a gradient scaler (16-mixed) infinite gradients are the
+    scaler's business and only the losses are judged.
 
     Args:
         max_consecutive: Bad steps in a row that stop the run.
