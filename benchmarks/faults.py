@@ -100,7 +100,7 @@ def _changes(tree: ast.AST):
         text = ast.unparse(node)
         if isinstance(node, ast.stmt) and text.removeprefix("if ").startswith(SKIPPED):
             continue
-        yield from _changes_of(node)
+        yield from (change for change in _changes_of(node) if change[1] != ast.unparse(change[0]))
         if isinstance(node, ast.FunctionDef):
             parts = [*node.body, *node.args.defaults, *(d for d in node.args.kw_defaults if d)]
             for part in parts:

@@ -17,6 +17,7 @@ import torch
 import yaml
 from helpers.contract import TINY_ENCODER
 from helpers.internals import internal
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 import scribbleseg
@@ -331,10 +332,16 @@ def test_wandb_offline_needs_no_account(config, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     folder = tmp_path / "run"
+    noted: dict[str, object] = {}
+    monkeypatch.setattr(WandbLogger, "log_hyperparams", lambda _, given: noted.update(given))
     main(["fit", "--config", str(config), "--run_dir", str(folder), "--wandb=true"])
     import wandb
 
     wandb.finish()
+    assert (
+        noted["config"]["data"]["init_args"]["batch_size"]
+        == CONFIG["data"]["init_args"]["batch_size"]
+    )
     media = {p.name.split("_")[0] for p in (folder / "wandb").rglob("media/**/*.png")}
     assert media >= {"panel", "masks"}, "the composed picture and the images with masks"
     masks = list((folder / "wandb").rglob("*.mask.png"))
