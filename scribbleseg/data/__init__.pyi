@@ -19,8 +19,6 @@ from scribbleseg.data.classes import (
     normalise_name as normalise_name, parse_colour as parse_colour,
     read_classes as read_classes, table_of as table_of,
 )
-from scribbleseg.data.coco_index import read_coco_index as read_coco_index
-from scribbleseg.data.coco_masks import CocoIndex as CocoIndex, Crowd as Crowd, Overlap as Overlap
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.data.dataset import (
     EvalDataset as EvalDataset, TrainDataset as TrainDataset, collate as collate,
