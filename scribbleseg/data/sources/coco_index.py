@@ -78,10 +78,11 @@ class CocoIndex:
         self.sizes = dict(sorted(self.sizes.items()))
         self._rows = rows[np.argsort(rows["image"], kind="stable")]
         self._images = self._rows["image"].copy()  # searched fast
-        for image in np.setdiff1d(self._images, list(self.sizes))[:1]:
+        unknown = ~np.isin(self._images, list(self.sizes))
+        for entry in self._entries(self._rows[unknown][:1]):
             raise LabelFormatError(
-                f"D202 {path}: an annotation is of image {image}, which is not listed; the file is "
-                "not complete"
+                f"D202 {path}: {_name(entry)} is of an image that is not listed; the file is not "
+                "complete"
             )
 
     # ---------------------------------------------------------------------- by image
@@ -94,7 +95,8 @@ class CocoIndex:
     def object_boxes(self, image_id: int) -> list[Box]:
         """Boxes of the objects of an image in file order; crowd regions have none."""
         boxes = []
-        for entry in self._entries(image_id, crowd=False):
+        rows = self._rows_of(image_id)
+        for entry in self._entries(rows[~rows["crowd"]]):
             x, y, width, height = self._field(entry, "bbox", _name(entry))
             boxes.append(Box(self.labels[entry["category_id"]], x, y, x + width, y + height))
         return boxes
@@ -104,8 +106,9 @@ class CocoIndex:
 
         A crowd region never covers an object; objects of equal area keep the order of the file.
         """
-        objects = self._entries(image_id, crowd=False)
-        crowds = self._entries(image_id, crowd=True) if crowd == "ignore" else []
+        rows = self._rows_of(image_id)
+        objects = self._entries(rows[~rows["crowd"]])
+        crowds = self._entries(rows[rows["crowd"]]) if crowd == "ignore" else []
         if overlap == "area":
             objects.sort(key=lambda entry: -self._field(entry, "area", _name(entry)))
         mask = np.zeros(self.sizes[image_id], dtype=np.uint8)
@@ -131,9 +134,7 @@ class CocoIndex:
         first, last = np.searchsorted(self._images, [image_id, image_id + 1])
         return self._rows[first:last]
 
-    def _entries(self, image_id: int, *, crowd: bool) -> list[dict[str, Any]]:
-        """Objects or crowds of an image in the order of the file."""
-        rows = self._rows_of(image_id)
+    def _entries(self, rows: NDArray[np.void]) -> list[dict[str, Any]]:
         if self._file_state() != self._state:
             raise LabelFormatError(
                 f"D403 {self.path}: has changed since it was read; start again to use what it "
@@ -141,7 +142,7 @@ class CocoIndex:
             )
         entries = []
         with self.path.open("rb") as file:
-            for row in rows[rows["crowd"] == crowd]:
+            for row in rows:
                 file.seek(row["begin"])
                 entries.append(json.loads(file.read(row["end"] - row["begin"])))
         return entries

@@ -1,10 +1,6 @@
 import json
 import os
 import pickle
-import random
-import re
-import resource
-import time
 
 import numpy as np
 import pytest
@@ -18,7 +14,7 @@ from helpers.trees_coco import (
     rectangle,
 )
 
-from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError, ScribbleSegError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data import convert_source
 from scribbleseg.data.sources import COCO_CATEGORIES, COCOSource
 
@@ -216,7 +212,7 @@ def faulty(change):
         ),
         (
             lambda c: c["annotations"][1].update(image_id=7),
-            r"D202 .*an annotation is of image 7, which is not listed",
+            r"D202 .*annotation 102 \(image 7\) is of an image that is not listed",
         ),
         (lambda c: c["images"].append(dict(c["images"][0])), r"D303 .*image id 25 is listed twice"),
         (lambda c: c["images"][0].update(height=0), r"D202 .*image 25 has size '32x0'"),
@@ -390,66 +386,3 @@ def test_text_that_is_no_instance_file(tmp_path, text, message):
     with pytest.raises(LabelFormatError, match=message) as caught:
         read_index(path)
     assert str(path) in str(caught.value)
-
-
-def mutated(data, random_state):
-    """A few bytes replaced, removed, repeated, or exchanged for something nasty."""
-    nasty = (
-        b"1e308",
-        b"-1",
-        b"[]",
-        b"null",
-        b"0.5",
-        b"[[1, 2]]",
-        b"1e7",
-        b"7",
-        b'"1"',
-        b"{}",
-        b"9" * 5000,
-        b"NaN",
-        b"1e9",
-        b"true",
-    )
-    for _ in range(random_state.randint(1, 4)):
-        at = random_state.randrange(len(data))
-        end = min(len(data), at + random_state.choice((1, 1, 3, 40)))
-        kind = random_state.randrange(12)
-        if kind == 0:
-            data = data[:at] + bytes([random_state.randrange(256)]) + data[at + 1 :]
-        elif kind == 1:
-            data = data[:at] + data[end:]
-        elif kind == 2:
-            data = data[:end] + data[at:end] * random_state.choice((1, 100)) + data[end:]
-        elif kind == 3:
-            data = data[:at] or b" "
-        else:  # a number becomes something else
-            numbers = [found.span() for found in re.finditer(rb"-?[0-9.]+", data)] or [(0, 1)]
-            at, end = random_state.choice(numbers)
-            data = data[:at] + random_state.choice(nasty) + data[end:]
-    return data
-
-
-@pytest.mark.slow
-def test_mutated_files_raise_library_errors_only(tmp_path):
-    content = instances("train")
-    content["categories"] = content["categories"][:3]
-    content["annotations"] = [{**a, "category_id": 1} for a in content["annotations"]]
-    categories = {item["id"]: item["name"] for item in content["categories"]}
-    valid, path = json.dumps(content).encode(), tmp_path / "instances.json"
-    random_state, messages = random.Random(5), []
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number in range(300):
-        path.write_bytes(mutated(valid, random_state))
-        os.utime(path, (number, number))
-        begin = time.monotonic()
-        try:
-            index = read_index(path, categories)
-            for image in index.sizes:
-                index.paint(image, "ignore", "order")
-                index.object_boxes(image)
-        except ScribbleSegError as error:
-            messages.append(str(error))
-        assert time.monotonic() - begin < 10
-    assert 150 < len(messages) < 300
-    assert all(str(path) in message for message in messages)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500 << 10  # KiB
