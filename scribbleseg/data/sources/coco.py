@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from scribbleseg.data.classes import ClassTable
 from scribbleseg.data.lists import find_images, read_split
@@ -21,7 +21,7 @@ from scribbleseg.options import check_choice, check_flag
 from scribbleseg.types import Label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -34,6 +34,14 @@ __all__ = ["COCOSource"]
 _YEARS = (2014, 2017)  # the one of published comparisons first
 _SPLITS = ("train", "val")  # with public labels
 _NUMBER = re.compile(r"(?:^|[^0-9])0*([0-9]{1,12})$")
+
+
+class _Image(NamedTuple):
+    """Stem and file of an image, and the annotations of its split."""
+
+    stem: str
+    path: Path
+    annotations: Path
 
 
 class COCOSource(FileSource):
@@ -138,32 +146,28 @@ class COCOSource(FileSource):
         return self._indexes[path]
 
     @cached_property
-    def _images(self) -> dict[str, dict[str, Path]]:
-        """Image files by split and stem."""
-        folders = {split: _image_folder(self.root, f"{split}{self.year}") for split in _SPLITS}
-        return {split: find_images(folder) if folder else {} for split, folder in folders.items()}
-
-    @cached_property
-    def _stems(self) -> dict[str, dict[int, str]]:
-        """Stems of the images by split and number, ascending."""
-        stems: dict[str, dict[int, str]] = {}
-        for split, files in self._images.items():
-            numbered = sorted((image_number(stem), stem) for stem in files)
-            stems[split] = {number: stem for number, stem in numbered if number >= 0}
-        return stems
+    def _images(self) -> dict[int, _Image]:
+        """Images of both splits by number; names without number are no images of COCO."""
+        found: dict[int, _Image] = {}
+        for split in _SPLITS:
+            folder = _image_folder(self.root, f"{split}{self.year}")
+            files = {} if folder is None else find_images(folder)
+            for number, stem in sorted((image_number(stem), stem) for stem in files):
+                found[number] = _Image(stem, files[stem], self._instances(split))
+        found.pop(-1, None)
+        return found
 
     def _list_files(self) -> FileIndex:
-        stems = {number: stem for split in self._stems.values() for number, stem in split.items()}
+        names, images = self.class_names, self._images
+        stems = {number: image.stem for number, image in images.items()}
 
         def stem_of(name: str) -> str | None:
             return stems.get(image_number(name))
 
-        names = self.class_names
         if self.mask_dir is None:
             masks = {
-                stem: Label(self._instances(split), "map", str(number), "mask")
-                for split, numbered in self._stems.items()
-                for number, stem in numbered.items()
+                image.stem: Label(image.annotations, "map", str(number), "mask")
+                for number, image in images.items()
             }
         elif not self.mask_dir.is_dir():
             raise ScribbleNotFoundError(
@@ -173,7 +177,7 @@ class COCOSource(FileSource):
         else:
             masks = find_labels(self.mask_dir, "mask", names, suffixes=(".png",), stem_of=stem_of)
         return FileIndex(
-            images={stem: path for files in self._images.values() for stem, path in files.items()},
+            images={image.stem: image.path for image in images.values()},
             scribbles=find_labels(self.scribble_dir, "scribble", names, stem_of=stem_of),
             masks=masks,
             places={
@@ -188,32 +192,34 @@ class COCOSource(FileSource):
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: COCO has no labelled split {split!r}; use 'train' or 'val'"
             )
-        stems, wanted, path = self._stems[split], self.lists[split], self._instances(split)
+        wanted, path = self.lists[split], self._instances(split)
         # read before worker processes start, each of which would read it again
         index = self._index(path) if path.is_file() else None
-        listed: Iterable[tuple[int, str]] = stems.items()
         if wanted is not None:
-            listed = [(image_number(name), name) for name in read_split(self.root / wanted)]
+            names = read_split(self.root / wanted)
         elif index is not None:
             prefix = "" if self.year == 2017 else f"COCO_{split}{self.year}_"
-            listed = [(number, f"{prefix}{number:012d}") for number in index.sizes]
-        if not listed:
+            names = [f"{prefix}{number:012d}" for number in index.sizes]
+        else:
+            names = [image.stem for image in self._images.values() if image.annotations == path]
+        if not names:
             raise ScribbleNotFoundError(
                 f"D301 {self.root}: no images in {split}{self.year}; unpack the archive there"
             )
         if split == "train" and not self.keep_unannotated:
-            listed = [item for item in listed if self._index(path).object_labels(item[0])]
-        return [stems.get(number, name) for number, name in listed]
+            names = [name for name in names if self._index(path).object_labels(image_number(name))]
+        stems = {number: image.stem for number, image in self._images.items()}
+        return [stems.get(image_number(name), name) for name in names]
 
     @cached_property
     def box_files(self) -> Mapping[str, Label]:
         """Annotation file and image number by stem, for images that the annotations list."""
+        files = [path for path in map(self._instances, _SPLITS) if path.is_file()]
+        listed = {path: self._index(path).sizes for path in files}
         return {
-            stem: Label(path, "boxes", str(number))
-            for split, stems in self._stems.items()
-            if (path := self._instances(split)).is_file()
-            for number, stem in stems.items()
-            if number in self._index(path).sizes
+            image.stem: Label(image.annotations, "boxes", str(number))
+            for number, image in self._images.items()
+            if number in listed.get(image.annotations, ())
         }
 
     # ------------------------------------------------------------------------ reading
