@@ -3,9 +3,7 @@
 from scribbleseg.data import sources as sources
 from scribbleseg.data.__main__ import main as main
 from scribbleseg.data.annotations import (
-    Box as Box, ClassIds as ClassIds, Click as Click, read_boxes as read_boxes,
-    read_click_file as read_click_file, read_clicks as read_clicks,
-    read_devkit_boxes as read_devkit_boxes,
+    Box as Box, ClassIds as ClassIds, Click as Click,
 )
 from scribbleseg.data.batch_picture import draw_samples as draw_samples
 from scribbleseg.data.check.check import check_source as check_source
@@ -19,8 +17,6 @@ from scribbleseg.data.classes import (
     normalise_name as normalise_name, parse_colour as parse_colour,
     read_classes as read_classes, table_of as table_of,
 )
-from scribbleseg.data.coco_index import read_coco_index as read_coco_index
-from scribbleseg.data.coco_masks import CocoIndex as CocoIndex, Crowd as Crowd, Overlap as Overlap
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.data.dataset import (
     EvalDataset as EvalDataset, TrainDataset as TrainDataset, collate as collate,
@@ -46,8 +42,7 @@ from scribbleseg.data.history import (
     pack_digests as pack_digests, read_facts as read_facts, unpack_digests as unpack_digests,
 )
 from scribbleseg.data.image_labels import (
-    ImageLabelFile as ImageLabelFile, ImageLabels as ImageLabels, present as present,
-    read_image_labels as read_image_labels, write_image_labels as write_image_labels,
+    ImageLabelFile as ImageLabelFile, present as present,
 )
 from scribbleseg.data.images import (
     ImageHeader as ImageHeader, ImageOptions as ImageOptions, LABEL_SUFFIXES as LABEL_SUFFIXES,

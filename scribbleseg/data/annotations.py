@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from scribbleseg.data.classes import normalise_name
@@ -18,19 +17,11 @@ from scribbleseg.data.documents import (
 from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from xml.etree.ElementTree import Element
 
-__all__ = [
-    "Box",
-    "ClassIds",
-    "Click",
-    "read_boxes",
-    "read_click_file",
-    "read_clicks",
-    "read_devkit_boxes",
-]
+__all__ = ["Box", "ClassIds", "Click"]
 
 _PERSON_PARTS = ("head", "hand", "foot")
 
@@ -71,8 +62,8 @@ class ClassIds:
                 )
             return found
         number = -1
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 31:
-            number = int(value) if value == int(value) else -1
+        if isinstance(value, (int, float)) and is_number(value) and value == int(value):
+            number = int(value)
         if not 0 <= number < self.num_classes:
             raise LabelFormatError(
                 f"D101 {path}: {where}: class {str(value)[:40]}, expected an id "
@@ -122,33 +113,18 @@ class Box(NamedTuple):
 def read_clicks(
     path: Path, ids: ClassIds, *, default_label: int | None = None
 ) -> dict[str, list[Click]]:
-    """Clicks of all images, ``{stem: [{x, y, cls, rank}]}`` as in "What's the Point".
+    """Clicks by stem from JSON, ``{stem: [{x, y, cls, rank}]}`` as in "What's the Point".
 
-    Args:
-        path: JSON file.
-        ids: Classes.
-        default_label: Class of clicks without ``cls``, as in files of background clicks.
-
-    Returns:
-        Stem to clicks in their order; an image may have none.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist (D301).
-        LabelFormatError: D202 if the content has another form, D101 or D401 for an unknown class,
-            D303 for a repeated stem, D501 for more than 64 MiB.
+    In files of background clicks, ``cls`` may be missing: it is ``default_label`` then.
     """
     found = entries_by_stem(path, "clicks")
-    return {stem: _clicks(found[stem], ids, path, stem, default_label) for stem in found}
+    return {stem: _clicks(value, ids, path, stem, default_label) for stem, value in found.items()}
 
 
 def read_click_file(path: Path, ids: ClassIds) -> list[Click]:
-    """Clicks of one image: a JSON list, or CSV with the header ``x,y,cls`` and maybe ``rank``.
-
-    Raises:
-        ScribbleSegError: See :func:`read_clicks`.
-    """
+    """Clicks of one image: a JSON list, or CSV with the header ``x,y,cls`` and maybe ``rank``."""
     if path.suffix.lower() != ".csv":
-        return _clicks(read_json(path, "clicks"), ids, path, path.stem, None)
+        return _clicks(read_json(path, "clicks"), ids, path, path.stem)
     try:
         text = read_bytes(path, "file of clicks").decode("utf-8-sig")
         rows = list(csv.DictReader(text.splitlines()))
@@ -157,11 +133,11 @@ def read_click_file(path: Path, ids: ClassIds) -> list[Click]:
             f"D202 {path}: is not a CSV file in UTF-8 ({error}); export it again"
         ) from error
     entries = [{key: _cell(value) for key, value in row.items() if key} for row in rows]
-    return _clicks(entries, ids, path, path.stem, None)
+    return _clicks(entries, ids, path, path.stem)
 
 
 def _cell(text: object) -> object:
-    """A CSV cell as number if it is one; class names stay text."""
+    """Text as a number if it is one; class names stay text."""
     try:
         return float(text) if isinstance(text, str) else text
     except ValueError:
@@ -169,15 +145,12 @@ def _cell(text: object) -> object:
 
 
 def _clicks(
-    value: object, ids: ClassIds, path: Path, stem: str, default_label: int | None
+    value: object, ids: ClassIds, path: Path, stem: str, default_label: int | None = None
 ) -> list[Click]:
-    entries = list_of(value, path, stem, "clicks", "{x, y, cls}")
-    found = []
-    for number, entry in enumerate(entries, 1):
+    clicks = []
+    for number, entry in enumerate(list_of(value, path, stem, "clicks", "{x, y, cls}"), 1):
         where = f"{stem!r}, click {number}"
-        fields = entry if isinstance(entry, dict) else {}
-        if default_label is not None:
-            fields = {"cls": default_label, **fields}
+        fields = {"cls": default_label, **entry} if isinstance(entry, dict) else {}
         absent = [name for name in ("x", "y", "cls") if fields.get(name) is None]
         if absent:
             raise LabelFormatError(
@@ -185,75 +158,43 @@ def _clicks(
                 "expected {x, y, cls} with pixels and a class id or name"
             )
         numbers = {"x": fields["x"], "y": fields["y"], "rank": fields.get("rank") or 0}
-        for name, number_found in numbers.items():
-            if not is_number(number_found):
+        for name, found in numbers.items():
+            if not is_number(found):
                 raise LabelFormatError(
-                    f"D202 {path}: {where}: {name} is {str(number_found)[:40]}, expected a finite "
-                    "number"
+                    f"D202 {path}: {where}: {name} is {str(found)[:40]}, expected a finite number"
                 )
         label = ids.of(fields["cls"], path, where)
-        found.append(Click(label, float(numbers["x"]), float(numbers["y"]), int(numbers["rank"])))
-    return found
+        clicks.append(Click(label, float(numbers["x"]), float(numbers["y"]), int(numbers["rank"])))
+    return clicks
 
 
 # ----------------------------------------------------------------------------- boxes
 
 
 def read_boxes(path: Path, ids: ClassIds) -> dict[str, list[Box]]:
-    """Boxes of all images, ``{stem: [{box: [x0, y0, x1, y1], cls}]}``.
-
-    Args:
-        path: JSON file. ``x1`` and ``y1`` are edges: a box over columns 2, 3 and 4 is 2 to 5.
-        ids: Classes.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist (D301).
-        LabelFormatError: D202 if the content has another form or a box has no area, D101 or D401
-            for an unknown class, D303 for a repeated stem, D501 for more than 64 MiB.
-    """
+    """Boxes by stem from JSON, ``{stem: [{box: [x0, y0, x1, y1], cls}]}`` with edges."""
     form = "{box: [x0, y0, x1, y1], cls}"
-    found: dict[str, list[Box]] = {}
+    boxes: dict[str, list[Box]] = {}
     for stem, value in entries_by_stem(path, "boxes").items():
-        found[stem] = []
+        boxes[stem] = []
         for number, entry in enumerate(list_of(value, path, stem, "boxes", form), 1):
             where = f"{stem!r}, box {number}"
-            edges = entry.get("box") if isinstance(entry, dict) else None
-            numbers = isinstance(edges, list) and all(map(is_number, edges))
-            if edges is None or not numbers or len(edges) != 4 or "cls" not in entry:
+            fields = entry if isinstance(entry, dict) else {}
+            corners = fields["box"] if isinstance(fields.get("box"), list) else []
+            if len(corners) != 4 or not all(map(is_number, corners)) or "cls" not in fields:
                 raise LabelFormatError(
                     f"D202 {path}: {where} is {str(entry)[:200]}, expected {form} with finite "
                     "numbers"
                 )
-            box = Box(ids.of(entry["cls"], path, where), *map(float, edges))
-            found[stem].append(_with_area(box, path, where))
-    return found
-
-
-def _with_area(box: Box, path: Path, where: str) -> Box:
-    if box.x1 <= box.x0 or box.y1 <= box.y0:
-        raise LabelFormatError(
-            f"D202 {path}: {where} is {box.x1 - box.x0:g} x {box.y1 - box.y0:g} px (width x "
-            f"height, from {list(box[1:])}), expected a positive area; corners must be left, top, "
-            "right, bottom, not left, top, width, height"
-        )
-    return box
+            boxes[stem].append(_box(ids.of(fields["cls"], path, where), corners, path, where))
+    return boxes
 
 
 def read_devkit_boxes(path: Path, ids: ClassIds, *, difficult: bool = True) -> list[Box]:
     """Boxes of one VOC devkit file, ``annotation/object/{name, bndbox, difficult}``.
 
     Its corners count from 1 and belong to the box. Parts of a person (head, hand, foot) are
-    no objects and are left out.
-
-    Args:
-        path: XML file.
-        ids: Classes.
-        difficult: Keep objects that are marked as difficult.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist (D301).
-        LabelFormatError: D501 for a DTD, entities or more than 64 MiB, D202 for malformed XML or
-            boxes, D401 for an unknown name.
+    no objects and are left out, and those that are marked as difficult without ``difficult``.
     """
     boxes = []
     # findall, not iter: parts of a person are nested in its object
@@ -265,16 +206,28 @@ def read_devkit_boxes(path: Path, ids: ClassIds, *, difficult: bool = True) -> l
             continue
         where = f"object {number} ({name!r})"
         label = ids.of(name, path, where)
-        corners = [_corner(item, key, path, where) for key in ("xmin", "ymin", "xmax", "ymax")]
-        box = Box(label, corners[0] - 1, corners[1] - 1, corners[2], corners[3])
-        boxes.append(_with_area(box, path, where))
+        left, top, right, bottom = (
+            _corner(item, key, path, where) for key in ("xmin", "ymin", "xmax", "ymax")
+        )
+        boxes.append(_box(label, (left - 1, top - 1, right, bottom), path, where))
     return boxes
+
+
+def _box(label: int, edges: Sequence[float], path: Path, where: str) -> Box:
+    box = Box(label, *map(float, edges))
+    if box.x1 <= box.x0 or box.y1 <= box.y0:
+        raise LabelFormatError(
+            f"D202 {path}: {where} is {box.x1 - box.x0:g} x {box.y1 - box.y0:g} px (width x "
+            f"height, from {list(box[1:])}), expected a positive area; corners must be left, top, "
+            "right, bottom, not left, top, width, height"
+        )
+    return box
 
 
 def _corner(item: Element, key: str, path: Path, where: str) -> float:
     text = (item.findtext(f"bndbox/{key}") or "").strip()
     value = _cell(text)
-    if not isinstance(value, float) or not math.isfinite(value):
+    if not isinstance(value, float) or not is_number(value):
         raise LabelFormatError(
             f"D202 {path}: {where}: <bndbox/{key}> is {text!r}, expected a number of pixels"
         )

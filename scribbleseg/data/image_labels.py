@@ -9,21 +9,21 @@ import os
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import cv2
 import numpy as np
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.documents import entries_by_stem, read_json, read_npz
+from scribbleseg.data.documents import entries_by_stem, read_npz
 from scribbleseg.data.lists import voc_stem
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.image_files import write_text
+from scribbleseg.functional.manifest import class_difference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from scribbleseg.data.weak import TagOrigin
     from scribbleseg.types import Label
 
-__all__ = ["ImageLabelFile", "ImageLabels", "present", "read_image_labels", "write_image_labels"]
+__all__ = ["ImageLabelFile", "present"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,149 +46,20 @@ _CONVERT = (
 )
 
 
-class ImageLabels(NamedTuple):
-    """Content of a file of image-level labels.
-
-    Attributes:
-        labels: Stem to class ids, ascending, each once.
-        source: What they were computed from (``"scribbles"``, ``"annotations"``,
-            ``"ground_truth"``); ``None`` if the file does not say.
-        digest: Fingerprint of the files that they were computed from, if there is one.
-    """
+class _Stored(NamedTuple):
+    """Content of a file: class ids by stem; from what and which files they were computed."""
 
     labels: dict[str, list[int]]
     source: str | None = None
     digest: str | None = None
 
 
-def read_image_labels(
-    path: str | Path,
-    class_names: Sequence[str],
-    ids: ClassIds,
-    *,
-    background: int | None = 0,
-) -> ImageLabels:
-    """Image-level labels of all images.
-
-    Args:
-        path: ``.json``, either ``{stem: [ids or names]}`` or what :func:`write_image_labels`
-            writes; or ``.npz`` of numbers: one multi-hot vector per stem, or ``stems`` with
-            ``labels`` of shape ``(N, C)``. Vectors may leave the background class out.
-        class_names: One name per class.
-        ids: Classes.
-        background: Id of the background class, ``None`` if there is none.
-
-    Returns:
-        Labels by stem, and their origin.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist (D301).
-        LabelFormatError: D501 for pickled content or ``.npy``, D101 or D401 for an unknown class,
-            D401 for other class names, D202 for another form, D303 for a repeated stem.
-    """
-    path = Path(path)
-    if path.suffix.lower() == ".npy":
-        raise LabelFormatError(
-            f"D501 {path}: a .npy file of labels is a pickled dictionary, which could run any "
-            f"program; it is not opened: {_CONVERT}"
-        )
-    if path.suffix.lower() == ".npz":
-        return ImageLabels(_read_npz(path, len(class_names), background))
-    content = read_json(path, "image-level labels")
-    described = isinstance(content, dict) and isinstance(content.get("class_labels"), dict)
-    if not described:
-        return ImageLabels(_ids(entries_by_stem(path, "image-level labels"), ids, path))
-    names = content.get("class_names")
-    if names is not None and names != list(class_names):
-        raise LabelFormatError(
-            f"D401 {path}: labels of {len(names)} classes {names[:5]}, the data set has "
-            f"{len(class_names)}: {list(class_names[:5])}; ids would name the wrong classes: "
-            "delete the file to have it made again, or list the classes in its order"
-        )
-    labels = _ids(content["class_labels"], ids, path)
-    return ImageLabels(labels, content.get("source"), content.get("digest"))
-
-
-def _ids(content: Mapping[str, object], ids: ClassIds, path: Path) -> dict[str, list[int]]:
-    labels = {}
-    for stem, values in content.items():
-        if not isinstance(values, list):
-            raise LabelFormatError(
-                f"D202 {path}: classes of {stem!r} are {values!r}, expected a list of class ids or "
-                "names"
-            )
-        found = {ids.of(value, path, repr(stem)) for value in values}
-        labels[stem] = sorted(found)
-    return labels
-
-
-def _read_npz(path: Path, num_classes: int, background: int | None) -> dict[str, list[int]]:
-    arrays = read_npz(path, "file of image-level labels", _CONVERT)
-    if set(arrays) == {"stems", "labels"}:
-        stems = [str(stem) for stem in arrays["stems"].ravel()]
-        if arrays["labels"].ndim != 2 or len(stems) != len(arrays["labels"]):
-            raise LabelFormatError(
-                f"D202 {path}: {len(stems)} stems and labels of shape {arrays['labels'].shape}, "
-                f"expected one row of {num_classes} values per stem"
-            )
-        arrays = dict(zip(stems, arrays["labels"], strict=True))
-    labels = {}
-    for stem, vector in arrays.items():
-        name = unicodedata.normalize("NFC", voc_stem(stem))
-        labels[name] = _classes_of(vector, num_classes, background, path, stem)
-    return labels
-
-
-def _classes_of(
-    vector: NDArray[np.generic], num_classes: int, background: int | None, path: Path, stem: str
-) -> list[int]:
-    lengths = (num_classes,) if background is None else (num_classes, num_classes - 1)
-    numeric = np.issubdtype(vector.dtype, np.number) or vector.dtype == np.bool_
-    if vector.ndim != 1 or len(vector) not in lengths or not numeric:
-        raise LabelFormatError(
-            f"D202 {path}: classes of {stem!r} are {vector.dtype} {vector.shape}, expected a "
-            f"multi-hot vector of {' or '.join(map(str, lengths))} numbers"
-        )
-    values = vector.astype(np.float64)
-    wrong = values[~np.isin(values, (0, 1))]
-    if wrong.size:
-        raise LabelFormatError(
-            f"D202 {path}: classes of {stem!r} hold {wrong[0]:g}, expected 0 or 1; scores must be "
-            "thresholded first"
-        )
-    if len(vector) < num_classes and background is not None:
-        values = np.insert(values, background, 0)
-    return [int(label) for label in np.flatnonzero(values)]
-
-
-def write_image_labels(
-    path: str | Path,
-    labels: Mapping[str, Sequence[int]],
-    class_names: Sequence[str],
-    *,
-    source: str,
-    digest: str | None = None,
-) -> None:
-    """Write image-level labels with their origin; atomic.
-
-    Args:
-        path: JSON file to write.
-        labels: Stem to class ids.
-        class_names: One name per class, index = id.
-        source: What they were computed from; ``"ground_truth"`` for dense masks.
-        digest: Fingerprint of the files that they were computed from.
-    """
-    content = {
-        "source": source,
-        "digest": digest,
-        "class_names": list(class_names),
-        "class_labels": {stem: [int(label) for label in ids] for stem, ids in labels.items()},
-    }
-    write_text(Path(path), json.dumps(content, ensure_ascii=False) + "\n")
-
-
 class ImageLabelFile:
     """Image-level labels of a data set: the file as it is, or computed and kept beside the data.
+
+    The file is JSON, ``{stem: [ids or names]}`` or what :meth:`compute` writes; or ``.npz`` of
+    numbers: a multi-hot vector per stem, or ``stems`` with ``labels`` of shape ``(N, C)``. Vectors
+    may leave the background class out.
 
     Args:
         path: The file; made if it is missing and its suffix is ``.json``.
@@ -211,18 +82,24 @@ class ImageLabelFile:
         self.class_names, self.ids, self.background = class_names, ids, background
 
     @cached_property
-    def stored(self) -> ImageLabels | None:
+    def stored(self) -> _Stored | None:
         """Content of the file, ``None`` if the labels are still to be computed.
 
         Raises:
             ConfigError: If the labels are from another origin than the option says.
-            ScribbleSegError: If the file cannot be read.
+            ScribbleNotFoundError: If the file does not exist (D301).
+            LabelFormatError: D501 for pickled content or ``.npy``, D101 or D401 for an unknown
+                class, D401 for other class names, D202 for another form, D303 for a repeated stem.
         """
-        if not (
-            self.path.is_file() or self.origin == "file" or self.path.suffix.lower() != ".json"
-        ):
+        suffix = self.path.suffix.lower()
+        if suffix == ".json" and self.origin != "file" and not self.path.is_file():
             return None
-        found = read_image_labels(self.path, self.class_names, self.ids, background=self.background)
+        if suffix == ".npy":
+            raise LabelFormatError(
+                f"D501 {self.path}: a .npy file of labels is a pickled dictionary, which could run "
+                f"any program; it is not opened: {_CONVERT}"
+            )
+        found = _Stored(self._read_vectors()) if suffix == ".npz" else self._read_json()
         if found.digest is not None and found.source not in _SOURCES.values():
             raise LabelFormatError(
                 f"D202 {self.path}: `source` is {found.source!r}, expected one of "
@@ -234,8 +111,7 @@ class ImageLabelFile:
                 "(`source: ground_truth`); set `tags_from: mask` if that is meant, or delete the "
                 "file to have them computed from the scribbles"
             )
-        wanted = None if self.origin in (None, "file") else _SOURCES[self.origin]
-        if wanted is not None and found.source != wanted:
+        if self.origin not in (None, "file") and found.source != _SOURCES[self.origin]:
             raise ConfigError(
                 f"{self.path}: holds labels from {found.source or 'an unnamed source'}, but "
                 f"tags_from={self.origin!r}; set `tags_from: file` to use them, or name another "
@@ -255,10 +131,7 @@ class ImageLabelFile:
         return next(origin for origin, name in _SOURCES.items() if name == stored.source)
 
     def compute(
-        self,
-        files: Mapping[str, Label],
-        coding: str,
-        classes_of: Callable[[str], set[int]],
+        self, files: Mapping[str, Label], coding: str, classes_of: Callable[[str], set[int]]
     ) -> dict[str, list[int]]:
         """Labels of all images of a list, unless they are stored and still right; then stored.
 
@@ -281,28 +154,88 @@ class ImageLabelFile:
         if stored is not None and stored.digest == digest:
             return stored.labels
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            found = tqdm(
-                pool.map(classes_of, files),
-                total=len(files),
-                unit="image",
-                desc="image-level labels",
-                leave=False,
-            )
+            found = pool.map(classes_of, files)
+            shown = tqdm(found, "image-level labels", len(files), unit="image", leave=False)
             labels = {
                 stem: sorted(own - {self.background, IGNORE_INDEX})
-                for stem, own in zip(files, found, strict=True)
+                for stem, own in zip(files, shown, strict=True)
             }
-        name = _SOURCES[origin]
+        content = {
+            "source": _SOURCES[origin],
+            "digest": digest,
+            "class_names": list(self.class_names),
+            "class_labels": labels,
+        }
         try:
-            write_image_labels(self.path, labels, self.class_names, source=name, digest=digest)
+            write_text(self.path, json.dumps(content, ensure_ascii=False) + "\n")
         except OSError as error:
             logger.warning("%s: not stored (%s); made again next time", self.path, error)
         return labels
 
+    def _read_json(self) -> _Stored:
+        content = entries_by_stem(self.path, "image-level labels")
+        if not isinstance(content.get("class_labels"), dict):
+            return _Stored(self._ids_of(content))
+        names = content.get("class_names")
+        if names is not None and names != list(self.class_names):
+            difference = class_difference(names, self.class_names, owner="labels")
+            raise LabelFormatError(
+                f"D401 {self.path}: these labels have other classes than the data set: "
+                f"{difference}; ids would name the wrong classes: delete the file to have it made "
+                "again, or list the classes in its order"
+            )
+        labels = self._ids_of(content["class_labels"])
+        return _Stored(labels, content.get("source"), content.get("digest"))
+
+    def _ids_of(self, entries: Mapping[str, object]) -> dict[str, list[int]]:
+        labels = {}
+        for stem, values in entries.items():
+            if not isinstance(values, list):
+                raise LabelFormatError(
+                    f"D202 {self.path}: classes of {stem!r} are {values!r}, expected a list of "
+                    "class ids or names"
+                )
+            labels[stem] = sorted({self.ids.of(value, self.path, repr(stem)) for value in values})
+        return labels
+
+    def _read_vectors(self) -> dict[str, list[int]]:
+        arrays = read_npz(self.path, "file of image-level labels", _CONVERT)
+        if set(arrays) == {"stems", "labels"}:
+            stems, rows = arrays["stems"].ravel(), arrays["labels"]
+            if rows.ndim != 2 or len(stems) != len(rows):
+                raise LabelFormatError(
+                    f"D202 {self.path}: {len(stems)} stems and labels of shape {rows.shape}, "
+                    f"expected one row of {len(self.class_names)} values per stem"
+                )
+            arrays = dict(zip(map(str, stems), rows, strict=True))
+        return {
+            unicodedata.normalize("NFC", voc_stem(stem)): self._classes_of(vector, stem)
+            for stem, vector in arrays.items()
+        }
+
+    def _classes_of(self, vector: NDArray[np.generic], stem: str) -> list[int]:
+        classes = list(range(len(self.class_names)))
+        without = [label for label in classes if label != self.background]
+        numeric = np.issubdtype(vector.dtype, np.number) or vector.dtype == np.bool_
+        if vector.ndim != 1 or len(vector) not in (len(classes), len(without)) or not numeric:
+            lengths = " or ".join(map(str, sorted({len(classes), len(without)}, reverse=True)))
+            raise LabelFormatError(
+                f"D202 {self.path}: classes of {stem!r} are {vector.dtype} {vector.shape}, "
+                f"expected a multi-hot vector of {lengths} numbers"
+            )
+        wrong = vector[~np.isin(vector, (0, 1))]
+        if wrong.size:
+            raise LabelFormatError(
+                f"D202 {self.path}: classes of {stem!r} hold {wrong[0]}, expected 0 or 1; scores "
+                "must be thresholded first"
+            )
+        meant = classes if len(vector) == len(classes) else without
+        return [label for label, shown in zip(meant, vector, strict=True) if shown]
+
 
 def present(label: NDArray[np.uint8]) -> set[int]:
     """Class ids that occur in a map."""
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
+    counts = np.bincount(label.ravel(), minlength=256)
     return {int(value) for value in np.flatnonzero(counts[:IGNORE_INDEX])}
 
 

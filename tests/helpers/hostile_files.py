@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from helpers.tiny_folders import STEMS, photo, plain_folder, scribble_of, scribble_xml
 from helpers.tiny_folders import blocks as stripes
+from helpers.trees_coco import coco_tree
 from helpers.trees_labels import LINES, annotation_xml, click, write_json, write_s4
 from helpers.trees_medical import write_nifti
 from PIL import Image
@@ -307,6 +308,21 @@ def _mat(root: Path) -> Reader:
     return path, lambda path: read_mat(path, ("GTcls.Segmentation",), "labels")
 
 
+def _instances(root: Path) -> Reader:
+    from scribbleseg.data.sources import COCOSource
+
+    coco_tree(root / "set")
+    path = root / "set" / "annotations" / "instances_train2014.json"
+
+    def read(path: Path) -> None:
+        source = COCOSource(root / "set", crowd="ignore", overlap="area")
+        for record in source.records("train"):
+            source.boxes(record)
+            source.read_mask(source.with_mask(record))
+
+    return path, read
+
+
 def _first(source) -> None:
     record = source.records("train")[0]
     source.read_image(record)
@@ -332,6 +348,7 @@ FORMATS: dict[str, Callable[[Path], Reader]] = {
     "nifti": lambda root: _nifti(root, ".nii"),
     "packed nifti": lambda root: _nifti(root, ".nii.gz"),
     "matlab": _mat,
+    "instances": _instances,
 }
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")

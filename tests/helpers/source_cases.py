@@ -409,9 +409,7 @@ CASES: dict[str, Case] = {
     "context/59 mat": case(PascalContextSource, _context_mat, {"num_classes": 59}),
     "coco/2014": case(COCOSource, coco_tree),
     "coco/2017": case(COCOSource, coco_tree, year=2017),
-    "coco/custom": case(
-        COCOSource, coco_tree, {"mask_style": "custom", "crowd": "ignore", "overlap": "area"}
-    ),
+    "coco/custom": case(COCOSource, coco_tree, {"crowd": "ignore", "overlap": "area"}),
     "coco/annotated only": case(COCOSource, coco_tree, {"keep_unannotated": False}),
     "densepose": case(densepose_source, told_apart(densepose_tree)),
     "acdc/release": case(ACDCSource, acdc_release),

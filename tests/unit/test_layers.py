@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "scribbleseg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 LAZY = {"faiss", "wandb", "pycocotools", "nibabel", "h5py", "segmentation_models_pytorch", "timm"}
-LAZY |= {"skimage", "ijson", "matplotlib", "jinja2"}
+LAZY |= {"skimage", "matplotlib", "jinja2"}
 # every file or folder of the package by the row it stands in, lowest row first; a longer name
 # goes before the folder it lies in, and what stands together in a block may import each other
 LAYOUT = (

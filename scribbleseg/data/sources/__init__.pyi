@@ -10,7 +10,6 @@ from scribbleseg.data.sources.class_names import (
     VOC_CLASSES as VOC_CLASSES,
 )
 from scribbleseg.data.sources.coco import COCOSource as COCOSource
-from scribbleseg.data.sources.coco_files import image_number as image_number
 from scribbleseg.data.sources.context_names import (
     NAMES_459 as NAMES_459, alias_ids as alias_ids, read_459_ids as read_459_ids,
     unknown_names as unknown_names,

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 
 __all__ = ["SyntheticSource"]
 
-_SHAPES = ("disc", "square", "triangle", "hexagon", "bar", "diamond", "star", "pentagon")
+
+def _even(corners: int, *reach: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Angles and distances from the centre of evenly spread corners."""
+    return np.linspace(0, 2 * np.pi, corners, endpoint=False), np.resize(reach or 1.0, corners)
+
+
+_OUTLINES = {
+    "disc": _even(40),
+    "square": _even(4),
+    "triangle": _even(3),
+    "hexagon": _even(6),
+    "bar": (np.array([0.3, np.pi - 0.3, np.pi + 0.3, -0.3]), np.ones(4)),
+    "diamond": _even(4, 1, 0.6),
+    "star": _even(10, 1, 0.55),
+    "pentagon": _even(5),
+}
 _SPLITS = ("train", "val", "test", "predict")
 
 
@@ -59,11 +74,11 @@ class SyntheticSource(ScribbleSource):
         seed: int = 0,
         scribble_width: float = 3.0,
     ) -> None:
-        if not 2 <= num_classes <= len(_SHAPES) + 1:
+        if not 2 <= num_classes <= len(_OUTLINES) + 1:
             raise ConfigError(f"num_classes={num_classes}: SyntheticSource draws 2 to 9 classes")
         if size < 32:
             raise ConfigError(f"size={size}: shapes need at least 32 pixels")
-        self.class_names = ("background", *_SHAPES[: num_classes - 1])
+        self.class_names = ("background", *list(_OUTLINES)[: num_classes - 1])
         self.num_train, self.num_val = num_train, num_val
         self.size, self.seed, self.scribble_width = size, seed, scribble_width
         self._last: tuple[str, _Drawing] | None = None
@@ -98,88 +113,60 @@ class SyntheticSource(ScribbleSource):
         return self._last[1]
 
     def _draw(self, rng: np.random.Generator) -> _Drawing:
-        height = self.size - int(rng.integers(0, max(self.size // 8, 1)))
-        width = self.size
-        image = _texture(rng, height, width, rng.uniform(60, 190, 3), contrast=28)
-        mask, owner = np.zeros((2, height, width), np.uint8)
+        size = height, width = self.size - int(rng.integers(0, max(self.size // 8, 1))), self.size
+        image = _clouds(rng, size, rng.uniform(60, 190, 3), 28)
+        mask, owner = np.zeros((2, *size), np.uint8)
         strokes: list[tuple[int, NDArray[np.float64]]] = []
-        for _ in range(int(rng.integers(2, 5))):
+        for number in range(1, 1 + int(rng.integers(2, 5))):
             label = int(rng.integers(1, self.num_classes))
             radius = rng.uniform(0.14, 0.26) * self.size
             centre = rng.uniform(radius * 0.7, [width - radius * 0.7, height - radius * 0.7])
-            outline = _outline(_SHAPES[label - 1], rng.uniform(0, 2 * np.pi)) * radius + centre
-            shape = np.zeros_like(mask)
-            cv2.fillPoly(shape, [np.round(outline).astype(np.int32)], 1)
-            inside = shape.astype(bool)
-            mask[inside], owner[inside] = label, len(strokes) + 1
-            paint = _object_texture(rng, height, width, label)
-            image[inside] = paint[inside]
-            strokes.append((label, self._stroke(rng, centre, radius)))
+            angles, reach = _OUTLINES[self.class_names[label]]
+            outline = _around(angles + rng.uniform(0, 2 * np.pi), reach) * radius + centre
+            cv2.fillPoly(owner, [np.round(outline).astype(np.int32)], number)
+            inside = owner == number
+            mask[inside], image[inside] = label, _stripes(rng, size, label)[inside]
+            # three points inside the core
+            turns, away = rng.uniform(0, 2 * np.pi, 3), rng.uniform(0.2, 0.6, 3)
+            strokes.append((label, centre + _around(turns, away * radius)))
         image = np.clip(image + rng.normal(0, 8, image.shape), 0, 255)
         scribble = np.full_like(mask, IGNORE_INDEX)
         across = np.stack([np.linspace(2, width - 3, 6), rng.uniform(2, height - 3, 6)], axis=1)
         for label, points in [(0, across), (0, across[::-1, ::-1] * 0.9), *strokes]:
-            drawn = rasterize([Stroke(label, points)], mask.shape, width=self.scribble_width)
+            drawn = rasterize([Stroke(label, points)], size, width=self.scribble_width)
             # an annotator sees what is on top: strokes stop where another object begins
-            visible = (drawn == label) & (mask == label)
-            scribble[visible] = label
+            scribble[(drawn == label) & (mask == label)] = label
         boxes = []
         for number, (label, _) in enumerate(strokes, start=1):
-            x, y, across_x, across_y = cv2.boundingRect((owner == number).astype(np.uint8))
-            if across_x:  # else all of it is covered
-                boxes.append(Box(label, x, y, x + across_x, y + across_y))
+            x, y, columns, rows = cv2.boundingRect((owner == number).astype(np.uint8))
+            if columns:  # else all of it is covered
+                boxes.append(Box(label, x, y, x + columns, y + rows))
         return _Drawing(image.astype(np.uint8), scribble, mask, boxes)
 
-    def _stroke(
-        self, rng: np.random.Generator, centre: NDArray[np.float64], radius: float
-    ) -> NDArray[np.float64]:
-        """Three points inside the core of an object."""
-        angle, reach = rng.uniform(0, 2 * np.pi, 3), rng.uniform(0.2, 0.6, 3) * radius
-        return centre + np.stack([np.cos(angle) * reach, np.sin(angle) * reach], axis=1)
 
-
-def _outline(shape: str, turn: float) -> NDArray[np.float64]:
-    """Corners on the unit circle, float, shape ``(n, 2)`` as (x, y)."""
-    if shape == "disc":
-        angles, reach = np.linspace(0, 2 * np.pi, 40, endpoint=False), np.ones(40)
-    elif shape == "bar":
-        angles, reach = np.array([0.3, np.pi - 0.3, np.pi + 0.3, -0.3]), np.ones(4)
-    elif shape == "star":
-        angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-        reach = np.where(np.arange(10) % 2, 0.55, 1.0)
-    elif shape == "diamond":
-        angles, reach = np.linspace(0, 2 * np.pi, 4, endpoint=False), np.array([1, 0.6, 1, 0.6])
-    else:
-        corners = {"triangle": 3, "square": 4, "pentagon": 5, "hexagon": 6}[shape]
-        angles, reach = np.linspace(0, 2 * np.pi, corners, endpoint=False), np.ones(corners)
-    angles = angles + turn
+def _around(angles: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points around the origin, float, shape ``(n, 2)`` as (x, y)."""
     return np.stack([np.cos(angles) * reach, np.sin(angles) * reach], axis=1)
 
 
-def _texture(
-    rng: np.random.Generator,
-    height: int,
-    width: int,
-    colour: NDArray[np.float64],
-    *,
-    contrast: float,
+def _clouds(
+    rng: np.random.Generator, size: tuple[int, int], colour: NDArray[np.float64], contrast: float
 ) -> NDArray[np.float64]:
     """Smooth colour clouds around a mean colour."""
+    height, width = size
     coarse = rng.normal(0, 1, (height // 16 + 2, width // 16 + 2, 3)).astype(np.float32)
     clouds = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.asarray(colour + contrast * clouds, dtype=np.float64)
 
 
-def _object_texture(
-    rng: np.random.Generator, height: int, width: int, label: int
-) -> NDArray[np.float64]:
+def _stripes(rng: np.random.Generator, size: tuple[int, int], label: int) -> NDArray[np.float64]:
     """A class's hue, with stripes of class-dependent period over clouds of varying brightness."""
     hue = (label * 47 + rng.normal(0, 6)) % 180
     tint = [hue, 170 + rng.integers(-30, 30), 180 + rng.integers(-50, 50)]
     hsv = np.array([[tint]], dtype=np.uint8)
     colour = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
     angle = rng.uniform(0, np.pi)
-    rows, columns = np.mgrid[0:height, 0:width]
+    rows, columns = np.mgrid[: size[0], : size[1]]
     wave = np.sin((rows * np.sin(angle) + columns * np.cos(angle)) * 2 * np.pi / (4 + 2 * label))
-    striped = _texture(rng, height, width, colour, contrast=22) + 25 * wave[..., None]
+    striped = _clouds(rng, size, colour, 22) + 25 * wave[..., None]
     return np.asarray(striped, dtype=np.float64)

@@ -56,9 +56,7 @@ BUILDERS = {
         context_tree(root, scribbles="png"), num_classes=59
     ),
     "coco2014": lambda root: COCOSource(coco_tree(root)),
-    "coco2017": lambda root: COCOSource(
-        coco_tree(root, year=2017), mask_style="custom", crowd="ignore", overlap="area"
-    ),
+    "coco2017": lambda root: COCOSource(coco_tree(root, year=2017), crowd="ignore", overlap="area"),
     "densepose": lambda root: LayoutSource(densepose_tree(root), "densepose"),
     "camvid": lambda root: LayoutSource(camvid_tree(root), "camvid"),
     "blocks": lambda root: LayoutSource(block_tree(root), "cityscapes_blocks"),
