@@ -91,10 +91,6 @@ from scribbleseg.data.seed_reader import SeedReader as SeedReader
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
 )
-from scribbleseg.data.spacings import (
-    SPACING_FILE as SPACING_FILE, Spacing as Spacing, read_spacings as read_spacings,
-    write_spacings as write_spacings,
-)
 from scribbleseg.data.strokes import (
     SCRIBBLESUP_ALIASES as SCRIBBLESUP_ALIASES, StrokeOptions as StrokeOptions,
     list_zip as list_zip, names_with_aliases as names_with_aliases,
@@ -114,10 +110,11 @@ from scribbleseg.data.transforms import (
     Augmentation as Augmentation, TrainSample as TrainSample, TrainTransform as TrainTransform,
 )
 from scribbleseg.data.volumes import (
-    NIFTI_SUFFIXES as NIFTI_SUFFIXES, StackCache as StackCache, StackHeader as StackHeader,
-    open_hdf5 as open_hdf5, read_data_set as read_data_set, read_stack as read_stack,
+    NIFTI_SUFFIXES as NIFTI_SUFFIXES, Spacing as Spacing, StackCache as StackCache,
+    StackHeader as StackHeader, open_hdf5 as open_hdf5,
+    read_data_set as read_data_set, read_spacings as read_spacings, read_stack as read_stack,
     read_stack_header as read_stack_header, slice_axis_of as slice_axis_of,
-    write_nifti_like as write_nifti_like,
+    write_nifti_like as write_nifti_like, write_spacings as write_spacings,
 )
 from scribbleseg.data.weak import (
     BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,

@@ -14,7 +14,7 @@ import yaml
 
 from scribbleseg.data.lists import group_pattern, read_split, safe_id
 from scribbleseg.data.sources import FolderSource
-from scribbleseg.data.spacings import write_spacings
+from scribbleseg.data.volumes import write_spacings
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.functional.intensity import Intensity
