@@ -38,10 +38,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _SECONDS = 2.0
+_TRIAL = "import json, re, sys; p, s = json.load(sys.stdin); [*map(re.compile(p).search, s)]"
 _MOST_GROUPS = 5000
-_TRIAL = (
-    "import json, re, sys; p, names = json.load(sys.stdin); [*map(re.compile(p).search, names)]"
-)
+_UNSAFE = {
+    r"\0": "holds a NUL character",
+    r"\\": "holds a backslash",
+    r"\A[A-Za-z]:": "starts with a drive letter",
+    r"(\A|/)\.\.(/|\Z)": "leaves its folder with '..'",
+}
 _HEADINGS = {"name", "image", "images", "file", "filename", "file_name", "id", "image_id", "stem"}
 _FILE_SUFFIXES = {*IMAGE_SUFFIXES, *LABEL_SUFFIXES, ".xml", ".json", ".h5", ".npy", ".npz", ".mat"}
 _PREFIXES = re.compile(
@@ -116,15 +120,13 @@ def read_split(path: str | Path, *, repeats: bool = False) -> list[str]:
             (D303), or the file is not text (D202).
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise FileNotFoundError  # folders and pipes too
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
+    if not path.is_file():  # folders and pipes too
         raise ScribbleNotFoundError(
             f"D301 {path}: split file does not exist; write one image name per line, or pass "
             "another list name"
-        ) from error
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise LabelFormatError(
             f"D202 {path}: split file is not UTF-8 text ({error.reason} at byte {error.start}); "
@@ -134,15 +136,13 @@ def read_split(path: str | Path, *, repeats: bool = False) -> list[str]:
     lines: dict[str, int] = {}
     table = path.suffix.lower() == ".csv"
     # not splitlines(): it also breaks at characters that are legal inside a name
-    for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        line = raw.strip()
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
-        if table:
-            line = next(csv.reader([line]), [""])[0].strip()
-            if not stems and line.casefold() in _HEADINGS:
-                continue
-        stem = _stem(line if table else _first_column(line), path, number)
+        name = next(csv.reader([line]))[0].strip() if table else _first_column(line)
+        if table and not stems and name.casefold() in _HEADINGS:
+            continue
+        stem = _stem(name, path, number)
         stems.append(stem)
         if stem in lines and not repeats:
             raise LabelFormatError(
@@ -178,26 +178,13 @@ def _first_column(line: str) -> str:
 
 
 def _stem(name: str, path: Path, number: int) -> str:
-    reason = None
-    if "\0" in name:
-        reason = "holds a NUL character"
-    elif "\\" in name:
-        reason = "holds a backslash"
-    elif re.match(r"[A-Za-z]:", name):
-        reason = "starts with a drive letter"
-    elif ".." in name.split("/"):
-        reason = "leaves its folder with '..'"
-    if reason is not None:
+    reasons = [reason for pattern, reason in _UNSAFE.items() if re.search(pattern, name)]
+    relative = _PREFIXES.sub("", name.lstrip("/"), count=1)
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    if reasons or not parts:
         raise LabelFormatError(
-            f"D501 {path}: line {number} {reason}: {name[:80]!r}, expected a name relative to the "
-            "image folder; rewrite the list with plain names"
-        )
-    name = _PREFIXES.sub("", name.lstrip("/"), count=1)
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts:
-        raise LabelFormatError(
-            f"D501 {path}: line {number} names no file; expected a name relative to the image "
-            "folder"
+            f"D501 {path}: line {number} {(*reasons, 'names no file')[0]}: {name[:80]!r}, expected "
+            "a name relative to the image folder; rewrite the list with plain names"
         )
     base, suffix = _split_suffix(parts[-1])
     if suffix in _FILE_SUFFIXES:
@@ -369,19 +356,15 @@ def group_pattern(records: Sequence[Record], own: re.Pattern[str] | None = None)
     named = [(record.image_id, record.group) for record in records if record.group is not None]
     if not named or len(named) < len(records):
         return None
-    candidates = [] if own is None else [own.pattern]
-    tails = {
-        re.sub(r"[0-9]+", lambda _: r"\d+", re.escape(image_id[len(group) :]))
-        for image_id, group in named
-        if image_id.startswith(group)
-    }
-    if len(tails) == 1:
-        candidates.append(f"^(.+?){tails.pop()}$")
+    # what follows the group in every name, whatever its numbers; else the groups themselves
+    tails = {re.escape(name[len(group) :]) for name, group in named if name.startswith(group)}
+    tails = {re.sub("[0-9]+", r"\\d+", tail) for tail in tails}
     groups = sorted({group for _, group in named}, key=lambda group: (-len(group), group))
-    if len(groups) <= _MOST_GROUPS:
-        candidates.append(f"({'|'.join(map(re.escape, groups))})")
+    candidates = [] if own is None else [own.pattern]
+    candidates += [f"^(.+?){tail}$" for tail in tails if len(tails) == 1]
+    candidates += [f"({'|'.join(map(re.escape, groups))})"] if len(groups) <= _MOST_GROUPS else []
     for candidate in candidates:
         pattern = re.compile(candidate)
-        if all((group_in(pattern, image_id) or image_id) == group for image_id, group in named):
+        if all((group_in(pattern, name) or name) == group for name, group in named):
             return candidate
     return None

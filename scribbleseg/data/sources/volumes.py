@@ -319,9 +319,9 @@ def _grid_problem(path: Path, case: Case) -> Finding | None:
     same = (own.orientation, own.lengths) == (expected.orientation, expected.lengths)
     if not same or not np.allclose(own.zooms, expected.zooms, rtol=1e-3, atol=1e-4):
         text = (
-            f"has {_grid(own)}, expected {_grid(expected)} (left-right, back-front, feet-head) as "
-            f"{image}; the file was resampled, or its header was lost or changed: save it on the "
-            "grid of the image, with its affine"
+            f"its voxels are {_grid(own)}, those of {image} {_grid(expected)} (left-right, "
+            "back-front, feet-head); the file was resampled, or its header was lost or changed: "
+            "save it on the grid of the image, with its affine"
         )
         return found("D201", "error", str(path), text)
     difference = np.abs(own.affine - expected.affine)[:3]
@@ -337,7 +337,7 @@ def _grid_problem(path: Path, case: Case) -> Finding | None:
 
 def _grid(header: StackHeader) -> str:
     lengths, zooms = "x".join(map(str, header.lengths)), "x".join(f"{z:.4g}" for z in header.zooms)
-    return f"{lengths} voxels of {zooms} mm, stored as {header.orientation}"
+    return f"{zooms} mm, {lengths} of them, stored as {header.orientation}"
 
 
 def files_ending(folder: Path, ending: str) -> dict[str, Path]:
