@@ -82,7 +82,7 @@ def test_the_first_class_file_counts(tmp_path):
         ("classes.txt", "a\n", "1 classes"),
         ("classes.yaml", "classes: [{id: 0, name: a}, {id: 2, name: b}]", "compact: true"),
         ("classes.yaml", "classes: [{id: 0, name: a}, {id: 0, name: b}]", "used twice"),
-        ("classes.yaml", "classes: [a, b]\nbackground: 5", "background 5"),
+        ("classes.yaml", "classes: [a, b]\nbackground: 5", "background names 5"),
         ("classes.yaml", "classes: [a, b]\nignored: 5", "unknown keys"),
         ("classes.yaml", "classes: [{name: a, color: red}, b]", "color 'red'"),
         ("classes.yaml", "classes: [a, b]\nunlabelled_value: x", "unlabelled_value is 'x'"),
@@ -93,7 +93,7 @@ def test_the_first_class_file_counts(tmp_path):
         (
             "classes.yaml",
             "classes: [{name: a, color: '#010203'}, {name: b, color: [1, 2, 3]}]",
-            r"color \(1, 2, 3\) is used twice",
+            r"color \[1, 2, 3\] is used twice, by .a. and by .b.",
         ),
         ("classes.yaml", "classes: [{name: a, color: [0, 0, 256]}, b]", r"color \[0, 0, 256\]"),
         (
@@ -136,7 +136,7 @@ def test_colours_that_mean_unlabelled(tmp_path):
     table = read_classes(tmp_path)
     assert (table.ignore, table.colours[(1, 2, 3)]) == ((7,), 255)
     path.write_text(classes % "" + "unlabelled_color: [0, 0, 255]\n")
-    with pytest.raises(LabelFormatError, match=r"D401 .*unlabelled_color .* also the color of 'a'"):
+    with pytest.raises(LabelFormatError, match=r"D401 .*by 'a' and by unlabelled pixels"):
         read_classes(tmp_path)
 
 
