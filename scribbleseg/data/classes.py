@@ -87,7 +87,7 @@ class ClassTable:
             first: Value of the first class where the class file gives names only; annotation tools
                 that keep 0 for unlabelled pixels count from 1.
         """
-        number, ids = len(self.names), self.ids
+        ids, number = self.ids, len(self.names)
         if first and ids is None:
             ids = tuple(range(first, number + first))
         void = tuple(voc_palette()[IGNORE_INDEX].tolist())
@@ -169,11 +169,7 @@ def _names(lines: list[str], path: Path) -> list[str]:
 
 
 def table_of(data: dict[str, Any], path: Path) -> ClassTable:
-    """Classes of the content of a class file.
-
-    Raises:
-        LabelFormatError: See :func:`read_classes`.
-    """
+    """Classes of the content of a class file; errors as of :func:`read_classes`, named by path."""
     try:
         return _table(data)
     except ValueError as error:

@@ -319,7 +319,9 @@ def group_in(pattern: re.Pattern[str], stem: str) -> str | None:
     return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
 
 
-def check_time(pattern: re.Pattern[str] | None, stems: Iterable[str]) -> None:
+def check_time(
+    pattern: re.Pattern[str] | None, stems: Iterable[str], option: str = "group_regex"
+) -> None:
     """Refuse a pattern that would search for ever, such as ``(a+)+b``: a trial in a process.
 
     Raises:
@@ -335,7 +337,7 @@ def check_time(pattern: re.Pattern[str] | None, stems: Iterable[str]) -> None:
             subprocess.run(command, input=task, text=True, timeout=_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
-            f"D501 group_regex={pattern.pattern!r}: searching the image names with it takes longer "
+            f"D501 {option}={pattern.pattern!r}: searching the image names with it takes longer "
             f"than {_SECONDS:g} s; nested repeats such as (a+)+ try every way to divide a name: "
             "write each part once"
         ) from error

@@ -198,9 +198,7 @@ def write_nifti_like(
 
     Raises:
         ValueError: If the shape is not that of the reference, or ids do not fit 8 bits.
-        ScribbleNotFoundError: If the reference does not exist.
-        LabelFormatError: If the reference is no volume.
-        MissingExtraError: If nibabel is not installed.
+        ScribbleSegError: See :func:`read_stack_header`, of the reference.
     """
     with _opened(Path(reference)) as (image, header):
         axis = slice_axis_of([header]) if axis is None else axis
@@ -253,10 +251,9 @@ class StackCache:
         """
         key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, kind)
         with self._lock:
-            stack = self._stacks.pop(key, None)
-            if stack is not None:
-                self._stacks[key] = stack
-                return stack
+            if key in self._stacks:
+                self._stacks[key] = self._stacks.pop(key)
+                return self._stacks[key]
         stack = load()  # not under the lock: threads read different volumes at once
         with self._lock:
             self._stacks[key] = stack

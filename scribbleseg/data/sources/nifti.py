@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from scribbleseg.data.classes import read_classes, table_of
 from scribbleseg.data.images import ImageOptions
-from scribbleseg.data.lists import check_pattern, group_in, read_split
+from scribbleseg.data.lists import check_pattern, check_time, group_in, read_split
 from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import FOLDS, VolumeSource
 from scribbleseg.data.volumes import NIFTI_SUFFIXES
@@ -108,14 +108,10 @@ class NiftiSource(VolumeSource):
             raise ConfigError(f"channels={channels!r}: a volume has one channel, expected 1 or 3")
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self._patient = check_pattern(patient_regex=patient_regex)
-        images = folder / image_dir
         places: dict[FileRole, tuple[Path, str]] = {
-            "image": (images, image_suffix),
-            "scribble": (
-                images if scribble_dir is None else folder / scribble_dir,
-                scribble_suffix,
-            ),
-            "mask": (images if mask_dir is None else folder / mask_dir, mask_suffix),
+            "image": (folder / image_dir, image_suffix),
+            "scribble": (folder / (scribble_dir or image_dir), scribble_suffix),
+            "mask": (folder / (mask_dir or image_dir), mask_suffix),
         }
         _check_suffixes(places)
         given = {"classes": class_names, "background": background}
@@ -145,6 +141,7 @@ class NiftiSource(VolumeSource):
             path, suffix = self.root / self.lists[split], self.places["image"][1]
             names = read_split(path, repeats=split == "train")
             return self._stems_of([name.removesuffix(suffix) for name in names], path)
+        check_time(self._patient, self.cases, "patient_regex")
         patients: dict[str, list[str]] = {}
         for name, case in self.cases.items():
             if case.scribble or case.mask:

@@ -118,11 +118,14 @@ def test_predictions_go_back_voxel_by_voxel(tmp_path, affine, axis):
 
 
 def test_wrong_predictions_are_refused(tmp_path):
-    reference = write_nifti(tmp_path / "a.nii", volume_labels(0, 3))
-    with pytest.raises(ValueError, match=r"\(4, 24, 20\), expected \(4, 20, 24\)"):
-        write_nifti_like(volume_labels(0, 3).transpose(0, 2, 1), reference, tmp_path / "b.nii")
-    with pytest.raises(ValueError, match=r"ids 0 to 300 do not fit"):
-        write_nifti_like(volume_labels(0, 3).astype(np.int16) * 150, reference, tmp_path / "b.nii")
+    labels = volume_labels(0, 3)
+    reference = write_nifti(tmp_path / "a.nii", labels)
+    for wrong, message in (
+        (labels.transpose(0, 2, 1), r"\(4, 24, 20\), expected \(4, 20, 24\)"),
+        (labels.astype(np.int16) * 150, r"ids 0 to 300 do not fit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write_nifti_like(wrong, reference, tmp_path / "b.nii")
     assert not (tmp_path / "b.nii").exists()
 
 
@@ -150,24 +153,23 @@ def test_ids_that_were_stored_scaled_or_as_floats(tmp_path):
         read(ids * 0.99, np.float64)
 
 
-def test_headers_that_promise_too_much(tmp_path):
-    """A file of 1,944 bytes must not ask for gigabytes, packed or not."""
-    for name in ("a.nii", "b.nii.gz"):
-        image = nibabel.Nifti1Image(np.zeros((11, 12, 12), np.uint8), np.eye(4))
-        data = bytearray(image.to_bytes())
-        data[40:48] = np.array([3, 2000, 2000, 2000], "<i2").tobytes()
-        path = tmp_path / name
-        path.write_bytes(gzip.compress(bytes(data)) if name.endswith("gz") else bytes(data))
-        for read in (read_stack_header, lambda path: read_stack(path, 2)):
-            with pytest.raises(LabelFormatError, match=r"D202 .*promises 8,000,000,000 bytes"):
-                read(path)
-    with h5py.File(tmp_path / "c.h5", "w") as content:
-        content.create_dataset("label", (60000, 60000), "u2", chunks=(64, 64), compression="gzip")
-    with (
-        pytest.raises(LabelFormatError, match=r"D202 .*c\.h5: .*promises 7,200,000,000"),
-        open_hdf5(tmp_path / "c.h5", "slice") as content,
-    ):
-        read_data_set(content, "label", tmp_path / "c.h5")
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.h5"])
+def test_headers_that_promise_too_much(tmp_path, name):
+    """A file of 2 kB must not ask for gigabytes, packed or not."""
+    path = tmp_path / name
+    if name.endswith(".h5"):
+        with h5py.File(path, "w") as content:
+            content.create_dataset("label", (60000, 60000), "u2", chunks=(64, 64))
+        message = r"D202 .*a\.h5: .*promises 7,200,000,000"
+        with pytest.raises(LabelFormatError, match=message), open_hdf5(path, "slice") as content:
+            read_data_set(content, "label", path)
+        return
+    data = bytearray(nibabel.Nifti1Image(np.zeros((11, 12, 12), np.uint8), np.eye(4)).to_bytes())
+    data[40:48] = np.array([3, 2000, 2000, 2000], "<i2").tobytes()
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    for read in (read_stack_header, lambda path: read_stack(path, 2)):
+        with pytest.raises(LabelFormatError, match=r"D202 .*promises 8,000,000,000 bytes"):
+            read(path)
 
 
 def test_faulty_files_are_named(tmp_path):
@@ -223,62 +225,49 @@ def test_missing_package(tmp_path, monkeypatch):
 
 def test_cache_keeps_what_fits_and_sees_changes(tmp_path):
     made = []
+    files = {name: write_list(tmp_path / name, [name]) for name in "abc"}
 
-    def stack_of(name):
+    def get(cache, name, kind="image"):
         def load():
-            made.append(name)
+            made.append(f"{kind} {name}")
             return np.zeros(100, np.uint8)
 
-        return load
+        cache.get(files[name], kind, load)
+        return len(made)
 
-    files = {name: write_list(tmp_path / name, [name]) for name in "abc"}
     cache = StackCache(250)
-    for name in "aabac":
-        cache.get(files[name], "image", stack_of(name))
-    assert made == ["a", "b", "c"]
-    cache.get(files["a"], "image", stack_of("a"))  # "b" was used longest ago
-    cache.get(files["b"], "image", stack_of("b"))
-    assert made == ["a", "b", "c", "b"]
-    cache.get(files["b"], "label", stack_of("b as label"))
-    assert made[-1] == "b as label"
+    assert [get(cache, name) for name in "aabac"] == [1, 1, 2, 2, 3]
+    # "b" was used longest ago, and is dropped
+    assert [get(cache, name) for name in "ab"] == [3, 4]
+    assert get(cache, "b", "label") == 5
     os.utime(files["b"], ns=(1, 1))
-    cache.get(files["b"], "image", stack_of("b again"))
-    assert made[-1] == "b again"
+    assert get(cache, "b") == 6
     copy = pickle.loads(pickle.dumps(cache))
-    assert copy.max_bytes == 250
-    copy.get(files["b"], "image", stack_of("b in a worker"))
-    assert made[-1] == "b in a worker"
-    small = StackCache(10)
-    small.get(files["a"], "image", stack_of("one"))
-    small.get(files["a"], "image", stack_of("two"))
-    assert made[-1] == "one"
+    assert (copy.max_bytes, get(copy, "b")) == (250, 7)
+    small = StackCache(10)  # keeps one stack all the same
+    assert [get(small, "a"), get(small, "a")] == [8, 8]
 
 
 # ----------------------------------------------------------------------- source
 
 
-def test_folds_cover_every_patient_once(tmp_path):
-    raw_acdc(tmp_path)
-    held_out = [
-        {record.group for record in NiftiSource(tmp_path, fold=fold).records("val")}
-        for fold in range(5)
-    ]
-    assert sorted(len(groups) for groups in held_out) == [1, 1, 1, 1, 2]
-    assert len(set().union(*held_out)) == 6
-
-
-def test_two_frames_of_a_patient_stay_together(tmp_path):
-    for patient in range(5):
+def test_folds_never_divide_a_patient(tmp_path):
+    for patient in range(6):
         for frame in (1, 12):
             path = tmp_path / f"p{patient}_f{frame}.nii.gz"
             write_nifti(path, volume_labels(patient, 3))
             write_nifti(path.with_name(path.name.replace(".nii", "_gt.nii")), volume_labels(0, 3))
-    options = {"class_names": ["a", "b", "c"], "label_type": "mask"}
-    source = NiftiSource(tmp_path, patient_regex=r"^(p\d+)_", **options)
-    val = {record.group for record in source.records("val")}
-    assert len(val) == 2
-    assert len({group.split("_")[0] for group in val}) == 1
     assert NiftiSource.matches(tmp_path)
+    options = {"class_names": ["a", "b", "c"], "label_type": "mask", "patient_regex": r"^(p\d+)_"}
+    held_out: list[str] = []
+    for fold in range(5):
+        source = NiftiSource(tmp_path, fold=fold, **options)
+        cases = {record.group for record in source.records("val")}
+        assert not cases & {record.group for record in source.records("train")}
+        patients = sorted({case.split("_")[0] for case in cases})
+        assert len(cases) == 2 * len(patients)
+        held_out += patients
+    assert sorted(held_out) == [f"p{patient}" for patient in range(6)]
 
 
 def test_lists_of_cases(tmp_path):
@@ -378,6 +367,12 @@ def test_volumes_are_read_once_in_every_process(tmp_path, monkeypatch):
 def test_options_are_checked(tmp_path, options, message):
     with pytest.raises((ConfigError, LabelFormatError), match=message):
         NiftiSource(raw_acdc(tmp_path, patients=1), **options)
+
+
+def test_a_pattern_that_searches_for_ever_is_refused(tmp_path):
+    source = NiftiSource(raw_acdc(tmp_path), patient_regex="([a-z0-9/_]+)+!")
+    with pytest.raises(ConfigError, match=r"D501 patient_regex='.*write each part once"):
+        source.records("train")
 
 
 def test_what_is_missing_is_named(tmp_path):
