@@ -40,6 +40,10 @@ from scribbleseg.data.documents import (
     read_bytes as read_bytes, read_json as read_json, read_npz as read_npz,
     read_xml as read_xml, read_yaml as read_yaml,
 )
+from scribbleseg.data.groups import (
+    check_pattern as check_pattern, check_time as check_time, group_in as group_in,
+    group_pattern as group_pattern,
+)
 from scribbleseg.data.history import (
     earlier_images as earlier_images, leaked_images as leaked_images,
     name_digest as name_digest, overlap_warning as overlap_warning,
@@ -73,9 +77,8 @@ from scribbleseg.data.labels import (
     whole_numbers as whole_numbers,
 )
 from scribbleseg.data.lists import (
-    check_pattern as check_pattern, check_time as check_time, find_images as find_images,
-    group_in as group_in, group_pattern as group_pattern, image_key as image_key,
-    natural_key as natural_key, read_split as read_split, voc_stem as voc_stem,
+    find_images as find_images, image_key as image_key, natural_key as natural_key,
+    read_split as read_split, voc_stem as voc_stem,
 )
 from scribbleseg.data.loader_options import (
     channel_moments as channel_moments, check_least as check_least,

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from scribbleseg.data.check.findings import Finding, found, some_names
 from scribbleseg.data.classes import ClassTable, read_classes
 from scribbleseg.data.documents import read_yaml
+from scribbleseg.data.groups import group_in
 from scribbleseg.data.images import ImageOptions
-from scribbleseg.data.lists import find_images, group_in, read_split
+from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
 from scribbleseg.data.volumes import Spacing, read_spacings

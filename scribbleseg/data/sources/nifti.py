@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.classes import read_classes, table_of
+from scribbleseg.data.groups import check_pattern, check_time, group_in
 from scribbleseg.data.images import ImageOptions
-from scribbleseg.data.lists import check_pattern, check_time, group_in, read_split
+from scribbleseg.data.lists import read_split
 from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.sources.volumes import FOLDS, VolumeSource
 from scribbleseg.data.volumes import NIFTI_SUFFIXES
