@@ -129,14 +129,11 @@ class NnUNetSource(VolumeSource):
 
     def _list_cases(self) -> Iterable[Case]:
         scribbles, masks = self._find("scribble"), self._find("mask")
-        train = self._channels(self.root / "imagesTr")
+        train = self._channels("imagesTr", needed=True)
         for name, files in train.items():
             yield Case(name, files, scribbles.get(name), masks.get(name))
-        if not (self.root / "imagesTs").is_dir():
-            return
-        truth = self.root / "labelsTs"
-        masks = files_ending(truth, self.places["mask"][1]) if truth.is_dir() else {}
-        for name, files in self._channels(self.root / "imagesTs").items():
+        masks = files_ending(self.root / "labelsTs", self.places["mask"][1])
+        for name, files in self._channels("imagesTs").items():
             if name in train:
                 raise LabelFormatError(
                     f"D303 {self.root}: case {name!r} is in imagesTr and in imagesTs; give every "
@@ -144,11 +141,11 @@ class NnUNetSource(VolumeSource):
                 )
             yield Case(name, files, None, masks.get(name))
 
-    def _channels(self, folder: Path) -> dict[str, tuple[Path, ...]]:
-        """Files of every case in the order of the channels."""
-        ending = self.places["image"][1]
+    def _channels(self, place: str, *, needed: bool = False) -> dict[str, tuple[Path, ...]]:
+        """Files of every case of a folder in the order of the channels."""
+        folder, ending = self.root / place, self.places["image"][1]
         channels: dict[str, dict[int, Path]] = {}
-        for stem, path in files_ending(folder, ending).items():
+        for stem, path in files_ending(folder, ending, needed=needed).items():
             match = _CHANNEL.fullmatch(stem)
             if match is None:
                 raise LabelFormatError(

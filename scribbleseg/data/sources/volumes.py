@@ -71,6 +71,12 @@ class Case:
     mask: Path | None = None
     header: StackHeader | None = None
 
+    def samples(self, axis: int) -> dict[str, int | None]:
+        """Stem and number of every slice across an axis; an image has no number."""
+        if self.header is None:
+            return {self.name: None}
+        return {f"{self.name}_slice{n:03d}": n for n in range(self.header.shape(axis)[0])}
+
 
 class VolumeSource(FileSource):
     """Base of sources whose unit is a case; a volume yields one sample per slice.
@@ -128,11 +134,9 @@ class VolumeSource(FileSource):
     def _find(self, role: FileRole) -> dict[str, Path]:
         """Files of a role by case name; where roles share a folder, longer endings win."""
         folder, ending = self.places[role]
-        if role != "image" and not folder.is_dir():
-            return {}
         others = (end for where, end in self.places.values() if where == folder and end != ending)
         longer = tuple(end for end in others if end.endswith(ending))
-        found = files_ending(folder, ending)
+        found = files_ending(folder, ending, needed=role == "image")
         return {name: path for name, path in found.items() if not path.name.endswith(longer)}
 
     @cached_property
@@ -161,14 +165,8 @@ class VolumeSource(FileSource):
     @cached_property
     def _samples(self) -> dict[str, tuple[Case, int | None]]:
         """Stem to case and slice number."""
-        samples: dict[str, tuple[Case, int | None]] = {}
-        for name, case in self.cases.items():
-            if case.header is None:
-                samples[name] = (case, None)
-                continue
-            for number in range(case.header.shape(self.slice_axis)[0]):
-                samples[f"{name}_slice{number:03d}"] = (case, number)
-        return samples
+        axis, cases = self.slice_axis, self.cases.values()
+        return {stem: (case, n) for case in cases for stem, n in case.samples(axis).items()}
 
     def _list_files(self) -> FileIndex:
         folders: dict[str, str] = {role: str(place) for role, (place, _) in self.places.items()}
@@ -340,8 +338,10 @@ def _grid(header: StackHeader) -> str:
     return f"{zooms} mm, {lengths} of them, stored as {header.orientation}"
 
 
-def files_ending(folder: Path, ending: str) -> dict[str, Path]:
+def files_ending(folder: Path, ending: str, *, needed: bool = False) -> dict[str, Path]:
     """Files of a folder by relative path without an ending such as ``"_gt.nii.gz"``."""
+    if not needed and not folder.is_dir():
+        return {}
     last = f".{ending.rpartition('.')[2]}"  # of ".png", pathlib would say that it is no suffix
     found = find_images(folder, suffixes=(last.lower(),), unique=False)
     names = {f"{stem}{path.suffix}": path for stem, path in found.items()}
