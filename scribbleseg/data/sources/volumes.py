@@ -335,7 +335,7 @@ def _grid_problem(path: Path, case: Case) -> Finding | None:
 
 def _grid(header: StackHeader) -> str:
     lengths, zooms = "x".join(map(str, header.lengths)), "x".join(f"{z:.4g}" for z in header.zooms)
-    return f"{zooms} mm, {lengths} of them, stored as {header.orientation}"
+    return f"{zooms} mm, {lengths} of them, whose axes point to {header.orientation}"
 
 
 def files_ending(folder: Path, ending: str, *, needed: bool = False) -> dict[str, Path]:

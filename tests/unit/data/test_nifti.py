@@ -291,7 +291,10 @@ def test_labels_of_another_grid(tmp_path):
     wrong = {
         "1.5x1.25x8 mm, 24x18x4 of them": (ids[:, 2:], affine),
         "3x1.25x8 mm": (ids, affine @ np.diag([2, 1, 1, 1.0])),
-        "1.5x1.25x8 mm, 24x20x4 of them, stored as RPS": (ids, np.diag([-1, 1, 1, 1.0]) @ affine),
+        "1.5x1.25x8 mm, 24x20x4 of them, whose axes point to RPS": (
+            ids,
+            np.diag([-1, 1, 1, 1.0]) @ affine,
+        ),
     }
     for own, (values, changed) in wrong.items():
         nibabel.save(nibabel.Nifti1Image(values, changed), path)
