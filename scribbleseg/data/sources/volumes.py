@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -35,7 +35,7 @@ from scribbleseg.options import check_choice, check_whole
 from scribbleseg.types import Label, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from scribbleseg.data.classes import ClassTable
     from scribbleseg.data.source import FileRole
     from scribbleseg.types import Split
-
-    Convert = Callable[[NDArray[Any], Path], NDArray[Any]]
 
 __all__ = ["VolumeSource"]
 
@@ -238,11 +236,7 @@ class VolumeSource(FileSource):
         case, number = self._samples[record.image_id]
         if number is None:
             return self._read_picture(case)
-
-        def window(values: NDArray[Any], path: Path) -> NDArray[np.uint8]:
-            return self.intensity.apply(values[..., None], name=str(path))[..., 0]
-
-        channels = [self._read_slice(path, case, number, window) for path in case.images]
+        channels = [self._read_slice(path, case, number, "image") for path in case.images]
         image = np.stack(channels, axis=-1)
         # grey in three equal channels, if that is asked for
         return np.repeat(image, 3, axis=2) if self.in_channels == 3 > len(channels) else image
@@ -266,19 +260,25 @@ class VolumeSource(FileSource):
         case, number = self._samples[record.image_id]
         if number is None or not label.entry:  # pseudo-labels are files of their own
             return super()._read_map(label, record)
-        values = self._read_slice(label.path, case, number, _small_numbers)
+        values = self._read_slice(label.path, case, number, "label")
         return encode_label(values, self.codings[label.coding], str(label))
 
-    def _read_slice(self, path: Path, case: Case, number: int, convert: Convert) -> NDArray[Any]:
-        """A slice of a volume, all of which is converted at once and kept."""
+    def _read_slice(
+        self, path: Path, case: Case, number: int, kind: Literal["image", "label"]
+    ) -> NDArray[Any]:
+        """A slice after the window of intensities, or of ids; the whole volume is kept."""
 
         def load() -> NDArray[Any]:
             problem = _grid_problem(path, case)
             if problem is not None and problem.severity == "error":
                 raise LabelFormatError(f"D201 {problem.message}")
-            return convert(read_stack(path, self.slice_axis), path)
+            values = read_stack(path, self.slice_axis)
+            if kind == "image":
+                return self.intensity.apply(values[..., None], name=str(path))[..., 0]
+            ids = whole_numbers(values, path)
+            return ids.astype(np.uint8) if ids.size and 0 <= ids.min() <= ids.max() <= 255 else ids
 
-        stack = self._cache.get(path, convert.__name__, load)
+        stack = self._cache.get(path, kind, load)
         return np.asarray(stack[number])
 
     def _values(self, label: Label) -> NDArray[Any]:
@@ -299,12 +299,6 @@ class VolumeSource(FileSource):
 
 def _is_volume(path: Path) -> bool:
     return path.name.lower().endswith(NIFTI_SUFFIXES)
-
-
-def _small_numbers(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Ids, in 8 bits if they fit."""
-    ids = whole_numbers(values, path)
-    return ids.astype(np.uint8) if ids.size and 0 <= ids.min() <= ids.max() <= 255 else ids
 
 
 def _grid_problem(path: Path, case: Case) -> Finding | None:
