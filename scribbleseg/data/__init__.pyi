@@ -36,6 +36,10 @@ from scribbleseg.data.documents import (
     read_bytes as read_bytes, read_json as read_json, read_npz as read_npz,
     read_xml as read_xml, read_yaml as read_yaml,
 )
+from scribbleseg.data.groups import (
+    check_pattern as check_pattern, check_time as check_time, group_in as group_in,
+    group_pattern as group_pattern,
+)
 from scribbleseg.data.history import (
     earlier_images as earlier_images, leaked_images as leaked_images,
     name_digest as name_digest, overlap_warning as overlap_warning,
@@ -68,9 +72,8 @@ from scribbleseg.data.labels import (
     whole_numbers as whole_numbers,
 )
 from scribbleseg.data.lists import (
-    check_pattern as check_pattern, check_time as check_time, find_images as find_images,
-    group_in as group_in, group_pattern as group_pattern, image_key as image_key,
-    natural_key as natural_key, read_split as read_split, voc_stem as voc_stem,
+    find_images as find_images, image_key as image_key, natural_key as natural_key,
+    read_split as read_split, voc_stem as voc_stem,
 )
 from scribbleseg.data.loader_options import (
     channel_moments as channel_moments, check_least as check_least,
@@ -85,10 +88,6 @@ from scribbleseg.data.sampler import (
 from scribbleseg.data.seed_reader import SeedReader as SeedReader
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
-)
-from scribbleseg.data.spacings import (
-    SPACING_FILE as SPACING_FILE, Spacing as Spacing, read_spacings as read_spacings,
-    write_spacings as write_spacings,
 )
 from scribbleseg.data.strokes import (
     SCRIBBLESUP_ALIASES as SCRIBBLESUP_ALIASES, StrokeOptions as StrokeOptions,
@@ -109,10 +108,11 @@ from scribbleseg.data.transforms import (
     Augmentation as Augmentation, TrainSample as TrainSample, TrainTransform as TrainTransform,
 )
 from scribbleseg.data.volumes import (
-    NIFTI_SUFFIXES as NIFTI_SUFFIXES, StackCache as StackCache, StackHeader as StackHeader,
-    open_hdf5 as open_hdf5, read_data_set as read_data_set, read_stack as read_stack,
+    NIFTI_SUFFIXES as NIFTI_SUFFIXES, Spacing as Spacing, StackCache as StackCache,
+    StackHeader as StackHeader, open_hdf5 as open_hdf5,
+    read_data_set as read_data_set, read_spacings as read_spacings, read_stack as read_stack,
     read_stack_header as read_stack_header, slice_axis_of as slice_axis_of,
-    write_nifti_like as write_nifti_like,
+    write_nifti_like as write_nifti_like, write_spacings as write_spacings,
 )
 from scribbleseg.data.weak import (
     BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,

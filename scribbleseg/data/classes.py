@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
 from scribbleseg.data.documents import read_bytes, read_yaml
@@ -13,6 +13,8 @@ from scribbleseg.data.labels import LabelCoding
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -31,8 +33,8 @@ CLASS_FILES = ("classes.yaml", "classes.yml", "classes.json", "classes.txt", "la
 
 CLASS_KEYS = {"classes", "ignore", "unlabelled_value", "unlabelled_color", "background"}
 CLASS_KEYS |= {"compact", "flip_pairs"}
-_Entry = tuple[int, str, tuple[str, ...], tuple[int, int, int] | None]
 _ENTRY_KEYS = {"id", "name", "color", "aliases"}
+_Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -85,17 +87,14 @@ class ClassTable:
             first: Value of the first class where the class file gives names only; annotation tools
                 that keep 0 for unlabelled pixels count from 1.
         """
-        number = len(self.names)
-        ids, ignore = self.ids, set(self.ignore)
+        ids, number = self.ids, len(self.names)
         if first and ids is None:
             ids = tuple(range(first, number + first))
-        if unlabelled is not None:
-            ignore.add(unlabelled)
-        colours = dict(self.colours)
-        if colours:
-            colours.setdefault(tuple(voc_palette()[IGNORE_INDEX].tolist()), IGNORE_INDEX)
+        void = tuple(voc_palette()[IGNORE_INDEX].tolist())
+        colours = {void: IGNORE_INDEX, **self.colours} if self.colours else {}
         if colour is not None:
             colours[colour] = IGNORE_INDEX
+        ignore = {*self.ignore, IGNORE_INDEX if unlabelled is None else unlabelled}
         return LabelCoding(
             number,
             None if ids is None else {value: index for index, value in enumerate(ids)},
@@ -126,19 +125,24 @@ def read_classes(root: str | Path) -> ClassTable:
     Args:
         root: Folder of the data set, or a class file.
 
-    Returns:
-        The class table.
-
     Raises:
         ScribbleNotFoundError: If there is no class file (D301).
         LabelFormatError: If names or ids are not unique, ids have gaps without ``compact: true``,
             pairs are not of two classes, or there are more than 255 classes (D401).
     """
     root = Path(root)
-    path = root if root.is_file() else _locate(root)
+    files = (root / name for name in CLASS_FILES)
+    path = root if root.is_file() else next((file for file in files if file.is_file()), None)
+    if path is None:
+        raise ScribbleNotFoundError(
+            f"D301 {root}: no class file ({', '.join(CLASS_FILES)}); write classes.txt with one "
+            "class name a line, in the order of the ids"
+        )
     try:
         if path.suffix == ".txt":
-            return _from_lines(read_bytes(path, "class file").decode("utf-8-sig"), path)
+            text = read_bytes(path, "class file").decode("utf-8-sig")
+            data = {"classes": _names(text.rstrip().split("\n"), path)}
+            return replace(table_of(data, path), counted=True)
         data = read_yaml(path, "class file")
     except LabelFormatError:
         raise
@@ -153,210 +157,175 @@ def read_classes(root: str | Path) -> ClassTable:
     return table_of(data, path)
 
 
-def _locate(root: Path) -> Path:
-    for name in CLASS_FILES:
-        if (root / name).is_file():
-            return root / name
-    raise ScribbleNotFoundError(
-        f"D301 {root}: no class file ({', '.join(CLASS_FILES)}); write classes.txt with one class "
-        "name a line, in the order of the ids"
-    )
-
-
-def _from_lines(text: str, path: Path) -> ClassTable:
-    names = [line.strip() for line in text.rstrip().split("\n")]
-    if names[0] == "__ignore__":
-        # labelme numbers this line -1; its tools write such pixels as 255
-        names = names[1:]
-    for number, name in enumerate(names, 1):
-        if not name:
-            raise LabelFormatError(
-                f"D401 {path}: line {number} is empty, but the line number is the id; remove the "
-                "line or name the class"
-            )
-    entries: list[_Entry] = [(index, name, (), None) for index, name in enumerate(names)]
-    return replace(_table(entries, {}, path), counted=True)
+def _names(lines: list[str], path: Path) -> list[str]:
+    names = [line.strip() for line in lines]
+    if "" in names:
+        raise LabelFormatError(
+            f"D401 {path}: line {names.index('') + 1} is empty, but the line number is the id; "
+            "remove the line or name the class"
+        )
+    # labelme numbers its line __ignore__ -1; its tools write such pixels as 255
+    return names[1:] if names[0] == "__ignore__" else names
 
 
 def table_of(data: dict[str, Any], path: Path) -> ClassTable:
-    """Classes of the content of a class file.
+    """Classes of the content of a class file; errors as of :func:`read_classes`, named by path."""
+    try:
+        return _table(data)
+    except ValueError as error:
+        raise LabelFormatError(f"D401 {path}: {error}") from error
 
-    Raises:
-        LabelFormatError: See :func:`read_classes`.
-    """
-    _known_keys(data, CLASS_KEYS, path, "file")
-    entries = []
+
+class _Entry(NamedTuple):
+    value: int
+    name: str
+    aliases: tuple[str, ...]
+    colour: _Colour | None
+
+
+def _table(data: dict[str, Any]) -> ClassTable:
+    _check_keys(data, CLASS_KEYS, "file")
+    ignore = [_integer(value, "ignore") for value in _listed(data.get("ignore"))]
+    unlabelled = _unlabelled_colours(data.get("unlabelled_color"))
+    entries: list[_Entry] = []
     for position, item in enumerate(data["classes"]):
-        item = {"name": item} if isinstance(item, str) else item
-        if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-            raise LabelFormatError(
-                f"D401 {path}: entry {position} is {item!r}, expected a name or {{id, name}}"
-            )
-        _known_keys(item, _ENTRY_KEYS, path, f"class {item['name']!r}")
-        label = _integer(item.get("id", position), path, f"id of {item['name']!r}")
-        aliases = item.get("aliases") or ()
-        aliases = (aliases,) if isinstance(aliases, str) else tuple(str(a) for a in aliases)
-        colour = _colour(item.get("color"), path)
-        if item["name"] != "__ignore__":
-            entries.append((label, item["name"], aliases, colour))
+        entry = _entry(item, position)
+        if entry.name != "__ignore__":
+            entries.append(entry)
             continue
-        if "id" in item or colour is None:
-            data = {**data, "ignore": [*_integers(data.get("ignore"), path), label]}
-        if colour is not None:
-            data = {**data, "unlabelled_color": [*_colours(data, path), list(colour)]}
-    entries.sort(key=lambda entry: entry[0])
-    return _table(entries, data, path)
-
-
-def _table(
-    entries: list[_Entry],
-    data: dict[str, Any],
-    path: Path,
-) -> ClassTable:
-    ids = [entry[0] for entry in entries]
+        if entry.colour is not None:
+            unlabelled.append(entry.colour)
+        if entry.colour is None or "id" in item:
+            ignore.append(entry.value)
     if not 2 <= len(entries) <= MAX_CLASSES:
-        raise LabelFormatError(
-            f"D401 {path}: lists {len(entries)} classes, expected 2..{MAX_CLASSES}: labels are "
-            "8-bit ids 0..254 and 255 = unlabelled; merge rare classes"
+        raise ValueError(
+            f"lists {len(entries)} classes, expected 2..{MAX_CLASSES}: labels are 8-bit ids 0..254 "
+            "and 255 = unlabelled; merge rare classes"
         )
-    names: dict[str, int] = {}
-    colours: dict[tuple[int, int, int], int] = {}
-    for index, (label, name, aliases, colour) in enumerate(entries):
-        for form in dict.fromkeys(normalise_name(text) for text in (name, *aliases)):
-            if form in names:
-                raise LabelFormatError(
-                    f"D401 {path}: class name {name!r} (id {label}) is used twice, also by id "
-                    f"{ids[names[form]]}; case, '_', '-' and spaces do not count: rename one"
-                )
-            names[form] = index
-        if colour is not None:
-            if colour in colours:
-                raise LabelFormatError(
-                    f"D401 {path}: color {colour} is used twice; choose another for {name!r}"
-                )
-            colours[colour] = index
-    for colour in _colours(data, path):
-        if colours.setdefault(colour, IGNORE_INDEX) != IGNORE_INDEX:
-            raise LabelFormatError(
-                f"D401 {path}: unlabelled_color {list(colour)} is also the color of "
-                f"{entries[colours[colour]][1]!r}; remove one of them"
-            )
+    entries.sort(key=lambda entry: entry.value)
+    ids, names = [entry.value for entry in entries], _by_name(entries)
+
+    def index_of(value: object, option: str) -> int:
+        if isinstance(value, str) and normalise_name(value) in names:
+            return names[normalise_name(value)]
+        if type(value) is int and value in ids:
+            return ids.index(value)
+        raise ValueError(
+            f"{option} names {value!r}, which is no name, alias or id of a class; correct it, or "
+            "add the class"
+        )
+
+    first = ids[0] if normalise_name(entries[0].name) == "background" else None
+    background, value = data.get("background", first), data.get("unlabelled_value")
     return ClassTable(
-        names=tuple(entry[1] for entry in entries),
-        background=_background(ids, [entry[1] for entry in entries], data, path),
-        colours=colours,
+        names=tuple(entry.name for entry in entries),
+        background=None if background is None else index_of(background, "background"),
+        colours=_by_colour(entries, unlabelled),
         aliases=names,
-        ignore=tuple(_integers(data.get("ignore"), path)),
-        unlabelled_value=None
-        if data.get("unlabelled_value") is None
-        else _integer(data["unlabelled_value"], path, "unlabelled_value"),
-        ids=_file_ids(ids, data, path),
-        flip_pairs=_flip_pairs(ids, names, data, path),
+        ignore=tuple(value for value in ignore if value != IGNORE_INDEX),
+        unlabelled_value=None if value is None else _integer(value, "unlabelled_value"),
+        ids=_file_ids(ids, compact=data.get("compact") is True),
+        flip_pairs=_flip_pairs(_listed(data.get("flip_pairs")), index_of),
     )
 
 
-def _file_ids(ids: list[int], data: dict[str, Any], path: Path) -> tuple[int, ...] | None:
-    expected = list(range(len(ids)))
-    if ids == expected:
-        return None
+def _entry(item: object, position: int) -> _Entry:
+    item = {"name": item} if isinstance(item, str) else item
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise ValueError(f"entry {position} is {item!r}, expected a name or {{id, name}}")
+    name, colour = item["name"], item.get("color")
+    _check_keys(item, _ENTRY_KEYS, f"class {name!r}")
+    return _Entry(
+        _integer(item.get("id", position), f"id of {name!r}"),
+        name,
+        tuple(map(str, _listed(item.get("aliases")))),
+        None if colour is None else parse_colour(colour),
+    )
+
+
+def _by_name(entries: list[_Entry]) -> dict[str, int]:
+    """Index of every class by its name and aliases, normalised."""
+    names: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        for form in map(normalise_name, (entry.name, *entry.aliases)):
+            if names.setdefault(form, index) != index:
+                raise ValueError(
+                    f"class name {entry.name!r} (id {entry.value}) is used twice, also by id "
+                    f"{entries[names[form]].value}; case, '_', '-' and spaces do not count: rename "
+                    "one"
+                )
+    return names
+
+
+def _by_colour(entries: list[_Entry], unlabelled: list[_Colour]) -> dict[_Colour, int]:
+    """Index of the class of every colour, 255 of colours that mean unlabelled."""
+    known = [(entry.colour, index) for index, entry in enumerate(entries) if entry.colour]
+    colours: dict[_Colour, int] = {}
+    for colour, index in known + [(colour, IGNORE_INDEX) for colour in unlabelled]:
+        if colours.setdefault(colour, index) != index:
+            other = "unlabelled pixels" if index == IGNORE_INDEX else repr(entries[index].name)
+            raise ValueError(
+                f"color {list(colour)} is used twice, by {entries[colours[colour]].name!r} and by "
+                f"{other}; choose another for one of them"
+            )
+    return colours
+
+
+def _file_ids(ids: list[int], *, compact: bool) -> tuple[int, ...] | None:
     if len(set(ids)) < len(ids):
         twice = sorted({label for label in ids if ids.count(label) > 1})
-        raise LabelFormatError(f"D401 {path}: ids {twice[:5]} are used twice; give each its own")
+        raise ValueError(f"ids {twice[:5]} are used twice; give each its own")
     if min(ids) < 0 or max(ids) > 65535:
-        raise LabelFormatError(f"D401 {path}: ids must be in 0..65535, got {min(ids)}..{max(ids)}")
-    if data.get("compact") is not True:
-        gaps = sorted(set(range(max(ids) + 1)) - set(ids))
-        raise LabelFormatError(
-            f"D401 {path}: {len(ids)} classes, but ids go to {max(ids)} and {len(gaps)} are unused "
-            f"(e.g. {gaps[:5]}); set `compact: true` to renumber them, or list the missing classes"
+        raise ValueError(f"ids must be in 0..65535, got {min(ids)}..{max(ids)}")
+    gaps = sorted(set(range(max(ids) + 1)) - set(ids))
+    if gaps and not compact:
+        raise ValueError(
+            f"{len(ids)} classes, but ids go to {max(ids)} and {len(gaps)} are unused (e.g. "
+            f"{gaps[:5]}); set `compact: true` to renumber them, or list the missing classes"
         )
-    return tuple(ids)
-
-
-def _background(ids: list[int], names: list[str], data: dict[str, Any], path: Path) -> int | None:
-    if "background" not in data:
-        return 0 if normalise_name(names[0]) == "background" else None
-    value = data["background"]
-    if value is None:
-        return None
-    label = _integer(value, path, "background")
-    if label not in ids:
-        raise LabelFormatError(
-            f"D401 {path}: background {label} is not an id of a class; use null if there is none"
-        )
-    return ids.index(label)
+    return tuple(ids) if gaps else None
 
 
 def _flip_pairs(
-    ids: list[int], names: dict[str, int], data: dict[str, Any], path: Path
+    pairs: list[Any], index_of: Callable[[object, str], int]
 ) -> tuple[tuple[int, int], ...]:
-    pairs = data.get("flip_pairs") or []
-    if not isinstance(pairs, list):
-        pairs = [pairs]
     found: list[tuple[int, int]] = []
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
-            raise LabelFormatError(
-                f"D401 {path}: flip_pairs holds {pair!r}, expected pairs of class names or ids, "
-                "such as [left_hand, right_hand]"
+            raise ValueError(
+                f"flip_pairs holds {pair!r}, expected pairs of class names or ids, such as "
+                "[left_hand, right_hand]"
             )
-        first, second = (_class_index(item, ids, names, path) for item in pair)
-        twice = {first, second} & {label for earlier in found for label in earlier}
-        if twice or first == second:
-            raise LabelFormatError(
-                f"D401 {path}: flip_pairs uses a class of {pair!r} twice, expected each class in "
-                "at most one pair; remove one of its pairs"
+        first, second = (index_of(item, "flip_pairs") for item in pair)
+        if first == second or {first, second} & {index for earlier in found for index in earlier}:
+            raise ValueError(
+                f"flip_pairs uses a class of {pair!r} twice, expected each class in at most one "
+                "pair; remove one of its pairs"
             )
         found.append((first, second))
     return tuple(found)
 
 
-def _class_index(value: object, ids: list[int], names: dict[str, int], path: Path) -> int:
-    if isinstance(value, str) and normalise_name(value) in names:
-        return names[normalise_name(value)]
-    if isinstance(value, int) and not isinstance(value, bool) and value in ids:
-        return ids.index(value)
-    raise LabelFormatError(
-        f"D401 {path}: flip_pairs names {value!r}, which is no name, alias or id of a class; "
-        "correct it, or add the class"
-    )
-
-
-def _known_keys(data: dict[str, Any], known: set[str], path: Path, where: str) -> None:
+def _check_keys(data: dict[str, Any], known: set[str], where: str) -> None:
     unknown = sorted(str(key) for key in data if key not in known)
     if unknown:
-        raise LabelFormatError(
-            f"D401 {path}: unknown keys {unknown} in the {where}; known are {sorted(known)}"
-        )
+        raise ValueError(f"unknown keys {unknown} in the {where}; known are {sorted(known)}")
 
 
-def _integer(value: object, path: Path, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise LabelFormatError(f"D401 {path}: {what} is {value!r}, expected an integer")
+def _integer(value: object, what: str) -> int:
+    if type(value) is not int:  # true is an int for Python, but no id
+        raise ValueError(f"{what} is {value!r}, expected an integer")
     return value
 
 
-def _integers(value: object, path: Path) -> list[int]:
-    if value is None:
-        return []
-    values = value if isinstance(value, list) else [value]
-    found = [_integer(item, path, "ignore") for item in values]
-    return [item for item in found if item != IGNORE_INDEX]
+def _listed(value: Any) -> list[Any]:
+    """An option that may stand without its list."""
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _colours(data: dict[str, Any], path: Path) -> list[tuple[int, int, int]]:
-    """Colours that mean unlabelled; one colour may stand without its list."""
-    value = data.get("unlabelled_color")
-    several = isinstance(value, list) and not all(isinstance(part, int) for part in value)
-    found = [_colour(item, path) for item in (value if several else [value])]  # type: ignore[union-attr]
-    return [colour for colour in found if colour is not None]
-
-
-def _colour(value: object, path: Path) -> tuple[int, int, int] | None:
-    try:
-        return None if value is None else parse_colour(value)
-    except ValueError as error:
-        raise LabelFormatError(f"D401 {path}: {error}") from error
+def _unlabelled_colours(value: Any) -> list[_Colour]:
+    one = isinstance(value, list) and all(isinstance(part, int) for part in value)
+    return [parse_colour(colour) for colour in ([value] if one else _listed(value))]
 
 
 def parse_colour(value: object) -> tuple[int, int, int]:
@@ -369,11 +338,10 @@ def parse_colour(value: object) -> tuple[int, int, int]:
         >>> parse_colour("#ff8000")
         (255, 128, 0)
     """
-    if isinstance(value, str) and len(value) == 7 and value.startswith("#"):
-        with contextlib.suppress(ValueError):
-            value = list(bytes.fromhex(value[1:]))
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value):
+        value = list(bytes.fromhex(value[1:]))
     if isinstance(value, (list, tuple)) and len(value) == 3:
-        numbers = [part for part in value if isinstance(part, int) and not isinstance(part, bool)]
-        if len(numbers) == 3 and all(0 <= part <= 255 for part in numbers):
-            return cast("tuple[int, int, int]", tuple(numbers))
+        red, green, blue = value
+        if all(type(part) is int and 0 <= part <= 255 for part in value):
+            return red, green, blue
     raise ValueError(f'color {value!r}, expected [red, green, blue] in 0..255 or "#rrggbb"')

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
 import os
 import re
-import subprocess
-import sys
 import unicodedata
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.constants import IMAGE_SUFFIXES
 from scribbleseg.data.images import LABEL_SUFFIXES
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from scribbleseg.types import Record
+    from collections.abc import Iterator, Sequence
 
 __all__ = [
-    "check_pattern",
-    "check_time",
     "find_images",
-    "group_in",
-    "group_pattern",
     "image_key",
     "natural_key",
     "read_split",
@@ -37,11 +27,12 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 2.0
-_MOST_GROUPS = 5000
-_TRIAL = (
-    "import json, re, sys; p, names = json.load(sys.stdin); [*map(re.compile(p).search, names)]"
-)
+_UNSAFE = {
+    r"\0": "holds a NUL character",
+    r"\\": "holds a backslash",
+    r"\A[A-Za-z]:": "starts with a drive letter",
+    r"(\A|/)\.\.(/|\Z)": "leaves its folder with '..'",
+}
 _HEADINGS = {"name", "image", "images", "file", "filename", "file_name", "id", "image_id", "stem"}
 _FILE_SUFFIXES = {*IMAGE_SUFFIXES, *LABEL_SUFFIXES, ".xml", ".json", ".h5", ".npy", ".npz", ".mat"}
 _PREFIXES = re.compile(
@@ -116,33 +107,10 @@ def read_split(path: str | Path, *, repeats: bool = False) -> list[str]:
             (D303), or the file is not text (D202).
     """
     path = Path(path)
-    try:
-        if not path.is_file():
-            raise FileNotFoundError  # folders and pipes too
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise ScribbleNotFoundError(
-            f"D301 {path}: split file does not exist; write one image name per line, or pass "
-            "another list name"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise LabelFormatError(
-            f"D202 {path}: split file is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "save it as UTF-8 with one image name per line"
-        ) from error
     stems: list[str] = []
     lines: dict[str, int] = {}
-    table = path.suffix.lower() == ".csv"
-    # not splitlines(): it also breaks at characters that are legal inside a name
-    for number, raw in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
-            continue
-        if table:
-            line = next(csv.reader([line]), [""])[0].strip()
-            if not stems and line.casefold() in _HEADINGS:
-                continue
-        stem = _stem(line if table else _first_column(line), path, number)
+    for number, name in _first_columns(path):
+        stem = _stem(name, path, number)
         stems.append(stem)
         if stem in lines and not repeats:
             raise LabelFormatError(
@@ -168,36 +136,47 @@ def _split_suffix(name: str) -> tuple[str, str]:
     return base, suffix.lower()
 
 
+def _first_columns(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and first column of every line that is neither empty, nor a comment or a heading."""
+    if not path.is_file():  # folders and pipes too
+        raise ScribbleNotFoundError(
+            f"D301 {path}: split file does not exist; write one image name per line, or pass "
+            "another list name"
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LabelFormatError(
+            f"D202 {path}: split file is not UTF-8 text ({error.reason} at byte {error.start}); "
+            "save it as UTF-8 with one image name per line"
+        ) from error
+    table, first = path.suffix.lower() == ".csv", True
+    # not splitlines(): it also breaks at characters that are legal inside a name
+    for number, line in enumerate(map(str.strip, text.split("\n")), 1):
+        if not line or line.startswith("#"):
+            continue
+        name = next(csv.reader([line]))[0].strip() if table else _first_column(line)
+        if not (first and table and name.casefold() in _HEADINGS):
+            yield number, name
+        first = False
+
+
 def _first_column(line: str) -> str:
     """Only a tab or a complete file name ends the first column: names may hold spaces."""
     if "\t" in line:
         return line.split("\t", 1)[0].strip()
     first, *others = line.split()
-    columns = others and _split_suffix(first)[1] in _FILE_SUFFIXES
-    return first if columns else line
+    return first if others and _split_suffix(first)[1] in _FILE_SUFFIXES else line
 
 
 def _stem(name: str, path: Path, number: int) -> str:
-    reason = None
-    if "\0" in name:
-        reason = "holds a NUL character"
-    elif "\\" in name:
-        reason = "holds a backslash"
-    elif re.match(r"[A-Za-z]:", name):
-        reason = "starts with a drive letter"
-    elif ".." in name.split("/"):
-        reason = "leaves its folder with '..'"
-    if reason is not None:
+    reasons = [reason for pattern, reason in _UNSAFE.items() if re.search(pattern, name)]
+    relative = _PREFIXES.sub("", name.lstrip("/"), count=1)
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    if reasons or not parts:
         raise LabelFormatError(
-            f"D501 {path}: line {number} {reason}: {name[:80]!r}, expected a name relative to the "
-            "image folder; rewrite the list with plain names"
-        )
-    name = _PREFIXES.sub("", name.lstrip("/"), count=1)
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    if not parts:
-        raise LabelFormatError(
-            f"D501 {path}: line {number} names no file; expected a name relative to the image "
-            "folder"
+            f"D501 {path}: line {number} {(*reasons, 'names no file')[0]}: {name[:80]!r}, expected "
+            "a name relative to the image folder; rewrite the list with plain names"
         )
     base, suffix = _split_suffix(parts[-1])
     if suffix in _FILE_SUFFIXES:
@@ -296,92 +275,3 @@ def _walk(
                 yield from _walk(entry.path, f"{prefix}{entry.name}/", home, inside)
             elif entry.is_file():
                 yield f"{prefix}{entry.name}", entry
-
-
-def check_pattern(**option: str | None) -> re.Pattern[str] | None:
-    """Compile an option that holds a pattern.
-
-    Args:
-        option: Its name and value.
-
-    Raises:
-        ConfigError: If it is no regular expression.
-
-    Example:
-        >>> check_pattern(group_regex="(p1")
-        Traceback (most recent call last):
-        scribbleseg.errors.ConfigError: group_regex='(p1': missing ), unterminated subpattern at...
-    """
-    ((name, value),) = option.items()
-    try:
-        return None if value is None else re.compile(value)
-    except re.error as error:
-        raise ConfigError(f"{name}={value!r}: {error}") from error
-
-
-def group_in(pattern: re.Pattern[str], stem: str) -> str | None:
-    r"""Group that a name shows: the first group of the match, or all of it; ``None`` without one.
-
-    Example:
-        >>> [group_in(re.compile(r"p(\d+)|x"), stem) for stem in ("p12_s3", "x_s3", "q12")]
-        ['12', 'x', None]
-    """
-    match = pattern.search(stem)
-    if match is None:
-        return None
-    return str(match[1]) if match.groups() and match[1] is not None else str(match[0])
-
-
-def check_time(pattern: re.Pattern[str] | None, stems: Iterable[str]) -> None:
-    """Refuse a pattern that would search for ever, such as ``(a+)+b``: a trial in a process.
-
-    Raises:
-        ConfigError: If the names take longer than 2 s (D501).
-    """
-    if pattern is None:
-        return
-    task = json.dumps([pattern.pattern, list(stems)])
-    command = [sys.executable, "-I", "-S", "-c", _TRIAL]
-    try:
-        # Python cannot stop a search that has begun; where no process can start, nothing is tried
-        with suppress(OSError):
-            subprocess.run(command, input=task, text=True, timeout=_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(
-            f"D501 group_regex={pattern.pattern!r}: searching the image names with it takes longer "
-            f"than {_SECONDS:g} s; nested repeats such as (a+)+ try every way to divide a name: "
-            "write each part once"
-        ) from error
-
-
-def group_pattern(records: Sequence[Record], own: re.Pattern[str] | None = None) -> str | None:
-    r"""A ``group_regex`` that gives every record its group, ``None`` if there is none.
-
-    Args:
-        records: Samples of all splits.
-        own: Pattern of the source, tried first.
-
-    Example:
-        >>> from scribbleseg.types import Record
-        >>> group_pattern([Record("p1_slice_2", group="p1"), Record("p10_slice_11", group="p10")])
-        '^(.+?)_slice_\\d+$'
-    """
-    named = [(record.image_id, record.group) for record in records if record.group is not None]
-    if not named or len(named) < len(records):
-        return None
-    candidates = [] if own is None else [own.pattern]
-    tails = {
-        re.sub(r"[0-9]+", lambda _: r"\d+", re.escape(image_id[len(group) :]))
-        for image_id, group in named
-        if image_id.startswith(group)
-    }
-    if len(tails) == 1:
-        candidates.append(f"^(.+?){tails.pop()}$")
-    groups = sorted({group for _, group in named}, key=lambda group: (-len(group), group))
-    if len(groups) <= _MOST_GROUPS:
-        candidates.append(f"({'|'.join(map(re.escape, groups))})")
-    for candidate in candidates:
-        pattern = re.compile(candidate)
-        if all((group_in(pattern, image_id) or image_id) == group for image_id, group in named):
-            return candidate
-    return None

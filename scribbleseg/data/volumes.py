@@ -1,10 +1,9 @@
-"""Volumes as stacks of 2-D slices in one orientation: NIfTI, and data sets of HDF5 files."""
+"""Volumes as stacks of 2-D slices in one orientation (NIfTI), HDF5 files, and ``spacing.json``."""
 
 from __future__ import annotations
 
 import gzip
-import io as bytes_io
-from collections import OrderedDict
+import json
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
@@ -13,29 +12,38 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from scribbleseg.data.decode import check_promise, decoding
-from scribbleseg.errors import LabelFormatError, MissingExtraError, ScribbleNotFoundError
-from scribbleseg.functional.image_files import write_atomic
+from scribbleseg.data.documents import is_number
+from scribbleseg.errors import LabelFormatError, MissingExtraError
+from scribbleseg.functional.image_files import write_atomic, write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from scribbleseg.types import Record
+
 __all__ = [
     "NIFTI_SUFFIXES",
+    "Spacing",
     "StackCache",
     "StackHeader",
     "open_hdf5",
     "read_data_set",
+    "read_spacings",
     "read_stack",
     "read_stack_header",
     "slice_axis_of",
     "write_nifti_like",
+    "write_spacings",
 ]
 
 NIFTI_SUFFIXES = (".nii.gz", ".nii")
 
-_RAS = (("L", "R"), ("P", "A"), ("I", "S"))
+Spacing = tuple[float, float, float]
+"""Distance of neighbouring slices, rows and columns, mm."""
+
+_SPACING_FILE = "spacing.json"  # of a plain folder, whose images hold no distances
 _MILLIMETRES = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 
 
@@ -58,18 +66,13 @@ class StackHeader(NamedTuple):
 
     def shape(self, axis: int) -> tuple[int, int, int]:
         """Slices, rows and columns if slices lie across an axis."""
-        slices, rows, columns = (self.lengths[a] for a in _order(axis))
-        return slices, rows, columns
+        columns, rows = (length for other, length in enumerate(self.lengths) if other != axis)
+        return self.lengths[axis], rows, columns
 
-    def spacing(self, axis: int) -> tuple[float, float, float]:
+    def spacing(self, axis: int) -> Spacing:
         """Distance of slices, rows and columns in mm if slices lie across an axis."""
-        slices, rows, columns = (self.zooms[a] for a in _order(axis))
-        return slices, rows, columns
-
-
-def _order(axis: int) -> tuple[int, int, int]:
-    columns, rows = (other for other in range(3) if other != axis)
-    return axis, rows, columns
+        columns, rows = (zoom for other, zoom in enumerate(self.zooms) if other != axis)
+        return self.zooms[axis], rows, columns
 
 
 def slice_axis_of(headers: list[StackHeader]) -> int:
@@ -86,59 +89,45 @@ def slice_axis_of(headers: list[StackHeader]) -> int:
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
-    """Turn whatever nibabel raises into a library error that names the file."""
+def _opened(path: Path) -> Iterator[tuple[Any, StackHeader]]:
+    """A file whose header is read and checked; what nibabel raises becomes a library error."""
     try:
-        import nibabel  # noqa: F401 (optional package)
+        import nibabel  # optional package
         from nibabel.filebasedimages import ImageFileError
         from nibabel.spatialimages import HeaderDataError
     except ImportError as error:
         raise MissingExtraError("nibabel", "medical", f"reading {path.name}") from error
     with decoding(path, "volume", "it is not a complete NIfTI file: copy it again from its source"):
         try:
-            yield
+            image = nibabel.load(path, mmap=False)
+            yield image, _header(image, path)
         except (ImageFileError, HeaderDataError) as error:
             raise ValueError(str(error)) from error
 
 
-def _open(path: Path) -> Any:
-    """The file, its header read."""
-    with _decoding(path):
-        import nibabel
-
-        return nibabel.load(path, mmap=False)
-
-
 def _header(image: Any, path: Path) -> StackHeader:
-    import nibabel
     from nibabel.affines import voxel_sizes
+    from nibabel.orientations import aff2axcodes, io_orientation
 
-    shape = [int(length) for length in image.shape]
-    while len(shape) > 3 and shape[-1] == 1:
-        shape.pop()
-    if len(shape) == 2:
-        shape.append(1)
-    if len(shape) != 3 or min(shape) < 1:
+    shape = (*map(int, image.shape), 1)[:3]
+    if len(shape) < 3 or min(shape) < 1 or {*image.shape[3:]} - {1}:
         raise LabelFormatError(
             f"D203 {path}: has shape {tuple(image.shape)}, expected a volume of three axes; split "
             "time series and channels into one file each"
         )
     check_promise(path, int(np.prod(shape, dtype=np.float64)) * image.get_data_dtype().itemsize)
-    order = np.asarray(nibabel.orientations.io_orientation(image.affine))[:3, 0]
-    if np.isnan(order).any():
+    axes = io_orientation(image.affine)[:3, 0]
+    if np.isnan(axes).any():
         raise LabelFormatError(
             f"D203 {path}: its affine has an axis of length 0, so its orientation is unknown; "
             "correct the header, or export the volume again"
         )
-    unit = _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
-    sizes = voxel_sizes(image.affine) * unit
-    lengths, zooms = [0, 0, 0], [0.0, 0.0, 0.0]
-    for stored, target in enumerate(order.astype(int)):
-        lengths[target], zooms[target] = shape[stored], float(sizes[stored])
+    zooms = voxel_sizes(image.affine) * _MILLIMETRES.get(image.header.get_xyzt_units()[0], 1.0)
+    x, y, z = np.argsort(axes).tolist()  # the stored axis of every RAS axis
     return StackHeader(
-        (lengths[0], lengths[1], lengths[2]),
-        (zooms[0], zooms[1], zooms[2]),
-        "".join(nibabel.orientations.aff2axcodes(image.affine)),
+        (shape[x], shape[y], shape[z]),
+        (float(zooms[x]), float(zooms[y]), float(zooms[z])),
+        "".join(aff2axcodes(image.affine)),
         np.asarray(image.affine, np.float64),
     )
 
@@ -154,10 +143,8 @@ def read_stack_header(path: str | Path) -> StackHeader:
         LabelFormatError: If it is damaged (D202) or no single volume (D203).
         MissingExtraError: If nibabel is not installed.
     """
-    path = Path(path)
-    image = _open(path)
-    with _decoding(path):
-        return _header(image, path)
+    with _opened(Path(path)) as (_, header):
+        return header
 
 
 def read_stack(path: str | Path, axis: int) -> NDArray[Any]:
@@ -178,20 +165,17 @@ def read_stack(path: str | Path, axis: int) -> NDArray[Any]:
         ScribbleSegError: See :func:`read_stack_header`.
     """
     path = Path(path)
-    image = _open(path)
-    with _decoding(path):
-        import nibabel
+    with _opened(path) as (image, _):
+        from nibabel.orientations import apply_orientation, io_orientation
 
-        _header(image, path)
         values = np.asanyarray(image.dataobj)
         if values.dtype.fields is not None:
             raise LabelFormatError(
                 f"D203 {path}: holds colours ({values.dtype}), expected one number per voxel; "
                 "export a file per channel"
             )
-        values = values.reshape(*values.shape[:3], *(1,) * (3 - values.ndim))
-        stored = nibabel.orientations.io_orientation(image.affine)[:3]
-        canonical = nibabel.orientations.apply_orientation(values, stored)
+        values = values.reshape((*values.shape, 1)[:3])
+        canonical = apply_orientation(values, io_orientation(image.affine)[:3])
         slices = np.moveaxis(canonical, axis, 0).transpose(0, 2, 1)
         return np.ascontiguousarray(slices[:, ::-1])
 
@@ -214,14 +198,10 @@ def write_nifti_like(
 
     Raises:
         ValueError: If the shape is not that of the reference, or ids do not fit 8 bits.
-        ScribbleNotFoundError: If the reference does not exist.
-        LabelFormatError: If the reference is no volume.
-        MissingExtraError: If nibabel is not installed.
+        ScribbleSegError: See :func:`read_stack_header`, of the reference.
     """
-    path, reference = Path(path), Path(reference)
-    image = _open(reference)
-    header = _header(image, reference)
-    axis = slice_axis_of([header]) if axis is None else axis
+    with _opened(Path(reference)) as (image, header):
+        axis = slice_axis_of([header]) if axis is None else axis
     if labels.shape != header.shape(axis):
         raise ValueError(
             f"labels have shape {labels.shape}, expected {header.shape(axis)} (slices, rows, "
@@ -230,39 +210,31 @@ def write_nifti_like(
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= 255:
         raise ValueError(f"ids {labels.min()} to {labels.max()} do not fit 8 bits (0..255)")
     import nibabel
+    from nibabel.orientations import apply_orientation, axcodes2ornt, ornt_transform
 
     canonical = np.moveaxis(labels.astype(np.uint8)[:, ::-1].transpose(0, 2, 1), 0, axis)
-    ras = nibabel.orientations.axcodes2ornt("RAS", labels=_RAS)
-    stored_axes = nibabel.orientations.io_orientation(image.affine)[:3]
-    back = nibabel.orientations.ornt_transform(ras, stored_axes)
-    volume = np.ascontiguousarray(nibabel.orientations.apply_orientation(canonical, back))
+    back = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt(header.orientation))
+    volume = np.ascontiguousarray(apply_orientation(canonical, back)).reshape(image.shape)
     kept = nibabel.Nifti1Header.from_header(image.header)
     kept.set_data_dtype(np.uint8)
     kept.set_slope_inter(1, 0)
-    stored = nibabel.Nifti1Image(volume.reshape(image.shape), image.affine, kept)
-    data = stored.to_bytes()
-    if path.suffix == ".gz":
-        packed = bytes_io.BytesIO()
-        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as stream:  # same bytes every time
-            stream.write(data)
-        data = packed.getvalue()
-    write_atomic(path, lambda stream: stream.write(data))
+    data = nibabel.Nifti1Image(volume, image.affine, kept).to_bytes()
+    if Path(path).suffix == ".gz":
+        data = gzip.compress(data, mtime=0)  # the same bytes every time
+    write_atomic(Path(path), lambda stream: stream.write(data))
 
 
 class StackCache:
-    """The stacks that were used last, up to a number of bytes; each process has its own.
-
-    Training draws slices in random order: without it every slice would decompress its whole volume.
+    """The stacks that were used last, so that not every slice decompresses its whole volume.
 
     Args:
         max_bytes: Stacks are dropped, longest unused first, when they take more. One stack is
-            always kept.
+            always kept. Each process has its own cache.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self._stacks: OrderedDict[tuple[str, int, str], NDArray[Any]] = OrderedDict()
-        self._bytes = 0
+        self._stacks: dict[tuple[str, int, str], NDArray[Any]] = {}  # the one used last is last
         self._lock = Lock()
 
     def __reduce__(self) -> tuple[type[StackCache], tuple[int]]:
@@ -277,37 +249,28 @@ class StackCache:
             kind: What ``load`` makes of it.
             load: Called without arguments.
         """
-        try:
-            changed = path.stat().st_mtime_ns
-        except FileNotFoundError as error:
-            raise ScribbleNotFoundError(f"D301 volume {path} does not exist") from error
-        key = (str(path), changed, kind)
+        key = (str(path), path.stat().st_mtime_ns if path.exists() else 0, kind)
         with self._lock:
             if key in self._stacks:
-                self._stacks.move_to_end(key)
+                self._stacks[key] = self._stacks.pop(key)
                 return self._stacks[key]
         stack = load()  # not under the lock: threads read different volumes at once
         with self._lock:
-            if key not in self._stacks:
-                self._stacks[key] = stack
-                self._bytes += stack.nbytes
-            while self._bytes > self.max_bytes and len(self._stacks) > 1:
-                _, dropped = self._stacks.popitem(last=False)
-                self._bytes -= dropped.nbytes
+            self._stacks[key] = stack
+            used = sum(kept.nbytes for kept in self._stacks.values())
+            while used > self.max_bytes and len(self._stacks) > 1:
+                used -= self._stacks.pop(next(iter(self._stacks))).nbytes
         return stack
 
 
 @contextmanager
 def open_hdf5(path: Path, what: str, *, cure: str = "") -> Iterator[Any]:
-    """Open a file for reading.
+    """Open an ``h5py.File`` for reading.
 
     Args:
         path: HDF5 file.
         what: What it is, such as ``"slice"``, for messages.
         cure: What else helps if it is damaged.
-
-    Yields:
-        An ``h5py.File``.
 
     Raises:
         ScribbleNotFoundError: If the file does not exist (D301).
@@ -333,3 +296,54 @@ def read_data_set(content: Any, key: str, path: Path) -> Any:
     size = int(np.prod(stored.shape, dtype=np.float64)) * stored.dtype.itemsize
     check_promise(path, size, min(stored.id.get_storage_size(), path.stat().st_size))
     return stored[()]
+
+
+def read_spacings(root: Path) -> dict[str, Spacing]:
+    """Distances by stem or group, empty without such a file.
+
+    Args:
+        root: Plain folder.
+
+    Raises:
+        LabelFormatError: If the file does not map names to three positive numbers (D202).
+    """
+    path = root / _SPACING_FILE
+    cure = "expected {stem or group: [slices, rows, columns]} in mm; correct or remove the file"
+    if not path.is_file():  # a pipe would never end
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # bad JSON or bad UTF-8
+        raise LabelFormatError(f"D202 {path}: is not valid JSON ({error}); {cure}") from error
+    if not isinstance(content, dict):
+        raise LabelFormatError(f"D202 {path}: is a {type(content).__name__}; {cure}")
+    spacings: dict[str, Spacing] = {}
+    for name, value in content.items():
+        numbers = value if isinstance(value, list) else ()
+        if len(numbers) != 3 or not all(is_number(number) and number > 0 for number in numbers):
+            raise LabelFormatError(f"D202 {path}: {name!r} has {value!r}; {cure}")
+        spacings[name] = (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+    return spacings
+
+
+def write_spacings(root: Path, records: Sequence[Record], *, by_group: bool) -> None:
+    """Add the distances of records to those that are there; no file if none is known.
+
+    Args:
+        root: Plain folder.
+        records: Samples.
+        by_group: Name groups, such as volumes, in place of all their images; images of groups
+            whose images differ are named one by one.
+    """
+    if all(record.spacing is None for record in records):
+        return
+    of_group: dict[str | None, set[Spacing | None]] = {}
+    for record in records:
+        of_group.setdefault(record.group, set()).add(record.spacing)
+    spacings = read_spacings(root)
+    for record in records:
+        if record.spacing is not None:
+            shared = by_group and len(of_group[record.group]) == 1
+            spacings[(shared and record.group) or record.image_id] = record.spacing
+    lines = [f"{json.dumps(name)}: {json.dumps(list(spacings[name]))}" for name in sorted(spacings)]
+    write_text(root / _SPACING_FILE, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from scribbleseg.data.lists import group_pattern, read_split, safe_id
+from scribbleseg.data.groups import group_pattern
+from scribbleseg.data.lists import read_split, safe_id
 from scribbleseg.data.sources import FolderSource
-from scribbleseg.data.spacings import write_spacings
+from scribbleseg.data.volumes import write_spacings
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
 from scribbleseg.functional.intensity import Intensity

@@ -38,10 +38,7 @@ from scribbleseg.data.sources.s4 import S4Source as S4Source
 from scribbleseg.data.sources.s4_file import S4File as S4File, read_s4 as read_s4
 from scribbleseg.data.sources.synthetic import SyntheticSource as SyntheticSource
 from scribbleseg.data.sources.voc import VOCSource as VOCSource
-from scribbleseg.data.sources.volumes import (
-    Case as Case, CaseSource as CaseSource, check_fold as check_fold,
-    files_ending as files_ending, hashed_order as hashed_order,
-)
+from scribbleseg.data.sources.volumes import VolumeSource as VolumeSource
 
 SOURCES: dict[str, Callable[..., ScribbleSource]]
 

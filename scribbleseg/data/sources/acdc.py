@@ -16,7 +16,8 @@ from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing
 from scribbleseg.data.volumes import open_hdf5, read_data_set
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.options import check_choice
 from scribbleseg.types import Label
 
 if TYPE_CHECKING:
@@ -79,13 +80,9 @@ class ACDCSource(FolderSource):
         pseudo_label_dir: str | None = None,
         weak_labels: WeakLabels | None = None,
     ) -> None:
-        if fold not in range(1, _FOLDS + 1):
-            raise ConfigError(f"fold={fold}: expected 1 to {_FOLDS}")
+        check_choice("fold", fold, range(1, _FOLDS + 1))
         self.fold = fold
-        folder = Path(root)
-        self._slices: Path | None = None
-        if not (folder / "images").is_dir() and folder.is_dir():
-            self._slices = _locate_slices(folder)
+        self._slices = _locate_slices(Path(root))
         super().__init__(
             root,
             train_list=train_list,
@@ -111,11 +108,11 @@ class ACDCSource(FolderSource):
         if self._slices is None:
             return super()._list_files()
         found = find_images(self._slices, suffixes=(".h5",))
-        stems = sorted(found, key=natural_key)
+        files = {stem: found[stem] for stem in sorted(found, key=natural_key)}
         return FileIndex(
-            images={stem: found[stem] for stem in stems},
-            scribbles={s: Label(found[s], "map", "scribble", "scribble") for s in stems},
-            masks={s: Label(found[s], "map", "label", "mask") for s in stems},
+            images=files,
+            scribbles={s: Label(path, "map", "scribble", "scribble") for s, path in files.items()},
+            masks={s: Label(path, "map", "label", "mask") for s, path in files.items()},
             places=dict.fromkeys(("image", "scribble", "mask"), str(self._slices)),
         )
 
@@ -143,12 +140,11 @@ class ACDCSource(FolderSource):
         if self._slices is None:
             return super().read_image(record)
         path = require(record.image, "image", record)
-        values = _read_h5(path, "image")
-        in_range = values.size and np.isfinite(values).all() and 0 <= values.min() <= values.max()
-        if values.ndim != 2 or not in_range or values.max() > 1:
+        values = _read_slice(path, "image")
+        if not (0 <= values.min() <= values.max() <= 1):  # false for nan as well
             raise LabelFormatError(
-                f"D203 {path}: {values.dtype} {values.shape} with values {np.min(values):g} to "
-                f"{np.max(values):g}, expected a 2-D slice in [0, 1]; take the released slices"
+                f"D203 {path}: {values.dtype} with values {values.min():g} to {values.max():g}, "
+                "expected a slice in [0, 1]; take the released slices"
             )
         grey = np.round(values * 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -163,18 +159,16 @@ class ACDCSource(FolderSource):
     def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
         if not label.entry:
             return super()._read_map(label, record)
-        values = _read_h5(label.path, label.entry)
-        if values.ndim != 2:
-            raise LabelFormatError(
-                f"D203 {label}: {values.dtype} {values.shape}, expected ids of one slice; take the "
-                "released slices"
-            )
+        values = _read_slice(label.path, label.entry)
         return encode_label(values, self.codings[label.coding], str(label))
 
 
-def _locate_slices(root: Path) -> Path:
+def _locate_slices(root: Path) -> Path | None:
+    """Folder of the release, ``None`` for a plain folder."""
+    if (root / "images").is_dir() or not root.is_dir():
+        return None
     for folder in (root / "ACDC_training_slices", root):
-        if folder.is_dir() and any(folder.glob("*.h5")):
+        if any(folder.glob("*.h5")):
             return folder
     raise ScribbleNotFoundError(
         f"D301 {root}: holds neither images/ nor ACDC_training_slices/*.h5; set `root` to the "
@@ -192,7 +186,7 @@ def _patient(stem: str) -> int:
     return int(match[1])
 
 
-def _read_h5(path: Path, key: str) -> NDArray[Any]:
+def _read_slice(path: Path, key: str) -> NDArray[Any]:
     with open_hdf5(path, "slice") as content:
         if key not in content:
             raise ScribbleNotFoundError(
@@ -200,4 +194,9 @@ def _read_h5(path: Path, key: str) -> NDArray[Any]:
                 "the released slices"
             )
         values: NDArray[Any] = read_data_set(content, key, path)
-        return values
+    if values.ndim != 2 or not values.size:
+        raise LabelFormatError(
+            f"D203 {path}/{key}: has shape {values.shape}, expected one slice; take the released "
+            "slices"
+        )
+    return values

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from scribbleseg.data.check.findings import Finding, found, some_names
 from scribbleseg.data.classes import ClassTable, read_classes
 from scribbleseg.data.documents import read_yaml
+from scribbleseg.data.groups import group_in
 from scribbleseg.data.images import ImageOptions
-from scribbleseg.data.lists import find_images, group_in, read_split
+from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
-from scribbleseg.data.spacings import Spacing, read_spacings
+from scribbleseg.data.volumes import Spacing, read_spacings
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.constants import MAX_CLASSES
-from scribbleseg.data.classes import ClassTable, normalise_name, read_classes
+from scribbleseg.data.classes import read_classes, table_of
+from scribbleseg.data.groups import check_pattern, check_time, group_in
 from scribbleseg.data.images import ImageOptions
-from scribbleseg.data.lists import check_pattern, group_in, read_split
+from scribbleseg.data.lists import read_split
 from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.volumes import (
-    Case,
-    CaseSource,
-    check_fold,
-    files_ending,
-    hashed_order,
-)
+from scribbleseg.data.sources.volumes import FOLDS, VolumeSource
 from scribbleseg.data.volumes import NIFTI_SUFFIXES
 from scribbleseg.data.weak import LabelType  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Mapping
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Split
 
 __all__ = ["NiftiSource"]
 
-_FOLDS = 5
-_MASK_SUFFIX, _SCRIBBLE_SUFFIX = "_gt.nii.gz", "_scribble.nii.gz"
 
-
-class NiftiSource(CaseSource):
+class NiftiSource(VolumeSource):
     """Volumes, dense labels and scribbles in files that share the name of their case.
 
     A case is the path of its image, relative to ``image_dir``, without ``image_suffix``; its labels
@@ -92,8 +85,8 @@ class NiftiSource(CaseSource):
         scribble_dir: str | None = None,
         mask_dir: str | None = None,
         image_suffix: str = ".nii.gz",
-        scribble_suffix: str = _SCRIBBLE_SUFFIX,
-        mask_suffix: str = _MASK_SUFFIX,
+        scribble_suffix: str = "_scribble.nii.gz",
+        mask_suffix: str = "_gt.nii.gz",
         unlabelled_value: int | None = None,
         patient_regex: str | None = None,
         fold: int = 0,
@@ -109,28 +102,25 @@ class NiftiSource(CaseSource):
         label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
     ) -> None:
-        self.root = Path(root)
-        if not self.root.is_dir():
+        folder = Path(root)
+        if not folder.is_dir():
             raise ScribbleNotFoundError(f"D301 {root}: no such folder; check `root`")
-        check_fold(fold, _FOLDS)
         if channels not in (1, 3):
             raise ConfigError(f"channels={channels!r}: a volume has one channel, expected 1 or 3")
-        self.fold = fold
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
-        self.image_dir = self.root / image_dir
-        self.scribble_dir = self.image_dir if scribble_dir is None else self.root / scribble_dir
-        self.mask_dir = self.image_dir if mask_dir is None else self.root / mask_dir
-        self._suffixes = {
-            "image": image_suffix,
-            "scribble": scribble_suffix,
-            "mask": mask_suffix,
-        }
-        self._check_suffixes()
         self._patient = check_pattern(patient_regex=patient_regex)
+        places: dict[FileRole, tuple[Path, str]] = {
+            "image": (folder / image_dir, image_suffix),
+            "scribble": (folder / (scribble_dir or image_dir), scribble_suffix),
+            "mask": (folder / (mask_dir or image_dir), mask_suffix),
+        }
+        _check_suffixes(places)
+        given = {"classes": class_names, "background": background}
         super().__init__(
-            read_classes(self.root)
-            if class_names is None
-            else _class_table(class_names, background),
+            folder,
+            read_classes(folder) if class_names is None else table_of(given, Path("class_names")),
+            places,
+            fold=fold,
             slice_axis=slice_axis,
             cache_mib=cache_mib,
             images=ImageOptions(channels=channels, intensity=Intensity.from_options(intensity)),
@@ -138,100 +128,32 @@ class NiftiSource(CaseSource):
             on_missing=on_missing,
             allow_dense_scribbles=allow_dense_scribbles,
             label_type=label_type,
-            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            pseudo_label_dir=pseudo_label_dir,
         )
-
-    def _check_suffixes(self) -> None:
-        for role, suffix in self._suffixes.items():
-            if not suffix.endswith(NIFTI_SUFFIXES):
-                raise ConfigError(
-                    f"{role}_suffix={suffix!r}: expected the end of a file name, with .nii or "
-                    ".nii.gz"
-                )
-        places = {"image": self.image_dir, "scribble": self.scribble_dir, "mask": self.mask_dir}
-        roles = list(places)
-        for index, first in enumerate(roles):
-            for second in roles[index + 1 :]:
-                same = places[first].resolve() == places[second].resolve()
-                if same and self._suffixes[first] == self._suffixes[second]:
-                    raise ConfigError(
-                        f"{first}_suffix and {second}_suffix are both {self._suffixes[first]!r} in "
-                        f"{places[first]}; expected names that tell them apart, or other folders"
-                    )
 
     @classmethod
     def matches(cls, root: Path) -> bool:
         """Whether a folder has this layout, told by the names in it; reads no file."""
-        patterns = (
-            f"{place}*{end}" for place in ("", "*/") for end in (_MASK_SUFFIX, _SCRIBBLE_SUFFIX)
-        )
-        return any(any(root.glob(pattern)) for pattern in patterns)
-
-    def _places(self) -> dict[str, str]:
-        return {
-            "image": str(self.image_dir),
-            "scribble": str(self.scribble_dir),
-            "mask": str(self.mask_dir),
-        }
-
-    def _list_cases(self) -> Iterable[Case]:
-        files = {role: self._find(role, Path(folder)) for role, folder in self._places().items()}
-        for name, path in files["image"].items():
-            labels = (files["scribble"].get(name), files["mask"].get(name))
-            yield Case(name, (path,), *labels)
-
-    def _find(self, role: str, folder: Path) -> dict[str, Path]:
-        """Files of a role by case name; in a shared folder the longer suffixes win."""
-        suffix = self._suffixes[role]
-        if role != "image" and not folder.is_dir():
-            return {}
-        places = self._places()
-        longer = tuple(
-            other
-            for name, other in self._suffixes.items()
-            if name != role and places[name] == str(folder) and other.endswith(suffix)
-        )
-        return {
-            name: path
-            for name, path in files_ending(folder, suffix).items()
-            if not (longer and path.name.endswith(longer))
-        }
+        ends = ("*_gt.nii.gz", "*_scribble.nii.gz")
+        return any(any(root.glob(f"{place}{end}")) for place in ("", "*/") for end in ends)
 
     def _list_stems(self, split: Split) -> list[str]:
-        path = self.root / self.lists[split]
         if split == "test" or any((self.root / self.lists[s]).is_file() for s in ("train", "val")):
-            listed = [self._case_name(name) for name in read_split(path, repeats=split == "train")]
-            unknown = [name for name in listed if name not in self.cases]
-            if unknown:
-                raise ScribbleNotFoundError(
-                    f"D301 {path}: {len(unknown)} of {len(listed)} cases have no image in "
-                    f"{self.image_dir} (e.g. {', '.join(unknown[:5])}); expected names without "
-                    f"{self._suffixes['image']}, relative to that folder: correct the list"
-                )
-            return self._stems_of(listed)
-        return self._divide(split)
-
-    def _case_name(self, name: str) -> str:
-        return name.removesuffix(self._suffixes["image"])
-
-    def _divide(self, split: str) -> list[str]:
-        labelled = [case.name for case in self.cases.values() if case.scribble or case.mask]
+            path, suffix = self.root / self.lists[split], self.places["image"][1]
+            names = read_split(path, repeats=split == "train")
+            return self._stems_of([name.removesuffix(suffix) for name in names], path)
+        check_time(self._patient, self.cases, "patient_regex")
         patients: dict[str, list[str]] = {}
-        for name in labelled:
-            patients.setdefault(self._patient_of(name), []).append(name)
-        if len(patients) < _FOLDS:
-            raise ScribbleNotFoundError(
-                f"D301 {self.root}: {len(labelled)} labelled cases of {len(patients)} patients, at "
-                f"least {_FOLDS} patients are needed to make folds; write train.txt and val.txt "
-                "with one case name a line, or correct `patient_regex` and the suffixes"
-            )
-        held_out = set(hashed_order(patients)[self.fold :: _FOLDS])
-        return self._stems_of(
-            name
-            for patient, names in patients.items()
-            if (patient in held_out) == (split == "val")
-            for name in names
+        for name, case in self.cases.items():
+            if case.scribble or case.mask:
+                patients.setdefault(self._patient_of(name), []).append(name)
+        # the order of hashes depends on neither the platform nor other patients
+        order = sorted(patients, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        cure = (
+            "write train.txt and val.txt with one case name a line, or correct `patient_regex` and "
+            "the suffixes"
         )
+        return self._divide(split, patients, order[self.fold :: FOLDS], cure)
 
     def _patient_of(self, case: str) -> str:
         if self._patient is None:
@@ -239,12 +161,17 @@ class NiftiSource(CaseSource):
         return group_in(self._patient, case) or case
 
 
-def _class_table(names: Sequence[str], background: int | None) -> ClassTable:
-    if not 2 <= len(names) <= MAX_CLASSES or len({*map(normalise_name, names)}) < len(names):
-        raise ConfigError(
-            f"class_names={list(names)}: expected 2 to {MAX_CLASSES} different names, in the order "
-            "of the ids"
-        )
-    if background is not None and not 0 <= background < len(names):
-        raise ConfigError(f"background={background}: expected an id below {len(names)}, or null")
-    return ClassTable(tuple(names), background=background)
+def _check_suffixes(places: Mapping[FileRole, tuple[Path, str]]) -> None:
+    """Refuse suffixes of other files, and roles whose files could not be told apart."""
+    seen: dict[tuple[Path, str], str] = {}
+    for role, (folder, suffix) in places.items():
+        if not suffix.endswith(NIFTI_SUFFIXES):
+            raise ConfigError(
+                f"{role}_suffix={suffix!r}: expected the end of a file name, with .nii or .nii.gz"
+            )
+        first = seen.setdefault((folder.resolve(), suffix), role)
+        if first != role:
+            raise ConfigError(
+                f"{first}_suffix and {role}_suffix are both {suffix!r} in {folder}; expected names "
+                "that tell them apart, or other folders"
+            )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.constants import MAX_CLASSES
-from scribbleseg.data.classes import ClassTable, normalise_name
+from scribbleseg.data.classes import ClassTable, table_of
+from scribbleseg.data.documents import read_json
 from scribbleseg.data.images import ImageOptions
 from scribbleseg.data.sources.index import OnMissing  # noqa: TC001  (the CLI resolves it)
-from scribbleseg.data.sources.volumes import Case, CaseSource, check_fold, files_ending
+from scribbleseg.data.sources.volumes import FOLDS, Case, VolumeSource, files_ending
+from scribbleseg.data.volumes import NIFTI_SUFFIXES
 from scribbleseg.data.weak import LabelType  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import Intensity
@@ -21,18 +21,19 @@ from scribbleseg.functional.intensity import Intensity
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Record, Split
 
 __all__ = ["NnUNetSource"]
 
-_FOLDS, _SPLIT_SEED = 5, 12345
+_SPLIT_SEED = 12345
 _FACTS = "dataset.json"
 _SPLITS = "splits_final.json"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _EXAMPLE = '{"channel_names": {"0": "MRI"}, "labels": {"background": 0, "organ": 1}, ...}'
 
 
-class NnUNetSource(CaseSource):
+class NnUNetSource(VolumeSource):
     """A raw data set of nnU-Net v2 (``nnUNet_raw/DatasetXXX_NAME``).
 
     ::
@@ -92,24 +93,24 @@ class NnUNetSource(CaseSource):
         label_type: LabelType = "scribble",
         pseudo_label_dir: str | None = None,
     ) -> None:
-        check_fold(fold, _FOLDS)
-        self.root, self.fold = Path(root), fold
-        facts = _read_facts(self.root)
-        names, self._ignored = _read_labels(facts, self.root / _FACTS)
-        self._ending = str(facts.get("file_ending", ".nii.gz"))
-        sparse = self._ignored is not None
-        self.scribble_dir = self.root / (scribble_dir or ("labelsTr" if sparse else "scribblesTr"))
-        self.mask_dir = self.root / (mask_dir or ("masksTr" if sparse else "labelsTr"))
+        folder = Path(root)
+        facts = _read_facts(folder / _FACTS)
+        sparse = "ignore" in facts["labels"]
+        folders: dict[FileRole, str] = {
+            "image": "imagesTr",
+            "scribble": scribble_dir or ("labelsTr" if sparse else "scribblesTr"),
+            "mask": mask_dir or ("masksTr" if sparse else "labelsTr"),
+        }
+        ending = str(facts.get("file_ending", ".nii.gz"))
         super().__init__(
-            ClassTable(
-                names,
-                background=0 if normalise_name(names[0]) == "background" else None,
-                ignore=() if self._ignored is None else (self._ignored,),
-            ),
+            folder,
+            _read_labels(facts, folder / _FACTS),
+            {role: (folder / name, ending) for role, name in folders.items()},
+            fold=fold,
             slice_axis=slice_axis,
             cache_mib=cache_mib,
             images=ImageOptions(
-                channels=_count_channels(facts, self.root / _FACTS),
+                channels=len(facts["channel_names"]),
                 intensity=Intensity.from_options(intensity),
                 rgb_channels=rgb_channels,
                 max_image_pixels=max_image_pixels,
@@ -118,7 +119,7 @@ class NnUNetSource(CaseSource):
             on_missing=on_missing,
             allow_dense_scribbles=allow_dense_scribbles,
             label_type=label_type,
-            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
+            pseudo_label_dir=pseudo_label_dir,
         )
 
     @classmethod
@@ -126,56 +127,43 @@ class NnUNetSource(CaseSource):
         """Whether a folder has this layout, told by the names in it; reads no file."""
         return (root / "imagesTr").is_dir() and (root / _FACTS).is_file()
 
-    def _places(self) -> dict[str, str]:
-        return {
-            "image": str(self.root / "imagesTr"),
-            "scribble": str(self.scribble_dir),
-            "mask": str(self.mask_dir),
-        }
-
     def _list_cases(self) -> Iterable[Case]:
-        scribbles, masks = self._labels(self.scribble_dir), self._labels(self.mask_dir)
-        train = self._images("imagesTr")
+        scribbles, masks = self._find("scribble"), self._find("mask")
+        train = self._channels("imagesTr", needed=True)
         for name, files in train.items():
             yield Case(name, files, scribbles.get(name), masks.get(name))
-        truth = self._labels(self.root / "labelsTs")
-        for name, files in self._images("imagesTs").items():
+        masks = files_ending(self.root / "labelsTs", self.places["mask"][1])
+        for name, files in self._channels("imagesTs").items():
             if name in train:
                 raise LabelFormatError(
                     f"D303 {self.root}: case {name!r} is in imagesTr and in imagesTs; give every "
                     "case its own name"
                 )
-            yield Case(name, files, None, truth.get(name))
+            yield Case(name, files, None, masks.get(name))
 
-    def _images(self, folder: str) -> dict[str, tuple[Path, ...]]:
-        """Files of every case in the order of the channels."""
-        place = self.root / folder
-        if folder == "imagesTs" and not place.is_dir():
-            return {}
+    def _channels(self, place: str, *, needed: bool = False) -> dict[str, tuple[Path, ...]]:
+        """Files of every case of a folder in the order of the channels."""
+        folder, ending = self.root / place, self.places["image"][1]
         channels: dict[str, dict[int, Path]] = {}
-        for stem, path in files_ending(place, self._ending).items():
+        for stem, path in files_ending(folder, ending, needed=needed).items():
             match = _CHANNEL.fullmatch(stem)
             if match is None:
                 raise LabelFormatError(
-                    f"D301 {path}: expected a name that ends in _0000{self._ending}, the number of "
-                    "its channel; rename the file"
+                    f"D301 {path}: expected a name that ends in _0000{ending}, the number of its "
+                    "channel; rename the file"
                 )
             channels.setdefault(match[1], {})[int(match[2])] = path
-        wanted = self.in_channels
+        # pictures hold three channels in one file
+        wanted, picture = self.in_channels, not ending.endswith(NIFTI_SUFFIXES)
+        allowed = [list(range(wanted)), *([[0]] if wanted == 3 and picture else [])]
         for name, found in channels.items():
-            # natural images hold three channels in one file
-            if sorted(found) not in (list(range(wanted)), [0] if wanted == 3 else None):
+            if sorted(found) not in allowed:
                 raise ScribbleNotFoundError(
-                    f"D301 {place}: case {name!r} has the channel numbers {sorted(found)}, "
+                    f"D301 {folder}: case {name!r} has the channel numbers {sorted(found)}, "
                     f"{_FACTS} names {wanted} channels, expected one file for each of 0 to "
                     f"{wanted - 1}; copy the missing files"
                 )
         return {name: tuple(found[i] for i in sorted(found)) for name, found in channels.items()}
-
-    def _labels(self, folder: Path) -> dict[str, Path]:
-        if not folder.is_dir():
-            return {}
-        return files_ending(folder, self._ending)
 
     def _in(self, folder: str) -> list[str]:
         place = self.root / folder
@@ -185,14 +173,12 @@ class NnUNetSource(CaseSource):
         """Samples of a split; see the class for what the splits are.
 
         Raises:
-            ScribbleNotFoundError: If folders, cases or labels are missing (D301).
-            LabelFormatError: If names or headers are faulty.
-            ConfigError: If there is no such split.
+            ScribbleSegError: See :meth:`FileSource.records`.
         """
-        if split != "predict":
-            return super().records(split)
-        stems = self._stems_of(self._in("imagesTs") or self._in("imagesTr"))
-        return [self._record(stem, None, None) for stem in stems]
+        records, tests = super().records(split), self._in("imagesTs")
+        if split != "predict" or not tests:
+            return records
+        return [record for record in records if record.group in tests]
 
     def _list_stems(self, split: Split) -> list[str]:
         if split == "test":
@@ -203,42 +189,20 @@ class NnUNetSource(CaseSource):
                     "evaluate on the validation split"
                 )
             return self._stems_of(cases)
-        names = self._in("imagesTr")
         stored = self.root / _SPLITS
         if stored.is_file():
-            chosen = _stored_fold(stored, self.fold, split)
-            unknown = sorted(set(chosen) - set(names))
-            if unknown:
-                raise ScribbleNotFoundError(
-                    f"D301 {stored}: fold {self.fold} lists {len(unknown)} cases that are not in "
-                    f"imagesTr (e.g. {', '.join(unknown[:5])}); copy them, or delete the file"
-                )
-            return self._stems_of(chosen)
-        if len(names) < _FOLDS:
-            raise ScribbleNotFoundError(
-                f"D301 {self.root / 'imagesTr'}: holds {len(names)} cases, at least {_FOLDS} are "
-                f"needed to make folds; write {_SPLITS}: "
-                '[{"train": ["CASE", ...], "val": ["CASE", ...]}]'
-            )
-        held_out = _default_fold(names, self.fold)
-        return self._stems_of(n for n in names if (n in held_out) == (split == "val"))
-
-
-def _default_fold(names: list[str], fold: int) -> set[str]:
-    """Held-out cases of nnU-Net's own shuffled folds, so that results can be compared with its."""
-    ordered = sorted(names)
-    order = np.arange(len(ordered))
-    # an old generator, but the one that it uses
-    np.random.RandomState(_SPLIT_SEED).shuffle(order)
-    return {ordered[index] for index in np.array_split(order, _FOLDS)[fold]}
+            return self._stems_of(_stored_fold(stored, self.fold, split), stored)
+        names = sorted(self._in("imagesTr"))
+        # an old generator, but the one of nnU-Net: results can be compared with its
+        np.random.RandomState(_SPLIT_SEED).shuffle(names)
+        held_out = np.array_split(names, FOLDS)[self.fold].tolist()
+        cure = f'write {_SPLITS}: [{{"train": ["CASE", ...], "val": ["CASE", ...]}}]'
+        return self._divide(split, {name: [name] for name in names}, held_out, cure)
 
 
 def _stored_fold(path: Path, fold: int, split: str) -> list[str]:
     try:
-        folds = json.loads(path.read_text(encoding="utf-8-sig"))
-        names = folds[fold][split]
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabelFormatError(f"D202 {path}: is not valid JSON ({error})") from error
+        names = read_json(path, "folds")[fold][split]
     except (IndexError, KeyError, TypeError) as error:
         raise ConfigError(
             f'fold={fold}: {path} has no such fold; expected a list of {{"train": [...], "val": '
@@ -246,23 +210,19 @@ def _stored_fold(path: Path, fold: int, split: str) -> list[str]:
         ) from error
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise LabelFormatError(
-            f"D202 {path}: {split!r} of fold {fold} is {str(names)[:60]!r}, expected a list "
-            "of case names"
+            f"D202 {path}: {split!r} of fold {fold} is {str(names)[:60]!r}, expected a list of "
+            "case names; correct it, or delete the file"
         )
     return names
 
 
-def _read_facts(root: Path) -> dict[str, Any]:
-    path = root / _FACTS
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
+def _read_facts(path: Path) -> dict[str, Any]:
+    if not path.is_file():
         raise ScribbleNotFoundError(
             f"D301 {path}: does not exist; set `root` to a folder of nnUNet_raw, or write "
             f"{_EXAMPLE}"
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise LabelFormatError(f"D202 {path}: is not valid JSON ({error})") from error
+        )
+    facts = read_json(path, "facts of the data set")
     if not isinstance(facts, dict) or not isinstance(facts.get("labels"), dict):
         raise LabelFormatError(f"D401 {path}: has no `labels`, expected {_EXAMPLE}")
     if "file_ending" not in facts and "channel_names" not in facts:
@@ -270,20 +230,16 @@ def _read_facts(root: Path) -> dict[str, Any]:
             f"D401 {path}: has neither `channel_names` nor `file_ending`, so it is of nnU-Net v1 "
             "or the Medical Segmentation Decathlon; convert it with nnUNetv2_convert_MSD_dataset"
         )
-    return facts
-
-
-def _count_channels(facts: dict[str, Any], path: Path) -> int:
     channels = facts.get("channel_names")
     if not isinstance(channels, dict) or not channels:
         raise LabelFormatError(
             f'D401 {path}: channel_names is {channels!r}, expected e.g. {{"0": "T1", "1": "T2"}}'
         )
-    return len(channels)
+    return facts
 
 
-def _read_labels(facts: dict[str, Any], path: Path) -> tuple[tuple[str, ...], int | None]:
-    """Class names by id, and the value of ``ignore``."""
+def _read_labels(facts: dict[str, Any], path: Path) -> ClassTable:
+    """Classes by id; the value of ``ignore`` is unlabelled."""
     labels = dict(facts["labels"])
     for name, value in labels.items():
         if isinstance(value, list):
@@ -291,21 +247,12 @@ def _read_labels(facts: dict[str, Any], path: Path) -> tuple[tuple[str, ...], in
                 f"D401 {path}: label {name!r} is the region {value}; regions overlap, but a pixel "
                 "has one class here: write one id per class"
             )
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise LabelFormatError(
-                f'D401 {path}: label {name!r} is {value!r}, expected its id, as in {{"organ": 1}}'
-            )
     ignored = labels.pop("ignore", None)
-    order = sorted(labels, key=lambda name: int(labels[name]))
-    ids = [int(labels[name]) for name in order]
-    if ids != list(range(len(ids))) or not 2 <= len(ids) <= MAX_CLASSES:
+    entries = [{"name": name, "id": value} for name, value in labels.items()]
+    table = table_of({"classes": entries, "ignore": ignored}, path)
+    if ignored in labels.values():
         raise LabelFormatError(
-            f"D401 {path}: labels have the ids {ids[:8]}, expected 2 to {MAX_CLASSES} ids from 0 "
-            "without gaps; renumber them"
+            f"D401 {path}: `ignore` has the id {ignored}, which is that of a class too, expected "
+            f"the highest id, {len(labels)}"
         )
-    if ignored is not None and ignored in ids:
-        raise LabelFormatError(
-            f"D401 {path}: `ignore` has the id {ignored} of class {order[ignored]!r}, expected the "
-            f"highest id, {len(ids)}"
-        )
-    return tuple(order), ignored
+    return ClassTable(table.names, table.background, ignore=table.ignore)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from helpers.tiny_folders import write_list
 
 from scribbleseg import LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data import read_classes
@@ -11,18 +10,22 @@ from scribbleseg.data import read_classes
 # ---------------------------------------------------------------------------- class files
 
 
-def test_classes_txt(tmp_path):
-    write_list(tmp_path / "classes.txt", ["_background_", "cat", "dog"])
+@pytest.mark.parametrize(
+    ("name", "text", "names", "background"),
+    [
+        ("classes.txt", "_background_\ncat\ndog\n", ("_background_", "cat", "dog"), 0),
+        ("classes.txt", "sky\nroad\n", ("sky", "road"), None),
+        ("labels.txt", "__ignore__\n_background_\ncat\n", ("_background_", "cat"), 0),
+        ("classes.json", '{"classes": ["background", "x"], "background": null}', None, None),
+        ("classes.json", '["background", "x"]', ("background", "x"), 0),
+        ("classes.yaml", "classes: [a, b]\nbackground: B", ("a", "b"), 1),
+    ],
+)
+def test_lists_of_names(tmp_path, name, text, names, background):
+    (tmp_path / name).write_text(text)
     table = read_classes(tmp_path)
-    assert table.names == ("_background_", "cat", "dog")
-    assert (table.background, table.ids) == (0, None)
-    write_list(tmp_path / "classes.txt", ["sky", "road"])
-    assert read_classes(tmp_path).background is None
-
-
-def test_labelme_list(tmp_path):
-    write_list(tmp_path / "labels.txt", ["__ignore__", "_background_", "cat"])
-    assert read_classes(tmp_path).names == ("_background_", "cat")
+    assert table.names == (names or ("background", "x"))
+    assert (table.background, table.ids, table.counted) == (background, None, name.endswith("txt"))
 
 
 def test_classes_yaml(tmp_path):
@@ -38,14 +41,6 @@ def test_classes_yaml(tmp_path):
     assert (table.ignore, table.unlabelled_value, table.background) == ((4,), 9, 0)
     assert (table.aliases["kitty"], table.aliases["cat"]) == (1, 1)
     assert table.ids == (0, 7)
-
-
-def test_classes_json_list_and_null_background(tmp_path):
-    (tmp_path / "classes.json").write_text('{"classes": ["background", "x"], "background": null}')
-    assert read_classes(tmp_path).background is None
-    (tmp_path / "classes.json").write_text('["background", "x"]')
-    table = read_classes(tmp_path)
-    assert (table.names, table.background) == (("background", "x"), 0)
 
 
 def test_an_ignored_class_has_an_id_and_no_name(tmp_path):
@@ -78,11 +73,12 @@ def test_the_first_class_file_counts(tmp_path):
         ("classes.txt", "a\nb\na\n", "used twice"),
         ("classes.txt", "dining-table\nDining Table\n", "used twice"),
         ("classes.txt", "a\n\nb\n", "line 2 is empty"),
+        ("labels.txt", "__ignore__\na\n\nb\n", "line 3 is empty"),
         ("classes.txt", "\n".join(map(str, range(256))), "256 classes, expected 2..255"),
         ("classes.txt", "a\n", "1 classes"),
         ("classes.yaml", "classes: [{id: 0, name: a}, {id: 2, name: b}]", "compact: true"),
         ("classes.yaml", "classes: [{id: 0, name: a}, {id: 0, name: b}]", "used twice"),
-        ("classes.yaml", "classes: [a, b]\nbackground: 5", "background 5"),
+        ("classes.yaml", "classes: [a, b]\nbackground: 5", "background names 5"),
         ("classes.yaml", "classes: [a, b]\nignored: 5", "unknown keys"),
         ("classes.yaml", "classes: [{name: a, color: red}, b]", "color 'red'"),
         ("classes.yaml", "classes: [a, b]\nunlabelled_value: x", "unlabelled_value is 'x'"),
@@ -93,7 +89,7 @@ def test_the_first_class_file_counts(tmp_path):
         (
             "classes.yaml",
             "classes: [{name: a, color: '#010203'}, {name: b, color: [1, 2, 3]}]",
-            r"color \(1, 2, 3\) is used twice",
+            r"color \[1, 2, 3\] is used twice, by .a. and by .b.",
         ),
         ("classes.yaml", "classes: [{name: a, color: [0, 0, 256]}, b]", r"color \[0, 0, 256\]"),
         (
@@ -136,7 +132,7 @@ def test_colours_that_mean_unlabelled(tmp_path):
     table = read_classes(tmp_path)
     assert (table.ignore, table.colours[(1, 2, 3)]) == ((7,), 255)
     path.write_text(classes % "" + "unlabelled_color: [0, 0, 255]\n")
-    with pytest.raises(LabelFormatError, match=r"D401 .*unlabelled_color .* also the color of 'a'"):
+    with pytest.raises(LabelFormatError, match=r"D401 .*by 'a' and by unlabelled pixels"):
         read_classes(tmp_path)
 
 

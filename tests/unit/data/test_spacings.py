@@ -6,32 +6,10 @@ import json
 
 import pytest
 from helpers.tiny_folders import acdc_plain, plain_folder
-from helpers.trees_medical import raw_acdc
 
 from scribbleseg import LabelFormatError, Record
-from scribbleseg.data import convert_source, read_spacings, write_spacings
-from scribbleseg.data.sources import FolderSource, NiftiSource
-
-
-def test_a_converted_volume_keeps_its_spacing(tmp_path):
-    source = NiftiSource(raw_acdc(tmp_path / "raw"), unlabelled_value=4)
-    out = tmp_path / "plain"
-    for split in ("val", "train"):  # the second call keeps what the first one wrote
-        convert_source(source, out, splits=[split], progress=False)
-    plain = FolderSource(out)
-    for split in ("train", "val"):
-        there = {r.image_id: (r.spacing, r.group) for r in source.records(split)}
-        assert {r.image_id: (r.spacing, r.group) for r in plain.records(split)} == there
-        assert all(spacing is not None for spacing, _ in there.values())
-    stored = json.loads((out / "spacing.json").read_text())
-    groups = {r.group for split in ("train", "val") for r in source.records(split)}
-    assert stored.keys() == groups, "a volume is one line"
-
-
-def test_no_file_without_spacing(tmp_path):
-    convert_source(FolderSource(plain_folder(tmp_path / "raw")), tmp_path / "out", progress=False)
-    assert not (tmp_path / "out" / "spacing.json").exists()
-    assert FolderSource(tmp_path / "out").records("val")[0].spacing is None
+from scribbleseg.data import read_spacings, write_spacings
+from scribbleseg.data.sources import FolderSource
 
 
 def test_stems_win_over_groups(tmp_path):
@@ -56,10 +34,13 @@ def test_images_of_unequal_groups_are_named_one_by_one(tmp_path):
         Record("c2", group="c"),
         Record("d"),
     ]
-    write_spacings(tmp_path, records, by_group=True)
+    write_spacings(tmp_path, records[:4], by_group=True)
+    write_spacings(tmp_path, records[4:], by_group=True)  # keeps what is there
     assert read_spacings(tmp_path) == {"a1": fine, "a2": coarse, "b": fine, "c1": fine}
     write_spacings(tmp_path / "ids", records[:4], by_group=False)
     assert read_spacings(tmp_path / "ids").keys() == {"a1", "a2", "b1", "b2"}
+    write_spacings(tmp_path / "none", records[-1:], by_group=True)
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
