@@ -371,7 +371,10 @@ def test_pickles_are_never_opened(tmp_path):
             {"class_names": ["a", "b"], "class_labels": {}},
             r"D401 .*2 classes in the labels, 3",
         ),
-        ({"class_names": 3, "class_labels": {}}, r"D401 .*`class_names` is 3, expected a list of 3"),
+        (
+            {"class_names": 3, "class_labels": {}},
+            r"D401 .*`class_names` is 3, expected a list of 3",
+        ),
         ({STEMS[0]: [1]}, r"D301 5 of 6 image-level labels .*class_labels\.json \(e\.g\. img_1"),
     ],
 )
