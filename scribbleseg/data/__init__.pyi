@@ -82,12 +82,14 @@ from scribbleseg.data.loader_options import (
     default_workers as default_workers, make_loader as make_loader, side_pair as side_pair,
 )
 from scribbleseg.data.matlab import read_mat as read_mat
-from scribbleseg.data.pseudo_reader import PseudoLabelReader as PseudoLabelReader
+from scribbleseg.data.readers import (
+    PseudoLabelReader as PseudoLabelReader, SeedReader as SeedReader,
+    SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
+)
 from scribbleseg.data.sampler import (
     EpochSampler as EpochSampler, SampleKey as SampleKey, check_step_size as check_step_size,
     training_position as training_position,
 )
-from scribbleseg.data.seed_reader import SeedReader as SeedReader
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
 )
@@ -99,9 +101,6 @@ from scribbleseg.data.strokes import (
     SCRIBBLESUP_ALIASES as SCRIBBLESUP_ALIASES, StrokeOptions as StrokeOptions,
     list_zip as list_zip, names_with_aliases as names_with_aliases,
     read_scribblesup as read_scribblesup,
-)
-from scribbleseg.data.superpixel_reader import (
-    SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
 )
 from scribbleseg.data.superpixels import (
     SUPERPIXEL_FILL as SUPERPIXEL_FILL, find_superpixels as find_superpixels,

@@ -32,6 +32,7 @@ __all__ = ["ImageJob"]
 Item = TypeVar("Item")
 
 _NAMES = 3  # of many, in messages
+_CLASS_ROWS = 25  # of a table
 _ROWS, _TILE_HEIGHT = 8, 240  # images of an overview, pixels
 _BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
 
@@ -124,6 +125,7 @@ class ImageJob:
         *,
         workers: int,
         progress: bool,
+        start: str | None = None,
     ) -> list[Record]:
         """Do the work on all images in their order.
 
@@ -134,6 +136,7 @@ class ImageJob:
             count: Called in this process with every image that did not fail.
             workers: Processes; 0 = this one.
             progress: Show a progress bar on stderr.
+            start: How processes start, see :func:`~scribbleseg.data.map_in_processes`.
 
         Returns:
             Images that did not fail.
@@ -142,7 +145,8 @@ class ImageJob:
         # before the first file: a call that is interrupted must know its settings when it goes on
         if not self.earlier.get("complete"):
             self.describe(0, complete=False)
-        with closing(map_in_processes(_Maker(make), records, workers=workers)) as results:
+        made = map_in_processes(_Maker(make), records, workers=workers, start=start)
+        with closing(made) as results:
             shown = with_progress(results, len(records), self.command, enabled=progress)
             for record, (written, found, reason) in zip(records, shown, strict=True):
                 if reason:
@@ -161,27 +165,34 @@ class ImageJob:
         names, facts = list(self.class_names), self.settings
         write_manifest(self.output, class_names=names, files=files, complete=complete, **facts)
 
-    def draw_overview(
+    def finish(
         self,
         done: Sequence[Record],
         tiles: Callable[[Record], dict[str, NDArray[np.uint8]]],
         *,
         chosen: Sequence[Record] = (),
         caption: Callable[[Record], str] = lambda record: record.image_id,
+        files: int | None = None,
     ) -> None:
-        """Write ``overview.png``: titled pictures of eight of the images that are done, or chosen.
+        """Write the manifest, and a picture of eight images to judge the files by.
 
-        Its name has underscores in front while an image is called so.
+        The picture is ``overview.png``, with underscores in front while an image is called so.
+
+        Args:
+            done: Images that did not fail.
+            tiles: Titled pictures of an image, a row of the picture.
+            chosen: Images to choose from for the picture; by default those that are done.
+            caption: What to write under a row.
+            files: How many files are there; by default one per image that is done.
         """
-        if not done:
-            return
-        name, taken = "overview", {record.image_id for record in done}
-        while name in taken:
-            name = f"_{name}"
-        self.overview = self.output / f"{name}.png"
-        if self.overview.is_file() and not self.written:
-            return
-        write_overview(self.overview, chosen or done, tiles, caption)
+        if done:
+            name, taken = "overview", {record.image_id for record in done}
+            while name in taken:
+                name = f"_{name}"
+            self.overview = self.output / f"{name}.png"
+            if self.written or not self.overview.is_file():
+                write_overview(self.overview, chosen or done, tiles, caption)
+        self.describe(len(done) if files is None else files, complete=not self.failed)
 
     def headline(self, what: str) -> str:
         """First line of a summary."""
@@ -239,6 +250,11 @@ def require_scribbles(source: ScribbleSource, split: Split, done: str) -> list[R
             f"({some_ids(missing)}); draw them, or remove the names from the list"
         )
     return records
+
+
+def most_frequent(pixels: NDArray[np.int64], class_names: Sequence[str]) -> list[int]:
+    """Ids of the 25 classes with most pixels, for tables that fit on the screen."""
+    return sorted(sorted(range(len(class_names)), key=lambda label: -pixels[label])[:_CLASS_ROWS])
 
 
 def some_ids(image_ids: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from scribbleseg.data.jobs.job import (
     ImageJob,
     draw_labels,
     earlier_label,
+    most_frequent,
     picture_of,
     require_scribbles,
     some_ids,
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from scribbleseg.types import Record, Split
 
 __all__ = ["propagate_scribbles"]
-
-_CLASS_ROWS = 25
 
 
 def propagate_scribbles(
@@ -110,10 +109,16 @@ def propagate_scribbles(
 
     make = partial(_propagate, source, output, beta, least)
     done = job.run(make, records, count, workers=workers, progress=progress)
-    job.draw_overview(done, tiles, chosen=instructive)
-    job.describe(len(done), complete=not job.failed)
+    job.finish(done, tiles, chosen=instructive)
     job.found |= {"scribbles": pixels[0], "labels": pixels[1], "empty": empty}
-    job.summary += [job.headline("images labelled in"), *_shares(pixels, names)]
+    before, after = 100 * pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
+    rows = [(names[c][:22], before[c], after[c]) for c in most_frequent(pixels[1], names)]
+    rows.append(("labelled", before[:IGNORE_INDEX].sum(), after[:IGNORE_INDEX].sum()))
+    job.summary += [
+        job.headline("images labelled in"),
+        f"{'share of pixels':<24} {'scribbles':>11} {'labels':>11}",
+        *(f"  {name:<22} {old:>9.2f} % {new:>9.2f} %" for name, old, new in rows),
+    ]
     if empty:
         job.summary.append(
             f"{len(empty):,} images have no scribble, so nothing is labelled on them "
@@ -146,17 +151,3 @@ def _propagate(
         write_label(target, labels, source.palette)
     counts = [np.bincount(ids.ravel(), minlength=256) for ids in (scribble, labels)]
     return not kept, np.stack(counts)
-
-
-def _shares(pixels: NDArray[np.int64], class_names: tuple[str, ...]) -> list[str]:
-    """Table of the classes: shares of all pixels of all images, in percent."""
-    before, after = 100 * pixels / np.maximum(pixels.sum(axis=1, keepdims=True), 1)
-    shown = list(range(len(class_names)))
-    if len(shown) > _CLASS_ROWS:
-        shown = sorted(shown, key=lambda label: -after[label])[:_CLASS_ROWS]
-    rows = [(class_names[label], before[label], after[label]) for label in shown]
-    rows.append(("labelled", before[:IGNORE_INDEX].sum(), after[:IGNORE_INDEX].sum()))
-    return [
-        f"{'share of pixels':<24} {'scribbles':>11} {'labels':>11}",
-        *(f"  {name[:22]:<22} {old:>9.2f} % {new:>9.2f} %" for name, old, new in rows),
-    ]

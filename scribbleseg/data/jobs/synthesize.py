@@ -16,6 +16,7 @@ from scribbleseg.data.jobs.job import (
     ImageJob,
     draw_labels,
     earlier_label,
+    most_frequent,
     picture_of,
     require_scribbles,
     some_ids,
@@ -43,8 +44,6 @@ Recipe = ScribbleStyle | PointStyle | Degradation
 
 MODES: dict[str, type[Recipe]]
 MODES = {"scribbles": ScribbleStyle, "points": PointStyle, "degrade": Degradation}
-
-_CLASS_ROWS = 25
 
 
 def synthesize_folder(
@@ -128,17 +127,15 @@ def synthesize_folder(
     start, make = time.perf_counter(), partial(_synthesize, source, output, recipe, seed)
     done = job.run(make, records, count, workers=workers, progress=progress)
     rate = job.written / (time.perf_counter() - start)
-    job.draw_overview(done, tiles)
-    job.describe(len(done), complete=not job.failed)
+    job.finish(done, tiles)
     job.found |= {"pixels": pixels, "images": images, "empty": empty}
     shares = 100 * pixels / max(int(pixels.sum()), 1)
-    shown = sorted(range(len(names)), key=lambda label: -pixels[label])[:_CLASS_ROWS]
     job.summary += [
         job.headline("label files in"),
         f"coverage {shares[:IGNORE_INDEX].sum():.2f} % of the pixels, {rate:.1f} images/s",
         *(
             f"  {names[label][:22]:<22} {shares[label]:>8.3f} %  in {images[label]:,} images"
-            for label in sorted(shown)
+            for label in most_frequent(pixels, names)
         ),
     ]
     if empty:

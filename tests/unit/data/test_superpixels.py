@@ -197,14 +197,6 @@ def test_data_that_cannot_be_written_to_use_the_cache_of_the_user(tmp_path, sour
     assert cache(made[0]) != cache(made[1]), "no file says that the images differ"
 
 
-def test_a_folder_of_the_command_goes_on(tmp_path, source):
-    write(source, tmp_path / "sp", method="grid", segments=9, splits=("val",))
-    assert cache(source, folder=tmp_path / "sp") == tmp_path / "sp"
-    assert len(find_superpixels(tmp_path / "sp")) == 8
-    with pytest.raises(ConfigError, match="other settings"):
-        cache(source, "slic", folder=tmp_path / "sp")
-
-
 def test_of_several_processes_one_does_the_work(source, monkeypatch, caplog):
     calls = []
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 from helpers.tiny_folders import STEMS, plain_folder
 from helpers.training import quiet_trainer
 from jsonargparse import ArgumentParser
@@ -246,62 +246,50 @@ def test_collate_pads_each_map_with_its_own_value() -> None:
         assert (batch[name][0, :3] == 0).all()
 
 
-def test_workers_epochs_and_memory_do_not_change_a_sample(source, pseudo) -> None:
-    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
-    alone, shared = data_of(source, **options), data_of(source, num_workers=2, **options)
-    forgetful = data_of(source, **options)
-    forgetful._extras.superpixels.memory.limit = 0
-    loader = shared.train_dataloader()
-    for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
-        expected = batches(alone, epoch)
-        for others in (list(loader), batches(forgetful, epoch)):
-            for ours, theirs in zip(expected, others, strict=True):
-                for name in (*MAPS, *GRAPH):
-                    assert torch.equal(ours[name], theirs[name]), name
-    assert len(alone._extras.superpixels.memory._kept) == 6
-    assert not forgetful._extras.superpixels.memory._kept
-    assert not all(
-        torch.equal(a["superpixel"], b["superpixel"])
-        for a, b in zip(batches(alone, 0), batches(alone, 1), strict=True)
-    )
+@pytest.mark.parametrize("workers", [0, 2])
+def test_superpixels_are_made_before_the_first_training(tmp_path, monkeypatch, workers) -> None:
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    options = {"superpixels": "slic", "resize": 36, "num_workers": workers}
+    first = batches(data_of(source, {"superpixel_graph"}, **options))
+    (folder,) = (tmp_path / "raw" / "superpixel_cache").iterdir()
+    assert sorted(path.stem for path in folder.glob("img_*.png")) == list(STEMS[:6])
+    made, original = [], over_segment
+
+    def watched(image, *args, **how):
+        made.extend([image] if len(image) > 2 else [])
+        return original(image, *args, **how)
+
+    monkeypatch.setattr(internal("superpixels"), "over_segment", watched)
+    again = batches(data_of(source, {"superpixel_graph"}, **options | {"num_workers": 0}))
+    assert not made
+    for ours, theirs in zip(first, again, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("superpixel", *GRAPH))
+    later = (folder / f"{STEMS[2]}.png").stat().st_mtime + 5
+    os.utime(source.records("train")[2].image, (later, later))
+    data_of(source, {"superpixel"}, **options | {"num_workers": 0})
+    assert len(made) == 1, "an image that is newer than its superpixels"
 
 
-def test_memory_is_bounded_and_forgets_the_oldest(source) -> None:
-    records = source.records("train")
-    reader = SuperpixelReader(source, records, "slic", SuperpixelOptions(segments=30), graph=True)
-    first = [reader.read(r, i, source.read_image(r)) for i, r in enumerate(records)]
-    sizes = [packed.size for packed in reader.memory._kept.values()]
-    assert reader.memory.used == sum(sizes)
-    again = reader.read(records[0], 0, source.read_image(records[0]))
-    np.testing.assert_array_equal(again.regions, first[0].regions)
-    np.testing.assert_array_equal(again.graph.edges, first[0].graph.edges)
-    np.testing.assert_array_equal(again.graph.weights, first[0].graph.weights)
-    assert [a.dtype for a in (again.regions, again.graph.edges)] == [np.int32, np.int64]
-    again.regions[:] = 0  # what is handed out is nobody else's
-    other = reader.read(records[0], 0, source.read_image(records[0]))
-    np.testing.assert_array_equal(other.regions, first[0].regions)
-    reader.memory.limit = reader.memory.used
-    reader.read(records[1], 99, source.read_image(records[1]))
-    assert reader.memory.used <= reader.memory.limit
-    assert 1 not in reader.memory._kept
-    assert 0 in reader.memory._kept
-    copy = pickle.loads(pickle.dumps(reader))
-    assert (copy.memory.used, len(copy.memory._kept)) == (0, 0)
-    np.testing.assert_array_equal(
-        copy.read(records[2], 2, source.read_image(records[2])).regions, first[2].regions
-    )
+def test_images_of_no_file_must_be_those_of_the_superpixels() -> None:
+    class Inverted(SyntheticSource):
+        def read_image(self, record):
+            return 255 - super().read_image(record)
+
+    options = {"superpixels": "grid", "superpixel_options": SuperpixelOptions(segments=5)}
+    data_of(Inverted(num_train=3, size=44), {"superpixel"}, check=True, **options)
+    Inverted.read_image = SyntheticSource.read_image
+    with pytest.raises(LabelFormatError, match=r"D403 .*grid_5_\w+/train_00000\.png.*delete the"):
+        data_of(Inverted(num_train=3, size=44), {"superpixel"}, check=True, **options)
 
 
-def test_many_superpixels_keep_their_ids(source) -> None:
+def test_many_superpixels_keep_their_ids() -> None:
+    source = SyntheticSource(num_train=1, size=220)
     record = source.records("train")[0]
-    blank = np.zeros((220, 220, 3), np.uint8)
-    options = SuperpixelOptions(segments=48_400)
-    reader = SuperpixelReader(source, [record], "grid", options)
-    for _ in range(2):
-        regions = reader.read(record, 0, blank).regions
-        assert regions.dtype == np.int32
-        assert regions[-1, -1] == 220 * 220 - 1
+    reader = SuperpixelReader(source, [record], "grid", SuperpixelOptions(segments=48_400))
+    image = source.read_image(record)
+    regions = reader.read(record, image).regions
+    np.testing.assert_array_equal(regions, grid_regions(*image.shape[:2], num_segments=48_400))
+    assert (regions.dtype, regions.max() > 40_000) == (np.int32, True)
 
 
 @pytest.mark.parametrize("resize", [None, 30])
