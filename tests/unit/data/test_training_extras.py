@@ -12,7 +12,6 @@ import pytest
 import torch
 from helpers.internals import internal
 from helpers.tiny_folders import STEMS, plain_folder
-from helpers.training import quiet_trainer
 from jsonargparse import ArgumentParser
 from PIL import Image
 
@@ -41,7 +40,6 @@ from scribbleseg.functional import (
     write_label,
     write_manifest,
 )
-from scribbleseg.methods import RegularizedModule
 
 ALL = frozenset({"superpixel", "superpixel_graph", "pseudo_label", "distance_maps"})
 MAPS = ("superpixel", "pseudo_label", "scribble_distance", "pseudo_distance")
@@ -111,18 +109,6 @@ def whole(values, source_index, fill):
     return np.where(rows >= 0, values[rows, columns], fill)
 
 
-def test_keys_types_and_shapes(source, pseudo) -> None:
-    batch = batches(data_of(source, pseudo_label_dir=pseudo))[0]
-    types = {"superpixel": torch.int32, "pseudo_label": torch.int64}
-    for name in MAPS:
-        assert batch[name].shape == (2, 40, 40)
-        assert batch[name].dtype == types.get(name, torch.uint8)
-    edges = len(batch["superpixel_edges"])
-    assert [tuple(batch[name].shape) for name in GRAPH] == [(edges, 2), (edges,), (edges,)]
-    assert [batch[n].dtype for n in GRAPH] == [torch.int64, torch.float32, torch.int64]
-    assert batch["superpixel_image"].unique().tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("inputs", "keys"),
     [
@@ -139,14 +125,6 @@ def test_a_method_gets_what_it_asks_for(source, pseudo, inputs, keys) -> None:
     for loader in ("val_dataloader", "unaugmented_dataloader"):
         other = next(iter(getattr(data_of(source, inputs, pseudo_label_dir=pseudo), loader)()))
         assert not set(other) & {*MAPS, *GRAPH}
-
-
-def test_other_keys_stay_as_they_are(source, pseudo) -> None:
-    plain = batches(data_of(source, ()))
-    rich = batches(data_of(source, ALL, pseudo_label_dir=pseudo))
-    for ours, theirs in zip(plain, rich, strict=True):
-        for name in ("image", "scribble", "valid", "class_labels", "index"):
-            assert torch.equal(ours[name], theirs[name])
 
 
 @pytest.mark.parametrize("resize", [None, 36, (30, 50)])
@@ -178,21 +156,6 @@ def test_maps_are_those_of_the_whole_image(source, pseudo, resize, background) -
                 shown = whole(resize_map(values, size), batch["source_index"][i], fill)
                 np.testing.assert_array_equal(batch[name][i].numpy(), shown, err_msg=name)
     assert padded > 0
-
-
-def test_lambdas_are_passed_on(source, pseudo) -> None:
-    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
-    lambdas = (math.e**5, math.e**3)
-    data = data_of(source, pseudo_label_dir=pseudo, distance_lambdas=lambdas, **options)
-    for batch in batches(data):
-        record = data.records("train")[int(batch["index"])]
-        label = source.read_mask(record)
-        label[:7] = 255
-        near = scribble_distance_map(source.read_scribble(record), sharpness=lambdas[0])
-        far = boundary_distance_map(label, sharpness=lambdas[1])
-        for name, expected in (("scribble_distance", near), ("pseudo_distance", far)):
-            ours = batch[name][0].numpy() / np.float32(255)
-            np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_graph_is_that_of_the_uncropped_image(source) -> None:
@@ -368,70 +331,6 @@ def test_faulty_folders_of_pseudo_labels(tmp_path, source, pseudo) -> None:
         data_of(source, inputs, pseudo_label_dir=bad, check=True)
 
 
-def test_pasted_scribbles_win(tmp_path, source) -> None:
-    wrong = labels_of(source, tmp_path / "zero", change=np.zeros_like)
-    options = {"augmentation": Augmentation(), "crop_size": None, "batch_size": 1}
-    for paste in (False, True):
-        data = data_of(source, pseudo_label_dir=wrong, paste_scribbles=paste, **options)
-        for batch in batches(data):
-            drawn = batch["scribble"] != 255
-            expected = torch.where(drawn, batch["scribble"], 0) if paste else 0
-            assert (batch["pseudo_label"] == expected).all()
-            assert batch["scribble"][drawn].any()
-            # boundaries are those of the pasted label
-            assert bool((batch["pseudo_distance"] == 0).any()) == paste
-
-
-def test_degraded_scribbles_reach_distance_maps_and_pasting(tmp_path, source) -> None:
-    zero = labels_of(source, tmp_path / "zero", change=np.zeros_like)
-    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
-    data = data_of(
-        source, pseudo_label_dir=zero, paste_scribbles=True, scribble_shrink=0.7, **options
-    )
-    for batch in batches(data):
-        scribble = batch["scribble"][0].numpy().astype(np.uint8)
-        near = np.rint(255 * scribble_distance_map(scribble)).astype(np.uint8)
-        np.testing.assert_array_equal(batch["scribble_distance"][0].numpy(), near)
-        shown = np.where(scribble == 255, 0, scribble)
-        np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), shown)
-        whole_scribble = source.read_scribble(data.records("train")[int(batch["index"])])
-        assert (scribble != 255).sum() < (whole_scribble != 255).sum()
-
-
-def test_mirror_images_exchange_ids_of_pseudo_labels(tmp_path) -> None:
-    source = SyntheticSource(num_train=8, size=48)
-    source.flip_pairs = ((1, 2),)
-    folder = labels_of(source, tmp_path / "pseudo")
-    options = {"augmentation": Augmentation(hflip=True), "crop_size": None, "batch_size": 1}
-    data = data_of(source, ALL | {"source_index"}, pseudo_label_dir=folder, **options)
-    exchanged = np.arange(256)
-    exchanged[[1, 2]] = 2, 1
-    mirrored = 0
-    for epoch in (0, 1):
-        for batch in batches(data, epoch):
-            label = source.read_mask(data.records("train")[int(batch["index"])])
-            columns = batch["source_index"][0, 1]
-            flipped = bool(columns[0, 0] > columns[0, -1])
-            mirrored += flipped
-            expected = exchanged[label[:, ::-1]] if flipped else label
-            np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), expected)
-            drawn = batch["scribble"][0] != 255
-            assert torch.equal(batch["pseudo_label"][0][drawn], batch["scribble"][0][drawn])
-    assert 0 < mirrored < 16
-
-
-def test_a_resumed_run_sees_the_same_maps(source, pseudo) -> None:
-    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
-    expected = batches(data_of(source, **options), 1)
-    data = data_of(source, **options)
-    data.load_state_dict({"epoch": 1, "samples_done": 2, "step_size": 2, "seed": 0})
-    resumed = batches(data, 1)
-    assert len(resumed) == 2
-    for ours, theirs in zip(resumed, expected[1:], strict=True):
-        for name in (*MAPS, *GRAPH):
-            assert torch.equal(ours[name], theirs[name])
-
-
 def test_images_of_any_channels() -> None:
     class Bands(SyntheticSource):
         in_channels = 5
@@ -471,43 +370,6 @@ def test_images_of_any_channels() -> None:
 def test_options_are_checked(source, options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         data_of(source, {"superpixel"}, **options)
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        ("slic", {"segments": 0}, "segments=0"),
-        ("slic", {"segments": 70_000}, "at most 65535"),
-        ("slic", {"compactness": 0.0}, "compactness=0.0"),
-        ("slic", {"scale": 3.0}, "scale=3.0 is not an option of method 'slic'"),
-        ("grid", {"compactness": 3.0}, "which has segments; remove it"),
-        ("felzenszwalb", {"segments": 3}, "which has min_size and scale"),
-        ("felzenszwalb", {"scale": -1.0}, "scale=-1.0"),
-        ("felzenszwalb", {"min_size": 0}, "min_size=0"),
-        ("turbo", {}, "method='turbo'"),
-    ],
-)
-def test_options_of_methods_are_checked(method, options, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SuperpixelOptions(**options).arguments(method)
-
-
-def test_options_of_methods_have_effect(source) -> None:
-    image = source.read_image(source.records("train")[0])
-
-    def regions(method: str, **options: float) -> int:
-        arguments = SuperpixelOptions(**options).arguments(method)
-        return int(over_segment(image, method, arguments).max()) + 1
-
-    assert regions("slic", segments=10) < regions("slic", segments=60)
-    assert regions("grid", segments=10) < regions("grid", segments=60)
-    assert regions("felzenszwalb", scale=500) < regions("felzenszwalb", scale=1, min_size=5)
-    assert regions("felzenszwalb", min_size=900) < regions("felzenszwalb", min_size=2)
-    loose, tight = (
-        over_segment(image, "slic", SuperpixelOptions(30, compactness=c).arguments("slic"))
-        for c in (0.1, 100.0)
-    )
-    assert not np.array_equal(loose, tight)
 
 
 @pytest.mark.parametrize(
@@ -598,38 +460,6 @@ def test_command_line_understands_the_options() -> None:
     assert options.superpixel_options == SuperpixelOptions(segments=50, compactness=5)
     assert tuple(options.distance_lambdas) == (1, 20.5)
     assert options.paste_scribbles
-
-
-class _Looking(RegularizedModule):
-    """Notes the keys of the batches it is trained on."""
-
-    seen: tuple[frozenset[str], ...] = ()
-
-    @property
-    def train_inputs(self):
-        return super().train_inputs | ALL
-
-    def training_step(self, batch, batch_idx):
-        self.seen += (frozenset(batch),)
-        assert int(batch["superpixel_image"].max()) < len(batch["image"])
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_trainer_hands_the_keys_to_the_method(source, pseudo) -> None:
-    data = ScribbleDataModule(
-        source,
-        batch_size=2,
-        num_workers=0,
-        crop_size=32,
-        superpixels="grid",
-        superpixel_options=SuperpixelOptions(segments=9),
-        pseudo_label_dir=pseudo,
-    )
-    model = _Looking(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None)
-    trainer = quiet_trainer(max_steps=2, limit_val_batches=1)
-    trainer.fit(model, data)
-    assert len(model.seen) == 2
-    assert all({*MAPS, *GRAPH} <= keys for keys in model.seen)
 
 
 # ---------------------------------------------------------------------------- seeds
