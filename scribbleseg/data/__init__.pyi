@@ -55,14 +55,14 @@ from scribbleseg.data.images import (
 )
 from scribbleseg.data.jobs.convert import convert_source as convert_source
 from scribbleseg.data.jobs.job import ImageJob as ImageJob
+from scribbleseg.data.jobs.labels import (
+    Recipe as Recipe, propagate_scribbles as propagate_scribbles,
+    synthesize_folder as synthesize_folder,
+)
 from scribbleseg.data.jobs.processes import map_in_processes as map_in_processes
-from scribbleseg.data.jobs.propagate import propagate_scribbles as propagate_scribbles
 from scribbleseg.data.jobs.settings import source_settings as source_settings
 from scribbleseg.data.jobs.superpixels import (
     superpixel_folder as superpixel_folder, write_superpixels as write_superpixels,
-)
-from scribbleseg.data.jobs.synthesize import (
-    Recipe as Recipe, synthesize_folder as synthesize_folder,
 )
 from scribbleseg.data.label_maps import (
     LabelMap as LabelMap, keep_labels as keep_labels, resize_labels as resize_labels,

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from scribbleseg.data.commands.opening import add_source, open_source
 from scribbleseg.data.jobs.convert import convert_source
-from scribbleseg.data.jobs.propagate import propagate_scribbles
+from scribbleseg.data.jobs.labels import MODES, propagate_scribbles, synthesize_folder
 from scribbleseg.data.jobs.superpixels import write_superpixels
-from scribbleseg.data.jobs.synthesize import MODES, synthesize_folder
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions
 

@@ -32,7 +32,6 @@ __all__ = ["ImageJob"]
 Item = TypeVar("Item")
 
 _NAMES = 3  # of many, in messages
-_CLASS_ROWS = 25  # of a table
 _ROWS, _TILE_HEIGHT = 8, 240  # images of an overview, pixels
 _BACKGROUND = (150, 150, 150)  # palettes have black, which does not show on dark images
 
@@ -250,11 +249,6 @@ def require_scribbles(source: ScribbleSource, split: Split, done: str) -> list[R
             f"({some_ids(missing)}); draw them, or remove the names from the list"
         )
     return records
-
-
-def most_frequent(pixels: NDArray[np.int64], class_names: Sequence[str]) -> list[int]:
-    """Ids of the 25 classes with most pixels, for tables that fit on the screen."""
-    return sorted(sorted(range(len(class_names)), key=lambda label: -pixels[label])[:_CLASS_ROWS])
 
 
 def some_ids(image_ids: Sequence[str]) -> str:

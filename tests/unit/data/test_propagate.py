@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.tiny_folders import STEMS, acdc_release, plain_folder, save, write_list
-from helpers.trees_convert import labels_of, manifest_of
+from helpers.trees_convert import labels_of
 from PIL import Image
 
 from scribbleseg import ConfigError, ScribbleNotFoundError
-from scribbleseg.data import main, propagate_scribbles, source_settings
+from scribbleseg.data import main, propagate_scribbles
 from scribbleseg.data.sources import ACDCSource, FolderSource
 from scribbleseg.functional import random_walker_labels
 
@@ -23,7 +23,7 @@ def propagate(root, out, **options):
     return propagate_scribbles(FolderSource(root), out, progress=False, **options)
 
 
-def test_labels_manifest_and_picture(root, tmp_path):
+def test_labels_are_those_of_the_random_walker(root, tmp_path):
     out, source = tmp_path / "out", FolderSource(root)
     # a mask that is read would fail
     for stem in STEMS:
@@ -33,28 +33,9 @@ def test_labels_manifest_and_picture(root, tmp_path):
         image, scribble = source.read_image(record), source.read_scribble(record)
         expected = random_walker_labels(image, scribble)
         np.testing.assert_array_equal(labels_of(out, record.image_id), expected)
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [*(f"{stem}.png" for stem in STEMS[:6]), "manifest.json", "overview.png"]
-    )
-    manifest = manifest_of(out)
-    assert manifest.pop("version")
-    assert manifest == {
-        "command": "scribbleseg.data propagate",
-        "data": source_settings(FolderSource(root)),
-        "split": "train",
-        "beta": 100.0,
-        "min_confidence": None,
-        "class_names": ["background", "cell", "vessel"],
-        "files": 6,
-        "complete": True,
-    }
-    assert (report.written, report.kept, report.failed, report.found["empty"]) == (6, 0, {}, [])
     assert report.found["labels"][255] == 0
     assert report.found["labels"].sum() == report.found["scribbles"].sum() == 6 * 40 * 48
-    text = report.format()
-    assert "6 images labelled" in text
-    assert "100.00 %" in text
-    assert len(text.splitlines()) < 30
+    assert len(report.format().splitlines()) < 30
 
 
 def test_a_source_trains_on_the_folder(root, tmp_path):
