@@ -71,9 +71,9 @@ class ScribbleDataModule(LightningDataModule):
         scribble_drop: Probability in [0, 1] that a training stroke is left out.
         degrade_seed: Seed of both, apart from ``seed``: smaller ratios contain larger ones.
         superpixels: Over-segmentation for methods that use one: ``slic``, ``felzenszwalb`` or
-            ``grid``, made at network size before the first training and kept in
-            ``superpixel_cache/`` of the data set (see :func:`~scribbleseg.data.superpixel_folder`),
-            or a folder that ``python -m scribbleseg.data superpixels`` made.
+            ``grid``, made at network size before the first training and kept beside the data, see
+            :func:`~scribbleseg.data.superpixel_folder`; or a folder that ``python -m
+            scribbleseg.data superpixels`` made.
         superpixel_options: Options of the method; none for a folder.
         pseudo_label_dir: Folder of pseudo-labels for methods that train on them beside the
             scribbles: PNG ids of image size, 255 = undecided, one per training image. A

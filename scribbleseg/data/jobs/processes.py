@@ -81,7 +81,7 @@ def map_in_processes(
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # threads of copied processes do not run
     # Ctrl-C reaches all processes of a terminal: workers finish their item, the parent stops.
     # They start while it is held, which a process inherits, but not on every system.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

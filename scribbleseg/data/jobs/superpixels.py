@@ -185,9 +185,9 @@ def superpixel_folder(
 ) -> Path:
     """The folder in which the superpixels of a data set are kept; what is missing is made.
 
-    It is named by method, options and images, and lies in ``superpixel_cache/`` of the data set, or
-    in ``$XDG_CACHE_HOME/scribbleseg`` if the data set cannot be written to. Any number of processes
-    may call this at the same time: one does the work, the others wait.
+    It is named by method, options and images, and lies in ``.superpixel_cache/`` of the data set,
+    or in ``$XDG_CACHE_HOME/scribbleseg`` if the data set cannot be written to. Any number of
+    processes may call this at the same time: one does the work, the others wait.
 
     Args:
         source: Data set; only images are read.
@@ -257,13 +257,13 @@ def _place(source: ScribbleSource, settings: dict[str, Any]) -> Path:
         settings["data"] = source_settings(source)
     name = f"{settings['method']}_{next(iter(settings['options'].values())):g}_{_hash(settings)}"
     if root is not None:
-        beside = Path(root) / "superpixel_cache" / name
+        beside = Path(root) / ".superpixel_cache" / name
         with suppress(OSError):
             beside.mkdir(parents=True, exist_ok=True)
             if os.access(beside, os.W_OK):
                 return beside
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return home / "scribbleseg" / "superpixel_cache" / _hash(root) / name
+    return home / "scribbleseg" / "superpixels" / _hash(root) / name
 
 
 def _hash(facts: Any) -> str:

@@ -214,7 +214,7 @@ def test_superpixels_are_made_before_the_first_training(tmp_path, monkeypatch, w
     source = FolderSource(plain_folder(tmp_path / "raw"))
     options = {"superpixels": "slic", "resize": 36, "num_workers": workers}
     first = batches(data_of(source, {"superpixel_graph"}, **options))
-    (folder,) = (tmp_path / "raw" / "superpixel_cache").iterdir()
+    (folder,) = (tmp_path / "raw" / ".superpixel_cache").iterdir()
     assert sorted(path.stem for path in folder.glob("img_*.png")) == list(STEMS[:6])
     made, original = [], over_segment
 
