@@ -104,7 +104,7 @@ from scribbleseg.data.strokes import (
 )
 from scribbleseg.data.superpixels import (
     SUPERPIXEL_FILL as SUPERPIXEL_FILL, find_superpixels as find_superpixels,
-    read_distance_map as read_distance_map, read_superpixels as read_superpixels,
+    read_superpixels as read_superpixels,
 )
 from scribbleseg.data.training_extras import (
     ExtraOptions as ExtraOptions, TrainingExtras as TrainingExtras,

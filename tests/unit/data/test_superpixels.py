@@ -17,7 +17,6 @@ from scribbleseg.data import (
     SUPERPIXEL_FILL,
     find_images,
     find_superpixels,
-    read_distance_map,
     read_superpixels,
     superpixel_folder,
     write_superpixels,
@@ -266,25 +265,3 @@ def test_faulty_superpixel_files(tmp_path):
         read_superpixels(save(tmp_path / "rgb.png", np.zeros((2, 2, 3), np.uint8)))
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*none: folder of superpixels"):
         find_superpixels(tmp_path / "none")
-
-
-def test_distance_maps(tmp_path):
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    for name, pixels in {
-        "l.png": grey,
-        "rgb.png": np.repeat(grey[..., None], 3, 2),
-        "deep.png": grey.astype(np.uint16) * 300,
-    }.items():
-        ours = read_distance_map(save(tmp_path / name, pixels))
-        np.testing.assert_array_equal(ours, pixels if pixels.ndim == 2 else grey)
-    colour = np.repeat(grey[..., None], 3, 2)
-    colour[0, 0] = (1, 2, 3)
-    with pytest.raises(LabelFormatError, match=r"D103 .*c\.png: the channels differ on 1 px"):
-        read_distance_map(save(tmp_path / "c.png", colour))
-    with pytest.raises(LabelFormatError, match=r"D103 .*p\.png: mode P"):
-        read_distance_map(save(tmp_path / "p.png", grey, palette=True))
-    with pytest.raises(ScribbleNotFoundError, match=r"none\.png"):
-        read_distance_map(tmp_path / "none.png")
-    (tmp_path / "t.png").write_text("404")
-    with pytest.raises(LabelFormatError, match=r"D202 .*t\.png"):
-        read_distance_map(tmp_path / "t.png")
