@@ -9,7 +9,7 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -55,18 +55,16 @@ def map_in_processes(
     if workers == 0 or len(items) < 2:
         yield from map(function, items)
         return
-    if start is None:
-        known = multiprocessing.get_all_start_methods()
-        start = "forkserver" if "forkserver" in known else "spawn"
-    context = multiprocessing.get_context(start)
-    if start == "forkserver":  # it imports the library once for all workers
-        context.set_forkserver_preload([__name__, type(function).__module__])
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(
-            min(workers, len(items)), mp_context=context, initializer=_start, initargs=(function,)
-        )
+    with _one_thread_each(), ExitStack() as stack:
         try:
             with _interrupts_held():
+                pool = ProcessPoolExecutor(
+                    min(workers, len(items)),
+                    mp_context=_context(start, type(function).__module__),
+                    initializer=_start,
+                    initargs=(function,),
+                )
+                stack.callback(pool.shutdown, wait=True, cancel_futures=True)
                 results = pool.map(_call, items)
             yield from results
         except BrokenProcessPool as error:
@@ -74,8 +72,16 @@ def map_in_processes(
                 "a worker process was killed, probably for lack of memory; what is finished stays: "
                 f"run the same command with fewer than {workers} workers (0 = no worker process)"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context(start: str | None, module: str) -> Any:
+    if start is None:
+        known = multiprocessing.get_all_start_methods()
+        start = "forkserver" if "forkserver" in known else "spawn"
+    context = multiprocessing.get_context(start)
+    if start == "forkserver":  # it imports the library once for all workers
+        context.set_forkserver_preload([__name__, module])
+    return context
 
 
 def _start(function: Callable[[Any], Any]) -> None:

@@ -94,12 +94,19 @@ def write_superpixels(
 
 
 def _settings(
-    source: ScribbleSource, method: SuperpixelMethod, options: SuperpixelOptions | None
+    source: ScribbleSource,
+    method: SuperpixelMethod,
+    options: SuperpixelOptions | None,
+    resize: int | tuple[int, int] | None = None,
 ) -> dict[str, Any]:
+    """What decides about the files; the network size only where they have it."""
     arguments = (options or SuperpixelOptions()).arguments(method)
     # a package that is missing is one sentence, not one per image
     over_segment(np.zeros((2, 2, source.in_channels), np.uint8), method, {})
-    return {"data": image_settings(source), "method": method, "options": arguments}
+    settings = {"data": image_settings(source), "method": method, "options": arguments}
+    if resize is None:
+        return settings
+    return {**settings, "resize": resize if isinstance(resize, int) else list(resize)}
 
 
 def _fill(
@@ -208,12 +215,8 @@ def superpixel_folder(
         MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
         ScribbleSegError: If superpixels cannot be made of an image, or a worker was killed.
     """
-    settings = _settings(source, method, options)
-    if resize is not None:
-        settings["resize"] = resize if isinstance(resize, int) else list(resize)
+    settings = _settings(source, method, options, resize)
     folder = _place(source, settings)
-    # workers that import the script again would train in it, where it has no `if __name__ …`
-    how = {"workers": workers if _CAN_COPY else 0, "start": "fork" if _CAN_COPY else None}
 
     def there() -> bool:
         files = ((folder / f"{r.image_id}.png", source.inputs(r, "image")) for r in records)
@@ -225,6 +228,8 @@ def superpixel_folder(
         if there():
             return folder
         logger.info("%s: superpixels of %d images are made and kept here", folder, len(records))
+        # workers that are no copies import the script, which trains if it has no `if __name__ …`
+        how = {"start": "fork", "workers": workers} if _CAN_COPY else {"workers": 0}
         job = _fill(source, folder, records, settings, progress=progress, **how)
     if job.failed:
         reasons = [f"{name}: {reason}" for name, reason in job.failed.items()]
