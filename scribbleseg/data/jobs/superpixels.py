@@ -8,13 +8,13 @@ import logging
 import multiprocessing
 import os
 import zlib
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -34,7 +34,7 @@ from scribbleseg.functional.superpixels import (
 from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -224,10 +224,18 @@ def superpixel_folder(
 
     if there():
         return folder
-    with _alone(folder):
+    logger.info(
+        "%s: superpixels of %d images are made and kept here; of several processes one makes them, "
+        "the others wait",
+        *(folder, len(records)),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        # a killed process leaves no lock behind; without locks work may be done twice
+        with suppress(NotImplementedError):
+            alone.enter_context(FileLock(folder / ".lock"))
         if there():
             return folder
-        logger.info("%s: superpixels of %d images are made and kept here", folder, len(records))
         # workers that are no copies import the script, which trains if it has no `if __name__ …`
         how = {"start": "fork", "workers": workers} if _CAN_COPY else {"workers": 0}
         job = _fill(source, folder, records, settings, progress=progress, **how)
@@ -273,21 +281,3 @@ def _place(source: ScribbleSource, settings: dict[str, Any]) -> Path:
 
 def _hash(facts: Any) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process fills the folder meanwhile; a killed one leaves no lock behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("%s: waiting for another process that makes superpixels there", folder)
-        lock.acquire()
-    except NotImplementedError:  # the file system has no locks: work may be done twice
-        logger.warning("%s: cannot be locked; start one process alone if it must not be", folder)
-    try:
-        yield
-    finally:
-        lock.release()
