@@ -82,7 +82,7 @@ class ExtraOptions:
                 "over; set the folder, or remove the option"
             )
 
-    def inputs(self, module: object | None) -> frozenset[str]:
+    def _inputs(self, module: object | None) -> frozenset[str]:
         """Optional inputs that a method asks for; without one, those that the options allow.
 
         Raises:
@@ -107,16 +107,6 @@ class ExtraOptions:
                 "--out DIR` or a predict run writes"
             )
         return wanted & (_SUPERPIXELS | _PSEUDO_LABELS)
-
-    def unused(self, inputs: frozenset[str]) -> list[str]:
-        """Options that are set and have no effect on these inputs."""
-        have_no_effect = {
-            "superpixels": self.superpixels is not None and not inputs & _SUPERPIXELS,
-            "pseudo_label_dir": self.pseudo_label_dir is not None and not inputs & _PSEUDO_LABELS,
-            "distance_lambdas": tuple(self.distance_lambdas) != _LAMBDAS
-            and "distance_maps" not in inputs,
-        }
-        return [name for name, unused in have_no_effect.items() if unused]
 
     def set_up(
         self,
@@ -145,12 +135,17 @@ class ExtraOptions:
             ConfigError: If an option is missing that the method needs.
             ScribbleSegError: If a folder or file is missing, or does not fit the data set.
         """
-        inputs = self.inputs(module)
-        unused = self.unused(inputs)
-        if unused:
+        inputs = self._inputs(module)
+        changed = tuple(self.distance_lambdas) != _LAMBDAS
+        without_effect = {
+            "superpixels": self.superpixels is not None and not inputs & _SUPERPIXELS,
+            "pseudo_label_dir": self.pseudo_label_dir is not None and not inputs & _PSEUDO_LABELS,
+            "distance_lambdas": changed and "distance_maps" not in inputs,
+        }
+        if any(without_effect.values()):
             logger.warning(
                 "%s: %s with these options does not use what they give, so they have no effect",
-                ", ".join(unused),
+                ", ".join(name for name, unused in without_effect.items() if unused),
                 "nothing" if module is None else type(module).__name__,
             )
         superpixels, pseudo_labels = None, None
