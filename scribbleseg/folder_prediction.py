@@ -144,6 +144,7 @@ def predict_folder(
 
     Raises:
         ScribbleNotFoundError: If there are no images.
+        LabelFormatError: If a link leaves the folder (D501).
         ConfigError: If ``output`` holds predictions of other classes.
     """
     output = Path(output).expanduser()

@@ -10,6 +10,8 @@ from helpers.digests import Digests
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _WORKERS > 1:
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // _WORKERS, 1)))
+# fonts are listed once for all test runs, although these have caches of their own
+os.environ.setdefault("MPLCONFIGDIR", str(Path("~/.cache/matplotlib").expanduser()))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +35,14 @@ def digest(request: pytest.FixtureRequest) -> Digests:
     return Digests(request.path.with_name(f"{name}.json"), rewrite=rewrite)
 
 
+@pytest.fixture(scope="session")
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def _no_leftovers(monkeypatch: pytest.MonkeyPatch) -> None:
-    # tests must neither see the developer's runs nor leave their own seed behind
+def _no_leftovers(monkeypatch: pytest.MonkeyPatch, _cache: Path) -> None:
+    # tests must neither see the developer's runs and caches nor leave theirs behind
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_cache))
     for name in ("PL_GLOBAL_SEED", "SCRIBBLESEG_RUN_DIR", "WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)

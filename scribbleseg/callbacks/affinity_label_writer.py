@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch.nn.functional as F
 
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.data.seed_reader import SeedReader
+from scribbleseg.data.readers import SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.confident_labels import (
     confident_labels,

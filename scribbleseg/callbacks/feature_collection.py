@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scribbleseg.callbacks.collection_options import CollectionOptions
-    from scribbleseg.data.pseudo_reader import PseudoLabelReader
+    from scribbleseg.data.readers import PseudoLabelReader
     from scribbleseg.types import Record
 
 __all__ = ["FeatureCollector"]

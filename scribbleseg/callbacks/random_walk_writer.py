@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from scribbleseg.callbacks.affinity_label_writer import SeedSource
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.data.seed_reader import SeedReader
+from scribbleseg.data.readers import SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cell_labels import downsample_label, label_canvas
 from scribbleseg.functional.confident_labels import clamp_seeds, synthesize_mask
@@ -96,7 +96,7 @@ class RandomWalkWriter(TrainingImageWriter):
         Raises:
             ConfigError: If the method has no ``boundaries``, or no displacements to tell objects
                 apart by.
-            ScribbleSegError: See :class:`~scribbleseg.data.seed_reader.SeedReader`.
+            ScribbleSegError: See :class:`~scribbleseg.data.readers.SeedReader`.
         """
         super().setup(trainer, pl_module, stage)
         if self.instances and getattr(pl_module, "displacement", None) is None:

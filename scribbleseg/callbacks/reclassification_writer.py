@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from scribbleseg.callbacks.collection_options import CollectionOptions
 from scribbleseg.callbacks.feature_collection import FeatureCollector
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
-from scribbleseg.data.pseudo_reader import PseudoLabelReader
-from scribbleseg.data.seed_reader import SeedReader
+from scribbleseg.data.readers import PseudoLabelReader, SeedReader
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.image_files import write_arrays, write_text
 from scribbleseg.functional.manifest import parent_facts

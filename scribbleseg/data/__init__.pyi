@@ -54,14 +54,14 @@ from scribbleseg.data.images import (
 )
 from scribbleseg.data.jobs.convert import convert_source as convert_source
 from scribbleseg.data.jobs.job import ImageJob as ImageJob
+from scribbleseg.data.jobs.labels import (
+    Recipe as Recipe, propagate_scribbles as propagate_scribbles,
+    synthesize_folder as synthesize_folder,
+)
 from scribbleseg.data.jobs.processes import map_in_processes as map_in_processes
-from scribbleseg.data.jobs.propagate import propagate_scribbles as propagate_scribbles
 from scribbleseg.data.jobs.settings import source_settings as source_settings
 from scribbleseg.data.jobs.superpixels import (
     superpixel_folder as superpixel_folder, write_superpixels as write_superpixels,
-)
-from scribbleseg.data.jobs.synthesize import (
-    Recipe as Recipe, synthesize_folder as synthesize_folder,
 )
 from scribbleseg.data.label_maps import (
     LabelMap as LabelMap, keep_labels as keep_labels, resize_labels as resize_labels,
@@ -80,12 +80,14 @@ from scribbleseg.data.loader_options import (
     default_workers as default_workers, make_loader as make_loader, side_pair as side_pair,
 )
 from scribbleseg.data.matlab import read_mat as read_mat
-from scribbleseg.data.pseudo_reader import PseudoLabelReader as PseudoLabelReader
+from scribbleseg.data.readers import (
+    PseudoLabelReader as PseudoLabelReader, SeedReader as SeedReader,
+    SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
+)
 from scribbleseg.data.sampler import (
     EpochSampler as EpochSampler, SampleKey as SampleKey, check_step_size as check_step_size,
     training_position as training_position,
 )
-from scribbleseg.data.seed_reader import SeedReader as SeedReader
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
 )
@@ -94,12 +96,9 @@ from scribbleseg.data.strokes import (
     list_zip as list_zip, names_with_aliases as names_with_aliases,
     read_scribblesup as read_scribblesup,
 )
-from scribbleseg.data.superpixel_reader import (
-    SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
-)
 from scribbleseg.data.superpixels import (
     SUPERPIXEL_FILL as SUPERPIXEL_FILL, find_superpixels as find_superpixels,
-    read_distance_map as read_distance_map, read_superpixels as read_superpixels,
+    read_superpixels as read_superpixels,
 )
 from scribbleseg.data.training_extras import (
     ExtraOptions as ExtraOptions, TrainingExtras as TrainingExtras,

@@ -71,8 +71,9 @@ class ScribbleDataModule(LightningDataModule):
         scribble_drop: Probability in [0, 1] that a training stroke is left out.
         degrade_seed: Seed of both, apart from ``seed``: smaller ratios contain larger ones.
         superpixels: Over-segmentation for methods that use one: ``slic``, ``felzenszwalb`` or
-            ``grid``, computed at network size when an image is first needed and remembered in up
-            to 256 MiB, or a folder that ``python -m scribbleseg.data superpixels`` made.
+            ``grid``, made at network size before the first training and kept beside the data, see
+            :func:`~scribbleseg.data.superpixel_folder`; or a folder that ``python -m
+            scribbleseg.data superpixels`` made.
         superpixel_options: Options of the method; none for a folder.
         pseudo_label_dir: Folder of pseudo-labels for methods that train on them beside the
             scribbles: PNG ids of image size, 255 = undecided, one per training image. A
@@ -225,7 +226,7 @@ class ScribbleDataModule(LightningDataModule):
                 self.records("train"),
                 module,
                 resize=self.resize,
-                processes=self.num_workers,
+                workers=self.num_workers,
                 check=self.check,
             )
 

@@ -110,7 +110,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
         given: dict[str, LabelMap] = {}
         tensors: dict[str, Tensor] = {}
         if self.extras is not None:
-            given, tensors = self.extras.read(record, index, image, scribble)
+            given, tensors = self.extras.read(record, image, scribble)
         sample = self.transform(image, [scribble], seed=seed, track=self.source_index, maps=given)
         label, maps = sample.labels[0], sample.maps
         if sample.mirrored and self._mirrored_ids is not None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import Degradation, degrade_drawing, degrade_scribble
-from scribbleseg.options import check_number, check_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,14 +34,11 @@ def check_degradation(
     Raises:
         ConfigError: If an option is out of range, or the source does not train on scribbles.
     """
-    check_number(scribble_shrink=shrink, scribble_drop=drop)
-    check_whole(0, degrade_seed=seed)
-    for name, value in (("scribble_shrink", shrink), ("scribble_drop", drop)):
-        if not 0 <= value <= 1:
-            raise ConfigError(
-                f"{name}={value}: expected a share in [0, 1]; percentages are divided by 100"
-            )
-    degradation = Degradation(shrink=shrink, drop=drop, seed=seed)
+    try:
+        degradation = Degradation(shrink=shrink, drop=drop, seed=seed)
+    except ConfigError as error:  # it says what is wrong with which of its options
+        prefix = "degrade_" if str(error).startswith("seed") else "scribble_"
+        raise ConfigError(f"{prefix}{error}") from None
     if not degradation.active:
         return None
     kind = getattr(source, "label_type", "scribble")

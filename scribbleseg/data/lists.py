@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from scribbleseg.constants import IMAGE_SUFFIXES
 from scribbleseg.data.images import LABEL_SUFFIXES
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional.image_files import walk_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -219,7 +220,8 @@ def find_images(
 
     Raises:
         ScribbleNotFoundError: If the folder does not exist (D301).
-        LabelFormatError: If stems are not unique (D303) or a link leaves the folder (D501).
+        LabelFormatError: If stems are not unique (D303) or a link leaves the folder (D501), see
+            :func:`~scribbleseg.functional.walk_files`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -227,51 +229,23 @@ def find_images(
     rank = {suffix: position for position, suffix in enumerate(suffixes)}
     found: dict[str, tuple[int, str]] = {}
     twice: list[str] = []
-    for relative, entry in _walk(str(folder), "", folder.resolve(), ()):
-        name, suffix = _split_suffix(unicodedata.normalize("NFC", relative))
-        position = rank.get(suffix)
-        if position is None:
-            continue
+    for relative in walk_files(folder, suffixes):
         if not relative.isprintable():  # or not Unicode: neither lists nor fonts can hold it
             shown = relative.encode(errors="surrogateescape")
             raise LabelFormatError(
                 f"D501 {folder}: the file name {shown!r} is not UTF-8 or holds control "
                 "characters; rename it (convmv turns old codings into UTF-8)"
             )
+        name, suffix = _split_suffix(unicodedata.normalize("NFC", relative))
         earlier = found.get(name)
         if earlier is not None:
-            twice.append(f"{Path(earlier[1]).name} and {entry.name}")
-        if earlier is None or position < earlier[0]:
-            found[name] = (position, entry.path)
+            twice.append(f"{Path(earlier[1]).name} and {Path(relative).name}")
+        if earlier is None or rank[suffix] < earlier[0]:
+            found[name] = (rank[suffix], relative)
     if twice and unique:
         raise LabelFormatError(
             f"D303 {folder}: {len(twice)} stems belong to several images (e.g. "
             f"{'; '.join(sorted(twice)[:5])}), expected one file per stem; remove or rename one of "
             "each"
         )
-    return {name: Path(found[name][1]) for name in sorted(found)}
-
-
-def _walk(
-    folder: str, prefix: str, home: Path, above: tuple[Path, ...]
-) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Files by name relative to the first folder; links are followed if they stay in it."""
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda item: item.name):
-            if entry.name.startswith("."):
-                continue
-            inside = above
-            if entry.is_symlink():
-                target = Path(entry.path).resolve()
-                if not target.is_relative_to(home):
-                    raise LabelFormatError(
-                        f"D501 {entry.path}: link leaves the folder {home}; copy what it points "
-                        "to, or pass the linked folder itself"
-                    )
-                if target in (home, *above) or not target.exists():
-                    continue  # a loop, or a link to nothing
-                inside = (*above, target)
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", home, inside)
-            elif entry.is_file():
-                yield f"{prefix}{entry.name}", entry
+    return {name: folder / found[name][1] for name in sorted(found)}

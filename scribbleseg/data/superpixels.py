@@ -1,4 +1,4 @@
-"""Superpixels and distance maps from files, in the forms that this library and others write."""
+"""Superpixels from files, in the forms that this library and others write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SUPERPIXEL_FILL", "find_superpixels", "read_distance_map", "read_superpixels"]
+__all__ = ["SUPERPIXEL_FILL", "find_superpixels", "read_superpixels"]
 
 SUPERPIXEL_FILL = -1
 """Id of pixels without superpixel, such as padding; 65535 in a 16-bit file."""
@@ -128,39 +128,3 @@ def _from_hdf5(path: Path) -> NDArray[np.int32]:
         )
     # MATLAB stores columns first
     return np.ascontiguousarray(ids.T - 1).astype(np.int32)
-
-
-def read_distance_map(path: str | Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Stored values of a distance map.
-
-    Args:
-        path: PNG of one channel, or of three equal ones as CDSP distributes them.
-
-    Returns:
-        Values as they are in the file, shape ``(H, W)``.
-
-    Raises:
-        ScribbleNotFoundError: If the file does not exist.
-        LabelFormatError: If it cannot be read (D202) or its channels differ (D103).
-    """
-    path = Path(path)
-    pixels, _, palette = read_pixels(path, what="distance map")
-    if palette is not None:  # indices of colours are no distances
-        raise LabelFormatError(
-            f"D103 {path}: mode P, a picture with a palette, expected 8 or 16 bits of one channel, "
-            "or three equal channels; this is no distance map: check the folder"
-        )
-    if pixels.ndim == 2 and pixels.dtype in (np.uint8, np.uint16):
-        return pixels
-    if pixels.ndim == 2:
-        raise LabelFormatError(
-            f"D103 {path}: holds {pixels.dtype} values, expected 8 or 16 bits of one channel, or "
-            "three equal channels"
-        )
-    differing = int((pixels != pixels[..., :1]).any(-1).sum())
-    if differing:
-        raise LabelFormatError(
-            f"D103 {path}: the channels differ on {differing:,} px, expected a grey picture; this "
-            "is a colour image, not a distance map: check the folder"
-        )
-    return np.ascontiguousarray(pixels[..., 0])

@@ -12,8 +12,7 @@ import torch
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.label_maps import LabelMap
-from scribbleseg.data.pseudo_reader import PseudoLabelReader
-from scribbleseg.data.superpixel_reader import SuperpixelReader
+from scribbleseg.data.readers import PseudoLabelReader, SuperpixelReader
 from scribbleseg.data.superpixels import SUPERPIXEL_FILL
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
@@ -42,14 +41,7 @@ _CHECKED = 64  # images whose maps are read before training
 
 @dataclass(frozen=True)
 class ExtraOptions:
-    """The options of a data module that concern optional keys; see there.
-
-    Attributes:
-        superpixels: Method or folder.
-        superpixel_options: Options of the method.
-        pseudo_label_dir: Folder of pseudo-labels.
-        paste_scribbles: Write scribbles over pseudo-labels.
-        distance_lambdas: λ of the distance maps to the scribbles and to the boundaries.
+    """The options of :class:`~scribbleseg.data.ScribbleDataModule` that concern optional keys.
 
     Raises:
         ConfigError: If an option is out of range, or has no effect beside the others.
@@ -90,21 +82,17 @@ class ExtraOptions:
                 "over; set the folder, or remove the option"
             )
 
-    def inputs(self, module: object | None) -> frozenset[str]:
+    def _inputs(self, module: object | None) -> frozenset[str]:
         """Optional inputs that a method asks for; without one, those that the options allow.
-
-        Args:
-            module: The LightningModule that is trained, if there is one.
 
         Raises:
             ConfigError: If an option is missing that the method needs.
         """
-        known = _SUPERPIXELS | _PSEUDO_LABELS
         if module is None:
-            regions = {"superpixel"} if self.superpixels is not None else set()
-            labels = _PSEUDO_LABELS if self.pseudo_label_dir is not None else frozenset()
-            return labels | regions
-        wanted: frozenset[str] = getattr(module, "train_inputs", frozenset()) & known
+            nothing: frozenset[str] = frozenset()
+            labels = nothing if self.pseudo_label_dir is None else _PSEUDO_LABELS
+            return labels | (nothing if self.superpixels is None else {"superpixel"})
+        wanted: frozenset[str] = getattr(module, "train_inputs", frozenset())
         name = type(module).__name__
         if wanted & _SUPERPIXELS and self.superpixels is None:
             raise ConfigError(
@@ -118,18 +106,7 @@ class ExtraOptions:
                 "give a folder of label PNGs, such as `python -m scribbleseg.data propagate ROOT "
                 "--out DIR` or a predict run writes"
             )
-        return wanted
-
-    def unused(self, inputs: frozenset[str]) -> list[str]:
-        """Options that are set and have no effect on these inputs."""
-        names = []
-        if self.superpixels is not None and not inputs & _SUPERPIXELS:
-            names.append("superpixels")
-        if self.pseudo_label_dir is not None and not inputs & _PSEUDO_LABELS:
-            names.append("pseudo_label_dir")
-        if tuple(self.distance_lambdas) != _LAMBDAS and "distance_maps" not in inputs:
-            names.append("distance_lambdas")
-        return names
+        return wanted & (_SUPERPIXELS | _PSEUDO_LABELS)
 
     def set_up(
         self,
@@ -138,17 +115,17 @@ class ExtraOptions:
         module: object | None,
         *,
         resize: int | tuple[int, int] | None = None,
-        processes: int = 1,
+        workers: int = 0,
         check: bool = True,
     ) -> TrainingExtras | None:
-        """Find the files of the inputs that a method asks for, so that what is missing stops now.
+        """Find or make the files of the inputs that a method asks for, before training starts.
 
         Args:
             source: Data set.
             records: Training samples.
             module: The LightningModule that is trained; without one, all that the options allow.
             resize: Network input size.
-            processes: Loader processes.
+            workers: Processes that make superpixels; 0 = this one.
             check: Read the files of some samples.
 
         Returns:
@@ -158,24 +135,26 @@ class ExtraOptions:
             ConfigError: If an option is missing that the method needs.
             ScribbleSegError: If a folder or file is missing, or does not fit the data set.
         """
-        inputs = self.inputs(module)
-        unused = self.unused(inputs)
-        if unused:
+        inputs = self._inputs(module)
+        changed = tuple(self.distance_lambdas) != _LAMBDAS
+        without_effect = {
+            "superpixels": self.superpixels is not None and not inputs & _SUPERPIXELS,
+            "pseudo_label_dir": self.pseudo_label_dir is not None and not inputs & _PSEUDO_LABELS,
+            "distance_lambdas": changed and "distance_maps" not in inputs,
+        }
+        if any(without_effect.values()):
             logger.warning(
                 "%s: %s with these options does not use what they give, so they have no effect",
-                ", ".join(unused),
+                ", ".join(name for name, unused in without_effect.items() if unused),
                 "nothing" if module is None else type(module).__name__,
             )
         superpixels, pseudo_labels = None, None
         if inputs & _SUPERPIXELS:
             superpixels = SuperpixelReader(
-                source,
-                records,
-                str(self.superpixels),
-                self.superpixel_options,
+                *(source, records, str(self.superpixels), self.superpixel_options),
                 resize=resize,
                 graph="superpixel_graph" in inputs,
-                processes=processes,
+                workers=workers,
             )
         if inputs & _PSEUDO_LABELS:
             pseudo_labels = PseudoLabelReader(
@@ -184,43 +163,35 @@ class ExtraOptions:
         if superpixels is None and pseudo_labels is None:
             return None
         lambdas = self.distance_lambdas if "distance_maps" in inputs else None
-        extras = TrainingExtras(
-            source, superpixels=superpixels, pseudo_labels=pseudo_labels, distance_lambdas=lambdas
-        )
+        extras = TrainingExtras(source, superpixels, pseudo_labels, lambdas)
         if check:
             extras.check_files(records)
         return extras
 
 
+@dataclass
 class TrainingExtras:
     """Reads the optional maps of a training sample, before its augmentation.
 
-    Args:
+    Attributes:
         source: Data set.
         superpixels: Reads ``superpixel`` and the graph.
         pseudo_labels: Reads ``pseudo_label``.
         distance_lambdas: λ of ``scribble_distance`` and ``pseudo_distance``; ``None`` = neither.
     """
 
-    def __init__(
-        self,
-        source: ScribbleSource,
-        *,
-        superpixels: SuperpixelReader | None = None,
-        pseudo_labels: PseudoLabelReader | None = None,
-        distance_lambdas: tuple[float, float] | None = None,
-    ) -> None:
-        self.source, self.distance_lambdas = source, distance_lambdas
-        self.superpixels, self.pseudo_labels = superpixels, pseudo_labels
+    source: ScribbleSource
+    superpixels: SuperpixelReader | None = None
+    pseudo_labels: PseudoLabelReader | None = None
+    distance_lambdas: tuple[float, float] | None = None
 
     def read(
-        self, record: Record, index: int, image: NDArray[np.uint8], scribble: NDArray[np.uint8]
+        self, record: Record, image: NDArray[np.uint8], scribble: NDArray[np.uint8]
     ) -> tuple[dict[str, LabelMap], dict[str, Tensor]]:
         """Maps of one sample.
 
         Args:
             record: Sample.
-            index: Its position in the training split.
             image: Pixels at original size, uint8, shape ``(H, W, K)``.
             scribble: Scribble as it is trained on, shape ``(H, W)``.
 
@@ -233,7 +204,7 @@ class TrainingExtras:
         maps: dict[str, LabelMap] = {}
         tensors: dict[str, Tensor] = {}
         if self.superpixels is not None:
-            regions, graph = self.superpixels.read(record, index, image)
+            regions, graph = self.superpixels.read(record, image)
             maps["superpixel"] = LabelMap(regions, SUPERPIXEL_FILL)
             if graph is not None:
                 tensors["superpixel_edges"] = torch.from_numpy(graph.edges)
@@ -251,23 +222,19 @@ class TrainingExtras:
         return maps, tensors
 
     def check_files(self, records: Sequence[Record]) -> None:
-        """Read the maps of some samples, so that faulty files stop a run before it starts.
-
-        Args:
-            records: Training samples.
+        """Read the files of some samples, so that a faulty one stops a run before it starts.
 
         Raises:
             ScribbleSegError: If a file is faulty.
         """
         count = min(len(records), _CHECKED)
         for index in np.linspace(0, len(records) - 1, count).astype(int).tolist():
-            record = records[index]
-            image = self.source.read_image(record)
+            image = self.source.read_image(records[index])
             if self.pseudo_labels is not None:
                 blank = np.full(image.shape[:2], IGNORE_INDEX, np.uint8)
-                self.pseudo_labels.read(record, blank)
-            if self.superpixels is not None and self.superpixels.method is None:
-                self.superpixels.read(record, index, image)
+                self.pseudo_labels.read(records[index], blank)
+            if self.superpixels is not None:
+                self.superpixels.read(records[index], image)
 
 
 def _levels(weights: NDArray[np.float32]) -> NDArray[np.uint8]:

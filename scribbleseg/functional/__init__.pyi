@@ -82,7 +82,8 @@ from scribbleseg.functional.hand_drawing import hand_drawn as hand_drawn
 from scribbleseg.functional.heat import overlay_heat as overlay_heat
 from scribbleseg.functional.image_files import (
     ImageFile as ImageFile, find_images as find_images, unique_names as unique_names,
-    write_arrays as write_arrays, write_atomic as write_atomic, write_text as write_text,
+    walk_files as walk_files, write_arrays as write_arrays, write_atomic as write_atomic,
+    write_text as write_text,
 )
 from scribbleseg.functional.image_kmeans import (
     color_features as color_features, grid_clusters as grid_clusters,

@@ -12,14 +12,22 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.constants import IMAGE_SUFFIXES
-from scribbleseg.errors import ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["ImageFile", "find_images", "unique_names", "write_arrays", "write_atomic", "write_text"]
+__all__ = [
+    "ImageFile",
+    "find_images",
+    "unique_names",
+    "walk_files",
+    "write_arrays",
+    "write_atomic",
+    "write_text",
+]
 
 ImageFile = tuple[Path, PurePosixPath]
 """Where an image is, and its name relative to the folder that was searched."""
@@ -42,6 +50,8 @@ def find_images(
 
     Raises:
         ScribbleNotFoundError: If there is no such file or folder, or no image in it.
+        LabelFormatError: If a link leaves the folder that is searched (D501), see
+            :func:`walk_files`.
     """
     excluded = [path.resolve() for path in exclude]
     if not isinstance(images, (str, Path)):
@@ -56,6 +66,8 @@ def find_images(
         root = _fixed_part(path)
         matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (no absolute patterns)
         found = sorted(match for match in matches if _is_image(match, root, excluded))
+        for match in found:
+            _check_link(str(match), str(root), root.resolve())
     else:
         raise ScribbleNotFoundError(f"image file or folder {path} does not exist")
     if not found:
@@ -72,7 +84,59 @@ def _expand_item(path: Path, excluded: list[Path]) -> list[Path]:
 
 
 def _search(folder: Path, excluded: list[Path]) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_image(path, folder, excluded))
+    found = (folder / name for name in walk_files(folder, IMAGE_SUFFIXES))
+    return sorted(path for path in found if _is_image(path, folder, excluded))
+
+
+def walk_files(folder: str | Path, suffixes: Collection[str]) -> Iterator[str]:
+    """Files of a folder and its sub-folders; the one rule for links in all commands.
+
+    Hidden files and folders are skipped, and links to nothing. Links to files and folders inside
+    ``folder`` are followed, except in circles. Links out of it are refused: in a data set of
+    somebody else they could show any file of this machine. The folder itself may be a link.
+
+    Args:
+        folder: Where to look.
+        suffixes: Lower-case suffixes to find, in any case on disk.
+
+    Yields:
+        Names relative to ``folder`` with POSIX separators, sorted folder by folder.
+
+    Raises:
+        LabelFormatError: If a link to such a file, or to a folder, leaves ``folder`` (D501).
+    """
+    yield from _walk(str(folder), "", frozenset(suffixes), (Path(folder).resolve(),))
+
+
+def _walk(
+    folder: str, prefix: str, suffixes: frozenset[str], trail: tuple[Path, ...]
+) -> Iterator[str]:
+    """Names of files below a folder; the trail is its real path after those of the ones above."""
+    # strings where paths would be slow: folders of data sets hold tens of thousands of files
+    with os.scandir(os.path.join(folder, prefix)) as entries:  # noqa: PTH118
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        name, is_folder = f"{prefix}{entry.name}", entry.is_dir()
+        fits = is_folder or os.path.splitext(entry.name)[1].lower() in suffixes  # noqa: PTH122
+        if entry.name.startswith(".") or not fits:
+            continue
+        if entry.is_symlink():
+            _check_link(entry.path, folder, trail[0])
+        if is_folder:
+            real = Path(entry.path).resolve() if entry.is_symlink() else trail[-1] / entry.name
+            if real not in trail:
+                yield from _walk(folder, f"{name}/", suffixes, (*trail, real))
+        elif entry.is_file():
+            yield name
+
+
+def _check_link(path: str, folder: str, home: Path) -> None:
+    """Refuse a path that leads out of a folder, whose real path is ``home``."""
+    if not Path(path).resolve().is_relative_to(home):
+        raise LabelFormatError(
+            f"D501 {path}: link leaves the folder {folder}; copy what it points to, or pass the "
+            "linked folder itself"
+        )
 
 
 def _is_image(path: Path, root: Path, excluded: list[Path]) -> bool:

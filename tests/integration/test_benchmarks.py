@@ -129,6 +129,19 @@ def test_synthesis_reports_rates_of_a_folder(tmp_path) -> None:
     assert "bar 20 images/s" in shown
 
 
+@pytest.mark.slow
+def test_propagate_compares_both_solutions(tmp_path) -> None:
+    plain_folder(tmp_path / "set")
+    words = ["--root", "set", "--images", "2", "--size", "600", "700", "--rounds", "1"]
+    shown = run("propagate.py", *words, "--output", "found.json", cwd=tmp_path).stdout
+    result = json.loads((tmp_path / "found.json").read_text())
+    assert complete(result)
+    for found in result["results"].values():
+        assert 0 < found["reduced"]["seconds"] < found["full"]["seconds"]
+        assert 95 < found["same_label_percent"] <= 100
+    assert shown.count("same label on") == len(result["results"]) == 2
+
+
 def test_peak_memory_counts_what_a_call_allocates() -> None:
     code = "from ops_memory import peak_mib; print(peak_mib(lambda: len(b'x' * (64 << 20))))"
     done = subprocess.run(

@@ -223,6 +223,17 @@ def test_predict_with_a_dense_crf(run_dir: Path, tmp_path, capsys) -> None:
     assert "cc4s" in message
 
 
+def test_predict_refuses_links_out_of_the_folder(run_dir: Path, tmp_path, capsys) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    Image.fromarray(np.zeros((30, 40, 3), np.uint8)).save(tmp_path / "private.png")
+    (photos / "b.png").symlink_to(tmp_path / "private.png")
+    words = ["predict", f"--ckpt_path={run_dir / 'checkpoints' / 'best.ckpt'}"]
+    message = fails(capsys, *words, f"--images={photos}", f"--output={out}")
+    assert f"D501 {photos / 'b.png'}: link leaves the folder {photos}" in message
+    assert not out.exists()
+
+
 def test_predict_on_a_bare_folder(run_dir: Path, tmp_path, capsys) -> None:
     rng = np.random.default_rng(0)
     sizes = {"a.png": (20, 31), "sub/b.jpg": (64, 45), "sub/deep/c.png": (7, 9)}

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from scribbleseg.data.commands.opening import add_source, open_source
 from scribbleseg.data.jobs.convert import convert_source
-from scribbleseg.data.jobs.propagate import propagate_scribbles
+from scribbleseg.data.jobs.labels import MODES, propagate_scribbles, synthesize_folder
 from scribbleseg.data.jobs.superpixels import write_superpixels
-from scribbleseg.data.jobs.synthesize import MODES, synthesize_folder
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions
 
@@ -43,16 +42,17 @@ _TRAIN = (
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands to the parser."""
     parsers = {name: _add(commands, name) for name in _COMMANDS}
+    for name in ("propagate", "synthesize"):
+        text = "split to make labels for (default: train)"
+        parsers[name].add_argument("--split", choices=_SPLITS, default="train", help=text)
     option = parsers["convert"].add_argument
     text = "splits to convert (default: train, val, and test if there is one)"
     option("--split", nargs="+", dest="splits", choices=_SPLITS, help=text)
     option("--link", action="store_true", help="hard links to image files where the disk can")
     option = parsers["propagate"].add_argument
-    option("--split", choices=_SPLITS, default="train")
     option("--beta", type=float, default=100.0, help="how strongly edges stop the labels (100)")
     option("--min-confidence", type=float, help="probability (0 to 1) that a label needs")
     option = parsers["synthesize"].add_argument
-    option("--split", choices=_SPLITS, default="train")
     option("--mode", choices=tuple(MODES), default="scribbles", help="what to make")
     option("--seed", type=int, default=0, help="seed of the data set (default: 0)")
     leave_out = "leave the background class out"
@@ -60,9 +60,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     for mode, kind in MODES.items():
         _add_fields(parsers["synthesize"].add_argument_group(f"mode {mode}"), kind)
     option = parsers["superpixels"].add_argument
-    splits = (*_SPLITS, "predict")  # all images
-    option("--split", nargs="+", dest="splits", choices=splits, default=["train"])
-    option("--method", choices=get_args(SuperpixelMethod), default="slic")
+    text = "splits to segment; predict = all images (default: train)"
+    splits = (*_SPLITS, "predict")
+    option("--split", nargs="+", dest="splits", choices=splits, default=["train"], help=text)
+    text = "about equal sizes, irregular ones that follow edges, or rectangles (default: slic)"
+    option("--method", choices=get_args(SuperpixelMethod), default="slic", help=text)
     _add_fields(parsers["superpixels"], SuperpixelOptions)
 
 
@@ -71,7 +73,7 @@ def _add(
 ) -> argparse.ArgumentParser:
     """A command with the options that all have; its function describes it."""
     function, _, text = _COMMANDS[name]
-    described = str(inspect.getdoc(function)).split("See :")[0].split("Args:")[0].replace("``", "")
+    described = re.split(r"See\s+:|Args:", str(inspect.getdoc(function)))[0].replace("``", "")
     parser = commands.add_parser(
         name,
         help=f"{text}; resumable",
@@ -99,13 +101,13 @@ def _add_fields(parser: argparse._ActionsContainer, kind: type[Any]) -> None:
         if field.name in _ASKED_APART or flag in parser._option_string_actions:
             continue
         first, *others = get_args(hints[field.name]) or (hints[field.name],)
-        explained = re.search(rf"{field.name}: ((?:.|\n )+)", text)
+        explained = re.search(rf"\n    {field.name}: ((?:.|\n {{8}})+)", text)
         default = "" if field.default is None else f" (default: {field.default})"
         parser.add_argument(
             flag,
             type=type(first) if isinstance(first, str) else first,
             choices=(first, *others) if isinstance(first, str) else None,
-            help=(" ".join(explained[1].split()) + default) if explained else None,
+            help=" ".join(explained[1].replace("``", "").split()) + default if explained else None,
         )
 
 

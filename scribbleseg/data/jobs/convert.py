@@ -3,35 +3,49 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import shutil
-from dataclasses import replace
+import tempfile
+from collections import Counter
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from scribbleseg.constants import IMAGE_SUFFIXES
+from scribbleseg.data.groups import group_pattern
 from scribbleseg.data.images import read_header
-from scribbleseg.data.jobs.folder_files import check_lists, write_folder_files
 from scribbleseg.data.jobs.job import ImageJob, some_ids
 from scribbleseg.data.jobs.settings import is_fresh, source_settings
 from scribbleseg.data.lists import find_images, read_split, safe_id
 from scribbleseg.data.source import ScribbleSource
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
-from scribbleseg.functional.image_files import write_atomic
+from scribbleseg.data.sources import FileSource, FolderSource
+from scribbleseg.data.volumes import write_spacings
+from scribbleseg.errors import (
+    ConfigError,
+    LabelFormatError,
+    ScribbleNotFoundError,
+    ScribbleSegError,
+)
+from scribbleseg.functional.image_files import write_atomic, write_text
 from scribbleseg.functional.images import write_image, write_label
+from scribbleseg.functional.intensity import Intensity
 from scribbleseg.options import check_choice, check_flag, check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from scribbleseg.data.source import FileRole
     from scribbleseg.types import Label, Record, Split
 
 __all__ = ["convert_source"]
 
-_ROLES: tuple[Literal["scribble", "mask"], ...] = ("scribble", "mask")
+_ROLES: tuple[FileRole, ...] = ("scribble", "mask")
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -81,8 +95,8 @@ def convert_source(
             "option at 'scribble', both are converted"
         )
     listed, notes = _list(source, splits)
+    _check_ids(listed)
     records = _merge(source, listed)
-    check_lists(listed)
     output = Path(output).expanduser()
     job = ImageJob(output, "convert", source_settings(source), source.class_names)
     counts = {**job.earlier.get("splits", {}), **{name: len(r) for name, r in listed.items()}}
@@ -93,7 +107,7 @@ def convert_source(
     if job.earlier.get("splits") != counts:
         job.describe(0, complete=False)  # before the lists: they name images that are not there
     windowed = bool(records) and plain_file(source, records[0]) is None
-    notes += write_folder_files(source, output, listed, windowed=windowed)
+    notes += _write_texts(source, output, listed, windowed=windowed)
     make = partial(_convert, source, output, link)
     job.run(make, records, workers=workers, progress=progress)
 
@@ -136,6 +150,33 @@ def _list(
     return listed, []
 
 
+def _check_ids(listed: Mapping[str, Sequence[Record]]) -> None:
+    """Refuse image ids that are no file names (D501), repeated (D303) or changed by a list."""
+    for records in listed.values():
+        ids = [safe_id(record.image_id) for record in records]
+        twice = [name for name, count in Counter(ids).items() if count > 1]
+        if twice:
+            raise LabelFormatError(
+                f"D303 image id {twice[0]!r} occurs more than once in one split ({len(twice)} such "
+                "ids); correct `records` of the source"
+            )
+        back: list[str] = []
+        with tempfile.TemporaryDirectory() as folder, suppress(ScribbleSegError):
+            back = read_split(_write_list(Path(folder) / "list.txt", ids))
+        if back != ids:
+            wrong = [name for name, read in zip(ids, back, strict=False) if name != read]
+            raise LabelFormatError(
+                f"D501 image id {(wrong or ids[len(back) :])[0]!r} cannot be a line of a split "
+                "file: a comment sign, outer spaces, a file suffix or a folder such as 'images/' "
+                "is removed when it is read; correct `image_id` in the source"
+            )
+
+
+def _write_list(path: Path, ids: Sequence[str]) -> Path:
+    write_text(path, "\n".join(ids) + "\n")
+    return path
+
+
 def _merge(source: ScribbleSource, listed: Mapping[str, Sequence[Record]]) -> list[Record]:
     """Every image once, with all its labels: a fold may be val and test at the same time."""
     merged: dict[str, Record] = {}
@@ -146,6 +187,66 @@ def _merge(source: ScribbleSource, listed: Mapping[str, Sequence[Record]]) -> li
             one, scribble=one.scribble or full.scribble, mask=one.mask or full.mask
         )
     return list(merged.values())
+
+
+def _write_texts(
+    source: ScribbleSource, output: Path, listed: Mapping[str, Sequence[Record]], *, windowed: bool
+) -> list[str]:
+    """Write lists, classes, options and spacings; sentences about what a plain folder cannot hold.
+
+    ``windowed``: images are written after the window of intensities.
+    """
+    everything = [record for records in listed.values() for record in records]
+    options, notes = _dataset_options(source), []
+    if windowed:
+        options.pop("intensity", None)
+    pattern = group_pattern(everything, getattr(source, "_group_pattern", None))
+    if pattern is not None:
+        options["group_regex"] = pattern
+    elif any(record.group is not None for record in everything):
+        notes.append(
+            "groups of the images cannot be told from their names and are lost: scores per volume "
+            "need the original source"
+        )
+    for split, records in listed.items():
+        _write_list(output / f"{split}.txt", [record.image_id for record in records])
+    for name, content in (("classes", _class_file(source)), ("dataset", options)):
+        if content:
+            text = yaml.safe_dump(
+                content, sort_keys=False, allow_unicode=True, default_flow_style=None
+            )
+            write_text(output / f"{name}.yaml", text)
+    write_spacings(output, everything, by_group=pattern is not None)
+    return notes
+
+
+def _class_file(source: ScribbleSource) -> dict[str, Any]:
+    classes: list[dict[str, Any]] = []
+    seen: list[list[int]] = []
+    for label, name in enumerate(source.class_names):
+        colour = [int(part) for part in source.palette[label]]
+        # a class file gives every colour once
+        own = {} if colour in seen else {"color": colour}
+        classes.append({"id": label, "name": str(name), **own})
+        seen.append(colour)
+    content: dict[str, Any] = {"classes": classes, "background": source.background, "ignore": 255}
+    if source.flip_pairs:
+        content["flip_pairs"] = [[int(a), int(b)] for a, b in source.flip_pairs]
+    return content
+
+
+def _dataset_options(source: ScribbleSource) -> dict[str, Any]:
+    """Options of a plain folder that its images and their use need; labels are coded already."""
+    known = inspect.signature(FolderSource).parameters
+    values = {
+        "on_missing": getattr(source, "on_missing", None),
+        "allow_dense_scribbles": getattr(source, "allow_dense_scribbles", None),
+        "channels": source.in_channels,
+        "intensity": None if source.intensity == Intensity() else asdict(source.intensity),
+        "rgb_channels": None if source.rgb_channels is None else list(source.rgb_channels),
+        "max_image_pixels": source.max_image_pixels,
+    }
+    return {k: v for k, v in values.items() if v is not None and v != known[k].default}
 
 
 def _count_images(output: Path, splits: Sequence[str]) -> int:
@@ -209,16 +310,12 @@ def _convert_image(
 
 def plain_file(source: ScribbleSource, record: Record) -> Path | None:
     """File of an image if a plain folder would read the same pixels from a copy of it."""
-    from scribbleseg.data.sources import FileSource, FolderSource
-
     files = source.inputs(record, "image")
     if len(files) != 1 or files[0].suffix.lower() not in IMAGE_SUFFIXES or not files[0].is_file():
         return None
-    plain = type(source).read_image in (
-        *(ScribbleSource.read_image, FileSource.read_image, FolderSource.read_image),
-    )
+    plain = [kind.read_image for kind in (ScribbleSource, FileSource, FolderSource)]
     # other sources may stack channels, cut slices or change values
-    if not plain and not np.array_equal(
+    if type(source).read_image not in plain and not np.array_equal(
         source.read_image(record), ScribbleSource.read_image(source, record)
     ):
         return None

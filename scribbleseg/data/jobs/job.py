@@ -124,6 +124,7 @@ class ImageJob:
         *,
         workers: int,
         progress: bool,
+        start: str | None = None,
     ) -> list[Record]:
         """Do the work on all images in their order.
 
@@ -134,6 +135,7 @@ class ImageJob:
             count: Called in this process with every image that did not fail.
             workers: Processes; 0 = this one.
             progress: Show a progress bar on stderr.
+            start: How processes start, see :func:`~scribbleseg.data.map_in_processes`.
 
         Returns:
             Images that did not fail.
@@ -142,7 +144,8 @@ class ImageJob:
         # before the first file: a call that is interrupted must know its settings when it goes on
         if not self.earlier.get("complete"):
             self.describe(0, complete=False)
-        with closing(map_in_processes(_Maker(make), records, workers=workers)) as results:
+        made = map_in_processes(_Maker(make), records, workers=workers, start=start)
+        with closing(made) as results:
             shown = with_progress(results, len(records), self.command, enabled=progress)
             for record, (written, found, reason) in zip(records, shown, strict=True):
                 if reason:
@@ -161,27 +164,34 @@ class ImageJob:
         names, facts = list(self.class_names), self.settings
         write_manifest(self.output, class_names=names, files=files, complete=complete, **facts)
 
-    def draw_overview(
+    def finish(
         self,
         done: Sequence[Record],
         tiles: Callable[[Record], dict[str, NDArray[np.uint8]]],
         *,
         chosen: Sequence[Record] = (),
         caption: Callable[[Record], str] = lambda record: record.image_id,
+        files: int | None = None,
     ) -> None:
-        """Write ``overview.png``: titled pictures of eight of the images that are done, or chosen.
+        """Write the manifest, and a picture of eight images to judge the files by.
 
-        Its name has underscores in front while an image is called so.
+        The picture is ``overview.png``, with underscores in front while an image is called so.
+
+        Args:
+            done: Images that did not fail.
+            tiles: Titled pictures of an image, a row of the picture.
+            chosen: Images to choose from for the picture; by default those that are done.
+            caption: What to write under a row.
+            files: How many files are there; by default one per image that is done.
         """
-        if not done:
-            return
-        name, taken = "overview", {record.image_id for record in done}
-        while name in taken:
-            name = f"_{name}"
-        self.overview = self.output / f"{name}.png"
-        if self.overview.is_file() and not self.written:
-            return
-        write_overview(self.overview, chosen or done, tiles, caption)
+        if done:
+            name, taken = "overview", {record.image_id for record in done}
+            while name in taken:
+                name = f"_{name}"
+            self.overview = self.output / f"{name}.png"
+            if self.written or not self.overview.is_file():
+                write_overview(self.overview, chosen or done, tiles, caption)
+        self.describe(len(done) if files is None else files, complete=not self.failed)
 
     def headline(self, what: str) -> str:
         """First line of a summary."""

@@ -9,8 +9,10 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import cv2
 
 from scribbleseg.errors import ScribbleSegError
 
@@ -24,11 +26,15 @@ Result = TypeVar("Result")
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-_function: Callable[[Any], Any] | None = None  # of a worker process
+_function: Callable[[Any], Any]  # of a worker process
 
 
 def map_in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    start: str | None = None,
 ) -> Generator[Result, None, None]:
     """Results of a function in the order of the items.
 
@@ -39,10 +45,9 @@ def map_in_processes(
         function: Picklable; sent to every worker once, so that it may carry large data.
         items: Picklable arguments.
         workers: Processes; 0 = this one. A script that asks for more needs the usual
-            ``if __name__ == "__main__":``, because workers import it.
-
-    Yields:
-        One result per item.
+            ``if __name__ == "__main__":``, because workers import it, unless they are copies.
+        start: Start method of :mod:`multiprocessing`; by default a fork server, where the system
+            has one: copies of this process (``"fork"``) could wait for locks of its threads.
 
     Raises:
         ScribbleSegError: If a worker was killed.
@@ -50,17 +55,16 @@ def map_in_processes(
     if workers == 0 or len(items) < 2:
         yield from map(function, items)
         return
-    # fork would copy locks of running threads; a fork server imports the library once for all
-    forkserver = "forkserver" in multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if forkserver else "spawn")
-    if forkserver:
-        context.set_forkserver_preload([__name__, type(function).__module__])
-    with _one_thread_each():
-        pool = ProcessPoolExecutor(
-            min(workers, len(items)), mp_context=context, initializer=_start, initargs=(function,)
-        )
+    with _one_thread_each(), ExitStack() as stack:
         try:
             with _interrupts_held():
+                pool = ProcessPoolExecutor(
+                    min(workers, len(items)),
+                    mp_context=_context(start, type(function).__module__),
+                    initializer=_start,
+                    initargs=(function,),
+                )
+                stack.callback(pool.shutdown, wait=True, cancel_futures=True)
                 results = pool.map(_call, items)
             yield from results
         except BrokenProcessPool as error:
@@ -68,21 +72,28 @@ def map_in_processes(
                 "a worker process was killed, probably for lack of memory; what is finished stays: "
                 f"run the same command with fewer than {workers} workers (0 = no worker process)"
             ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _context(start: str | None, module: str) -> Any:
+    if start is None:
+        known = multiprocessing.get_all_start_methods()
+        start = "forkserver" if "forkserver" in known else "spawn"
+    context = multiprocessing.get_context(start)
+    if start == "forkserver":  # it imports the library once for all workers
+        context.set_forkserver_preload([__name__, module])
+    return context
 
 
 def _start(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
+    cv2.setNumThreads(0)  # threads of copied processes do not run
     # Ctrl-C reaches all processes of a terminal: workers finish their item, the parent stops.
     # They start while it is held, which a process inherits, but not on every system.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _call(item: Any) -> Any:
-    if _function is None:
-        raise RuntimeError("this process was not started by map_in_processes")
     return _function(item)
 
 
@@ -116,13 +127,11 @@ def _interrupts_held() -> Iterator[None]:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Processes started inside compute with one thread: threads of many would share the cores."""
-    earlier = {name: os.environ.get(name) for name in _THREADS}
+    earlier = dict(os.environ)
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
         yield
     finally:
-        for name, value in earlier.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in _THREADS:
+            del os.environ[name]
+        os.environ.update({name: earlier[name] for name in _THREADS if name in earlier})

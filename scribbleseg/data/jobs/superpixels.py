@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
-from contextlib import contextmanager, suppress
+import zlib
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from scribbleseg.data.jobs.job import ImageJob, picture_of, some_ids
 from scribbleseg.data.jobs.settings import image_settings, is_fresh, source_settings
@@ -31,7 +34,7 @@ from scribbleseg.functional.superpixels import (
 from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -43,6 +46,8 @@ __all__ = ["superpixel_folder", "write_superpixels"]
 logger = logging.getLogger(__name__)
 
 _LINE = (255, 221, 0)
+_MADE_OF = "image"  # text in a PNG: checksum of the pixels
+_CAN_COPY = multiprocessing.get_all_start_methods()[0] == "fork"
 
 
 def write_superpixels(
@@ -89,12 +94,19 @@ def write_superpixels(
 
 
 def _settings(
-    source: ScribbleSource, method: SuperpixelMethod, options: SuperpixelOptions | None
+    source: ScribbleSource,
+    method: SuperpixelMethod,
+    options: SuperpixelOptions | None,
+    resize: int | tuple[int, int] | None = None,
 ) -> dict[str, Any]:
+    """What decides about the files; the network size only where they have it."""
     arguments = (options or SuperpixelOptions()).arguments(method)
     # a package that is missing is one sentence, not one per image
     over_segment(np.zeros((2, 2, source.in_channels), np.uint8), method, {})
-    return {"data": image_settings(source), "method": method, "options": arguments}
+    settings = {"data": image_settings(source), "method": method, "options": arguments}
+    if resize is None:
+        return settings
+    return {**settings, "resize": resize if isinstance(resize, int) else list(resize)}
 
 
 def _fill(
@@ -102,15 +114,11 @@ def _fill(
     output: Path,
     records: Sequence[Record],
     settings: dict[str, Any],
-    *,
-    workers: int,
-    progress: bool,
+    **how: Any,
 ) -> ImageJob:
+    """Do the job; ``how`` goes to :meth:`ImageJob.run`."""
     job = ImageJob(output, "superpixels", settings, source.class_names, of_classes=False)
     counts: dict[str, int] = {}
-
-    def count(record: Record, found: int) -> None:
-        counts[record.image_id] = found
 
     def tiles(record: Record) -> dict[str, NDArray[np.uint8]]:
         image = _resized(picture_of(source, record), settings)
@@ -122,9 +130,8 @@ def _fill(
         return f"{record.image_id}: {counts[record.image_id]:,}"
 
     make = partial(_segment, source, output, settings)
-    done = job.run(make, records, count, workers=workers, progress=progress)
-    job.draw_overview(done, tiles, caption=caption)
-    job.describe(len(find_superpixels(output)), complete=not job.failed)
+    done = job.run(make, records, lambda r, n: counts.update({r.image_id: n}), **how)
+    job.finish(done, tiles, caption=caption, files=len(find_superpixels(output)))
     job.found["counts"] = counts
     job.summary.append(job.headline("over-segmentations in"))
     if counts:
@@ -145,18 +152,24 @@ def _segment(
     if is_fresh(target, *source.inputs(record, "image")):
         with suppress(LabelFormatError):  # damaged files are made anew
             return False, int(read_superpixels(target).max()) + 1
-    image = _resized(source.read_image(record), settings)
+    image = source.read_image(record)
     arguments, channels = settings["options"], source.rgb_channels
-    regions = over_segment(image, settings["method"], arguments, rgb_channels=channels)
+    scaled = _resized(image, settings)
+    regions = over_segment(scaled, settings["method"], arguments, rgb_channels=channels)
     number = int(regions.max()) + 1
     if number > MOST_SUPERPIXELS:
         raise LabelFormatError(
             f"{target}: {number:,} superpixels do not fit into 16 bits, at most "
             f"{MOST_SUPERPIXELS:,}; ask for fewer, or tile the image"
         )
-    stored = Image.fromarray(regions.astype(np.uint16))
-    write_atomic(target, lambda stream: stored.save(stream, format="PNG"))
+    stored, facts = Image.fromarray(regions.astype(np.uint16)), PngInfo()
+    facts.add_text(_MADE_OF, _checksum(image))
+    write_atomic(target, lambda stream: stored.save(stream, format="PNG", pnginfo=facts))
     return True, number
+
+
+def _checksum(image: NDArray[np.uint8]) -> str:
+    return f"{zlib.crc32(image.tobytes()):08x}"
 
 
 def _resized(image: NDArray[np.uint8], settings: dict[str, Any]) -> NDArray[np.uint8]:
@@ -172,27 +185,25 @@ def superpixel_folder(
     records: Sequence[Record],
     method: SuperpixelMethod,
     options: SuperpixelOptions | None = None,
-    folder: str | Path | None = None,
     *,
     resize: int | tuple[int, int] | None = None,
     workers: int = 0,
     progress: bool = True,
 ) -> Path:
-    """A folder that holds the superpixels of some images; what is missing or outdated is made.
+    """The folder in which the superpixels of a data set are kept; what is missing is made.
 
-    Any number of processes may call it at the same time: one does the work, the others wait.
+    It is named by method, options and images, and lies in ``.superpixel_cache/`` of the data set,
+    or in ``$XDG_CACHE_HOME/scribbleseg`` if the data set cannot be written to. Any number of
+    processes may call this at the same time: one does the work, the others wait.
 
     Args:
         source: Data set; only images are read.
-        records: Images.
+        records: Images; those of an earlier call are made anew if their image has changed.
         method: How superpixels are found, see :func:`write_superpixels`.
         options: Options of the method.
-        folder: Where they are kept; by default a folder named by method, options and images in
-            ``superpixel_cache/`` of the data set, or in ``$XDG_CACHE_HOME/scribbleseg`` if the
-            data set cannot be written to.
         resize: Segment images at network size, see
             :func:`~scribbleseg.functional.preprocess.resized_shape`; the files have that size.
-        workers: Processes; 0 = this one.
+        workers: Processes, where the system can copy this one (Linux); 0 = this one.
         progress: Show a progress bar on stderr.
 
     Returns:
@@ -200,28 +211,34 @@ def superpixel_folder(
         :func:`~scribbleseg.data.superpixels.read_superpixels`.
 
     Raises:
-        ConfigError: If an option is out of range or not of the method, or ``folder`` holds
-            anything else.
+        ConfigError: If an option is out of range or not of the method.
         MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
         ScribbleSegError: If superpixels cannot be made of an image, or a worker was killed.
     """
-    settings = _settings(source, method, options)
-    if resize is not None:
-        settings["resize"] = resize if isinstance(resize, int) else list(resize)
-    folder = _cache(source, settings) if folder is None else Path(folder).expanduser()
+    settings = _settings(source, method, options, resize)
+    folder = _place(source, settings)
 
     def there() -> bool:
         files = ((folder / f"{r.image_id}.png", source.inputs(r, "image")) for r in records)
         return all(is_fresh(file, *inputs) for file, inputs in files)
 
     if there():
-        ImageJob(folder, "superpixels", settings, source.class_names, of_classes=False)
         return folder
-    with _alone(folder):
+    logger.info(
+        "%s: superpixels of %d images are made and kept here; of several processes one makes them, "
+        "the others wait",
+        *(folder, len(records)),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as alone:
+        # a killed process leaves no lock behind; without locks work may be done twice
+        with suppress(NotImplementedError):
+            alone.enter_context(FileLock(folder / ".lock"))
         if there():
             return folder
-        logger.info("%s: superpixels of %d images are made and kept here", folder, len(records))
-        job = _fill(source, folder, records, settings, workers=workers, progress=progress)
+        # workers that are no copies import the script, which trains if it has no `if __name__ …`
+        how = {"start": "fork", "workers": workers} if _CAN_COPY else {"workers": 0}
+        job = _fill(source, folder, records, settings, progress=progress, **how)
     if job.failed:
         reasons = [f"{name}: {reason}" for name, reason in job.failed.items()]
         raise ScribbleSegError(
@@ -231,39 +248,36 @@ def superpixel_folder(
     return folder
 
 
-def _cache(source: ScribbleSource, settings: dict[str, Any]) -> Path:
-    """Default folder, by what decides about its files; data that move keep theirs."""
+def check_origin(path: Path, image: NDArray[np.uint8]) -> None:
+    """Refuse superpixels in the cache that were made of other pixels (D403).
+
+    For images that no file holds: nothing else tells that they have changed.
+    """
+    with Image.open(path) as stored:
+        made_of = stored.info.get(_MADE_OF)
+    if made_of != _checksum(image):
+        raise LabelFormatError(
+            f"D403 {path}: superpixels of an image that the data set no longer makes like this; "
+            f"delete the folder {path.parent}, and the next start makes them again"
+        )
+
+
+def _place(source: ScribbleSource, settings: dict[str, Any]) -> Path:
+    """Folder of the cache, by what decides about its files; data that move keep theirs."""
     data = settings["data"]
     root = data["options"].pop("root", None)
     if root is None:  # images that are made
-        settings["data"] = data = source_settings(source)
-    facts = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    number = next(iter(settings["options"].values()))
-    name = f"{settings['method']}_{number:g}_{facts}"
+        settings["data"] = source_settings(source)
+    name = f"{settings['method']}_{next(iter(settings['options'].values())):g}_{_hash(settings)}"
     if root is not None:
-        beside = Path(root) / "superpixel_cache" / name
+        beside = Path(root) / ".superpixel_cache" / name
         with suppress(OSError):
             beside.mkdir(parents=True, exist_ok=True)
             if os.access(beside, os.W_OK):
                 return beside
-    place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return home / "scribbleseg" / "superpixel_cache" / place / name
+    return home / "scribbleseg" / "superpixels" / _hash(root) / name
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process fills the folder meanwhile; a killed one leaves no lock behind."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("%s: waiting for another process that makes superpixels there", folder)
-        lock.acquire()
-    except NotImplementedError:  # the file system has no locks: work may be done twice
-        logger.warning("%s: cannot be locked; start one process alone if it must not be", folder)
-    try:
-        yield
-    finally:
-        lock.release()
+def _hash(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]

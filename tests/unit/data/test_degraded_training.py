@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_folders import STEMS, plain_folder, voc_tree
+from helpers.tiny_folders import STEMS, plain_folder
 
 from scribbleseg import ConfigError
 from scribbleseg.data import Augmentation, DegradedScribbles, ScribbleDataModule
-from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
-from scribbleseg.functional import Degradation, degrade_drawing, degrade_scribble
+from scribbleseg.data.sources import FolderSource, SyntheticSource
+from scribbleseg.functional import Degradation
 
 
 def module(source, **options):
@@ -42,25 +42,6 @@ def test_ratio_zero_changes_nothing(tmp_path):
         )
 
 
-@pytest.mark.parametrize("options", [{"scribble_shrink": 0.6}, {"scribble_drop": 0.5}])
-def test_pixels_and_tags_are_those_of_the_degraded_scribble(tmp_path, options):
-    source = FolderSource(plain_folder(tmp_path))
-    data = module(source, degrade_seed=2, **options)
-    names = {f"{key.removeprefix('scribble_')}": value for key, value in options.items()}
-    lost = 0
-    items = scribbles(data)
-    for record in source.records("train"):
-        whole = source.read_scribble(record)
-        expected = degrade_scribble(whole, Degradation(**names, seed=2), image_id=record.image_id)
-        found, tags = items[record.image_id]
-        np.testing.assert_array_equal(found, expected)
-        drawn = {0} | (set(np.unique(expected)) - {255})
-        assert set(np.flatnonzero(tags)) == drawn
-        lost += len(set(np.unique(whole)) - {255}) - len(drawn)
-    if "scribble_drop" in options:
-        assert lost > 0  # tags of the whole scribbles would have leaked
-
-
 def test_known_tags_of_the_whole_image_do_not_leak(tmp_path):
     class Tagged(FolderSource):
         def class_labels(self, record):
@@ -70,16 +51,6 @@ def test_known_tags_of_the_whole_image_do_not_leak(tmp_path):
     assert all(set(np.flatnonzero(t)) == {0, 1, 2} for _, t in scribbles(module(source)).values())
     for _, tags in scribbles(module(source, scribble_drop=1.0)).values():
         assert np.flatnonzero(tags).tolist() == [0]  # the background counts as present
-
-
-def test_polylines_are_degraded_as_polylines(tmp_path):
-    source = VOCSource(voc_tree(tmp_path, scribbles="xml"))
-    items = scribbles(module(source, scribble_shrink=0.5))
-    for record in source.records("train"):
-        expected = degrade_drawing(
-            source.read_strokes(record), Degradation(shrink=0.5), image_id=record.image_id
-        )
-        np.testing.assert_array_equal(items[record.image_id][0], expected)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

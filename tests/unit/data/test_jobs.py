@@ -141,6 +141,8 @@ def test_an_interrupted_command_goes_on(name, root, tmp_path, monkeypatch, capsy
     assert message in capsys.readouterr().err
     assert manifest_of(out)["complete"] is False
     monkeypatch.undo()
+    with pytest.raises(ConfigError, match="other settings"):
+        run(name, root, out, **JOBS[name].others[0])
     before = times(out)
     assert command(name, root, out) == 0
     assert "4 written, 2 kept" in capsys.readouterr().out
@@ -213,6 +215,21 @@ def test_broken_files_do_not_stop_the_others(name, root, tmp_path, capsys):
     path.write_bytes(whole)
     assert command(name, root, tmp_path / "out") == 0
     assert manifest_of(tmp_path / "out")["complete"] is True
+
+
+@pytest.mark.parametrize("number", [20, 21])
+def test_twenty_failures_are_listed(number, tmp_path, capsys):
+    stems = tuple(f"img_{place:02}" for place in range(28))
+    root = plain_folder(tmp_path / "data", stems=stems, masks=False)
+    for stem in stems[:number]:
+        (root / "images" / f"{stem}.png").write_bytes(b"broken")
+    assert command("superpixels", root, tmp_path / "out") == 1
+    first, *reasons, last = capsys.readouterr().err.rstrip().split("\n")[-number - 2 :]
+    assert f"error: {number} images could not be segmented:" in first
+    assert last == "correct them and run the same command again: it does only what is missing"
+    listed = [line.split(":")[0].strip() for line in reasons]
+    assert listed[:20] == list(stems[:20])
+    assert listed[20:] == (["… and 1 more"] if number > 20 else [])
 
 
 @pytest.mark.parametrize("name", ["propagate", "synthesize", "superpixels"])

@@ -5,26 +5,22 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import (
     STEMS,
-    VOC_STEMS,
     acdc_plain,
-    acdc_release,
     blocks,
     plain_folder,
     save,
     scribble_of,
-    voc_tree,
 )
 from jsonargparse import ArgumentParser
 
 from scribbleseg import (
     ConfigError,
-    Label,
     LabelFormatError,
     ScribbleDataModule,
     ScribbleNotFoundError,
 )
 from scribbleseg.data import ScribbleSource, check_source
-from scribbleseg.data.sources import ACDCSource, FolderSource, VOCSource
+from scribbleseg.data.sources import FolderSource
 from scribbleseg.functional import parent_facts, write_label, write_manifest
 
 CLASSES = ("background", "cell", "vessel")
@@ -52,16 +48,6 @@ def root(tmp_path):
     plain_folder(tmp_path)
     with_labels(tmp_path / "pseudo", STEMS[:6])
     return tmp_path
-
-
-def test_training_records_carry_pseudo_labels(root):
-    source = pseudo(root)
-    records = source.records("train")
-    assert [record.scribble for record in records] == [
-        Label(root / "pseudo" / f"{stem}.png", "pseudo_label") for stem in STEMS[:6]
-    ]
-    assert all(record.mask is None for record in records)
-    np.testing.assert_array_equal(source.read_scribble(records[2]), guess(2))
 
 
 def test_absolute_folder_gray_files_and_sub_folders(tmp_path):
@@ -115,32 +101,6 @@ def test_labels_of_another_size_are_refused(root):
 
 
 # --------------------------------------------------------------------------- sources
-
-
-def test_acdc_folder(tmp_path):
-    acdc_plain(tmp_path)
-    with_labels(tmp_path / "pseudo", [r.image_id for r in ACDCSource(tmp_path).records("train")], 4)
-    source = pseudo(tmp_path, cls=ACDCSource)
-    np.testing.assert_array_equal(source.read_scribble(source.records("train")[3]), guess(3, 4))
-
-
-def test_acdc_release(tmp_path):
-    acdc_release(tmp_path)
-    records = ACDCSource(tmp_path).records("train")
-    with_labels(tmp_path / "pseudo", [record.image_id for record in records], 4)
-    source = pseudo(tmp_path, cls=ACDCSource)
-    np.testing.assert_array_equal(source.read_scribble(source.records("train")[1]), guess(1, 4))
-    val = source.records("val")[0]
-    np.testing.assert_array_equal(source.read_scribble(val), scribble_of(blocks(2, 4)))
-
-
-def test_voc(tmp_path):
-    voc_tree(tmp_path)
-    folder = with_labels(tmp_path / "VOCdevkit" / "VOC2012" / "pseudo", VOC_STEMS[:3], 21)
-    source = pseudo(tmp_path, cls=VOCSource)
-    np.testing.assert_array_equal(source.read_scribble(source.records("train")[2]), guess(2, 21))
-    assert source.records("train")[0].scribble.path == folder / f"{VOC_STEMS[0]}.png"
-    assert source.records("val")[0].mask is not None
 
 
 def test_option_in_a_configuration_file(tmp_path):

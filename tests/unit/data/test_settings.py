@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.internals import internal
 from helpers.tiny_folders import plain_folder, voc_tree
+from helpers.trees_labels import camvid_tree
 
+import scribbleseg.data
 from scribbleseg import ConfigError
 from scribbleseg.data import (
     convert_source,
@@ -14,12 +17,13 @@ from scribbleseg.data import (
     synthesize_folder,
     write_superpixels,
 )
-from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
+from scribbleseg.data.sources import FolderSource, LayoutSource, SyntheticSource, VOCSource
 from scribbleseg.functional import Intensity, SuperpixelOptions
 
 coding_digest = internal("job settings").coding_digest
 image_settings = internal("job settings").image_settings
 SIX = SuperpixelOptions(segments=6)
+LAYOUTS = Path(scribbleseg.data.__file__).parent / "layouts"
 
 
 def test_arguments_with_their_defaults_as_plain_values(tmp_path) -> None:
@@ -73,6 +77,20 @@ def test_two_data_sets_do_not_share_a_folder(tmp_path) -> None:
     synthesize_folder(first, tmp_path / "drawn", progress=False)
     with pytest.raises(ConfigError, match="other settings"):
         synthesize_folder(second, tmp_path / "drawn", progress=False)
+
+
+def test_another_layout_means_other_images(tmp_path) -> None:
+    root = camvid_tree(tmp_path / "data")
+    text = (LAYOUTS / "camvid.yaml").read_text()
+    for one, other in (("train", "val"), ("train.txt", "val.txt")):
+        text = text.replace(f"train: [{one}], val: [{other}]", f"train: [{other}], val: [{one}]")
+    (tmp_path / "own.yaml").write_text(text)
+    source, other = (LayoutSource(root, way) for way in ("camvid", tmp_path / "own.yaml"))
+    assert image_settings(source)["options"]["layout"] == "camvid"
+    how = {"splits": ("predict",), "method": "grid", "options": SIX, "progress": False}
+    write_superpixels(source, tmp_path / "sp", **how)
+    with pytest.raises(ConfigError, match=r"other settings \(data: .*'layout': 'camvid'"):
+        write_superpixels(other, tmp_path / "sp", **how)
 
 
 def test_another_width_of_strokes_is_another_conversion(tmp_path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 from helpers.tiny_folders import STEMS, plain_folder
-from helpers.training import quiet_trainer
 from jsonargparse import ArgumentParser
 from PIL import Image
 
@@ -41,7 +40,6 @@ from scribbleseg.functional import (
     write_label,
     write_manifest,
 )
-from scribbleseg.methods import RegularizedModule
 
 ALL = frozenset({"superpixel", "superpixel_graph", "pseudo_label", "distance_maps"})
 MAPS = ("superpixel", "pseudo_label", "scribble_distance", "pseudo_distance")
@@ -111,18 +109,6 @@ def whole(values, source_index, fill):
     return np.where(rows >= 0, values[rows, columns], fill)
 
 
-def test_keys_types_and_shapes(source, pseudo) -> None:
-    batch = batches(data_of(source, pseudo_label_dir=pseudo))[0]
-    types = {"superpixel": torch.int32, "pseudo_label": torch.int64}
-    for name in MAPS:
-        assert batch[name].shape == (2, 40, 40)
-        assert batch[name].dtype == types.get(name, torch.uint8)
-    edges = len(batch["superpixel_edges"])
-    assert [tuple(batch[name].shape) for name in GRAPH] == [(edges, 2), (edges,), (edges,)]
-    assert [batch[n].dtype for n in GRAPH] == [torch.int64, torch.float32, torch.int64]
-    assert batch["superpixel_image"].unique().tolist() == [0, 1]
-
-
 @pytest.mark.parametrize(
     ("inputs", "keys"),
     [
@@ -139,14 +125,6 @@ def test_a_method_gets_what_it_asks_for(source, pseudo, inputs, keys) -> None:
     for loader in ("val_dataloader", "unaugmented_dataloader"):
         other = next(iter(getattr(data_of(source, inputs, pseudo_label_dir=pseudo), loader)()))
         assert not set(other) & {*MAPS, *GRAPH}
-
-
-def test_other_keys_stay_as_they_are(source, pseudo) -> None:
-    plain = batches(data_of(source, ()))
-    rich = batches(data_of(source, ALL, pseudo_label_dir=pseudo))
-    for ours, theirs in zip(plain, rich, strict=True):
-        for name in ("image", "scribble", "valid", "class_labels", "index"):
-            assert torch.equal(ours[name], theirs[name])
 
 
 @pytest.mark.parametrize("resize", [None, 36, (30, 50)])
@@ -178,21 +156,6 @@ def test_maps_are_those_of_the_whole_image(source, pseudo, resize, background) -
                 shown = whole(resize_map(values, size), batch["source_index"][i], fill)
                 np.testing.assert_array_equal(batch[name][i].numpy(), shown, err_msg=name)
     assert padded > 0
-
-
-def test_lambdas_are_passed_on(source, pseudo) -> None:
-    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
-    lambdas = (math.e**5, math.e**3)
-    data = data_of(source, pseudo_label_dir=pseudo, distance_lambdas=lambdas, **options)
-    for batch in batches(data):
-        record = data.records("train")[int(batch["index"])]
-        label = source.read_mask(record)
-        label[:7] = 255
-        near = scribble_distance_map(source.read_scribble(record), sharpness=lambdas[0])
-        far = boundary_distance_map(label, sharpness=lambdas[1])
-        for name, expected in (("scribble_distance", near), ("pseudo_distance", far)):
-            ours = batch[name][0].numpy() / np.float32(255)
-            np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_graph_is_that_of_the_uncropped_image(source) -> None:
@@ -246,62 +209,50 @@ def test_collate_pads_each_map_with_its_own_value() -> None:
         assert (batch[name][0, :3] == 0).all()
 
 
-def test_workers_epochs_and_memory_do_not_change_a_sample(source, pseudo) -> None:
-    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
-    alone, shared = data_of(source, **options), data_of(source, num_workers=2, **options)
-    forgetful = data_of(source, **options)
-    forgetful._extras.superpixels.memory.limit = 0
-    loader = shared.train_dataloader()
-    for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
-        expected = batches(alone, epoch)
-        for others in (list(loader), batches(forgetful, epoch)):
-            for ours, theirs in zip(expected, others, strict=True):
-                for name in (*MAPS, *GRAPH):
-                    assert torch.equal(ours[name], theirs[name]), name
-    assert len(alone._extras.superpixels.memory._kept) == 6
-    assert not forgetful._extras.superpixels.memory._kept
-    assert not all(
-        torch.equal(a["superpixel"], b["superpixel"])
-        for a, b in zip(batches(alone, 0), batches(alone, 1), strict=True)
-    )
+@pytest.mark.parametrize("workers", [0, 2])
+def test_superpixels_are_made_before_the_first_training(tmp_path, monkeypatch, workers) -> None:
+    source = FolderSource(plain_folder(tmp_path / "raw"))
+    options = {"superpixels": "slic", "resize": 36, "num_workers": workers}
+    first = batches(data_of(source, {"superpixel_graph"}, **options))
+    (folder,) = (tmp_path / "raw" / ".superpixel_cache").iterdir()
+    assert sorted(path.stem for path in folder.glob("img_*.png")) == list(STEMS[:6])
+    made, original = [], over_segment
+
+    def watched(image, *args, **how):
+        made.extend([image] if len(image) > 2 else [])
+        return original(image, *args, **how)
+
+    monkeypatch.setattr(internal("superpixels"), "over_segment", watched)
+    again = batches(data_of(source, {"superpixel_graph"}, **options | {"num_workers": 0}))
+    assert not made
+    for ours, theirs in zip(first, again, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ("superpixel", *GRAPH))
+    later = (folder / f"{STEMS[2]}.png").stat().st_mtime + 5
+    os.utime(source.records("train")[2].image, (later, later))
+    data_of(source, {"superpixel"}, **options | {"num_workers": 0})
+    assert len(made) == 1, "an image that is newer than its superpixels"
 
 
-def test_memory_is_bounded_and_forgets_the_oldest(source) -> None:
-    records = source.records("train")
-    reader = SuperpixelReader(source, records, "slic", SuperpixelOptions(segments=30), graph=True)
-    first = [reader.read(r, i, source.read_image(r)) for i, r in enumerate(records)]
-    sizes = [packed.size for packed in reader.memory._kept.values()]
-    assert reader.memory.used == sum(sizes)
-    again = reader.read(records[0], 0, source.read_image(records[0]))
-    np.testing.assert_array_equal(again.regions, first[0].regions)
-    np.testing.assert_array_equal(again.graph.edges, first[0].graph.edges)
-    np.testing.assert_array_equal(again.graph.weights, first[0].graph.weights)
-    assert [a.dtype for a in (again.regions, again.graph.edges)] == [np.int32, np.int64]
-    again.regions[:] = 0  # what is handed out is nobody else's
-    other = reader.read(records[0], 0, source.read_image(records[0]))
-    np.testing.assert_array_equal(other.regions, first[0].regions)
-    reader.memory.limit = reader.memory.used
-    reader.read(records[1], 99, source.read_image(records[1]))
-    assert reader.memory.used <= reader.memory.limit
-    assert 1 not in reader.memory._kept
-    assert 0 in reader.memory._kept
-    copy = pickle.loads(pickle.dumps(reader))
-    assert (copy.memory.used, len(copy.memory._kept)) == (0, 0)
-    np.testing.assert_array_equal(
-        copy.read(records[2], 2, source.read_image(records[2])).regions, first[2].regions
-    )
+def test_images_of_no_file_must_be_those_of_the_superpixels() -> None:
+    class Inverted(SyntheticSource):
+        def read_image(self, record):
+            return 255 - super().read_image(record)
+
+    options = {"superpixels": "grid", "superpixel_options": SuperpixelOptions(segments=5)}
+    data_of(Inverted(num_train=3, size=44), {"superpixel"}, check=True, **options)
+    Inverted.read_image = SyntheticSource.read_image
+    with pytest.raises(LabelFormatError, match=r"D403 .*grid_5_\w+/train_00000\.png.*delete the"):
+        data_of(Inverted(num_train=3, size=44), {"superpixel"}, check=True, **options)
 
 
-def test_many_superpixels_keep_their_ids(source) -> None:
+def test_many_superpixels_keep_their_ids() -> None:
+    source = SyntheticSource(num_train=1, size=220)
     record = source.records("train")[0]
-    blank = np.zeros((220, 220, 3), np.uint8)
-    options = SuperpixelOptions(segments=48_400)
-    reader = SuperpixelReader(source, [record], "grid", options)
-    for _ in range(2):
-        regions = reader.read(record, 0, blank).regions
-        assert regions.dtype == np.int32
-        assert regions[-1, -1] == 220 * 220 - 1
+    reader = SuperpixelReader(source, [record], "grid", SuperpixelOptions(segments=48_400))
+    image = source.read_image(record)
+    regions = reader.read(record, image).regions
+    np.testing.assert_array_equal(regions, grid_regions(*image.shape[:2], num_segments=48_400))
+    assert (regions.dtype, regions.max() > 40_000) == (np.int32, True)
 
 
 @pytest.mark.parametrize("resize", [None, 30])
@@ -380,70 +331,6 @@ def test_faulty_folders_of_pseudo_labels(tmp_path, source, pseudo) -> None:
         data_of(source, inputs, pseudo_label_dir=bad, check=True)
 
 
-def test_pasted_scribbles_win(tmp_path, source) -> None:
-    wrong = labels_of(source, tmp_path / "zero", change=np.zeros_like)
-    options = {"augmentation": Augmentation(), "crop_size": None, "batch_size": 1}
-    for paste in (False, True):
-        data = data_of(source, pseudo_label_dir=wrong, paste_scribbles=paste, **options)
-        for batch in batches(data):
-            drawn = batch["scribble"] != 255
-            expected = torch.where(drawn, batch["scribble"], 0) if paste else 0
-            assert (batch["pseudo_label"] == expected).all()
-            assert batch["scribble"][drawn].any()
-            # boundaries are those of the pasted label
-            assert bool((batch["pseudo_distance"] == 0).any()) == paste
-
-
-def test_degraded_scribbles_reach_distance_maps_and_pasting(tmp_path, source) -> None:
-    zero = labels_of(source, tmp_path / "zero", change=np.zeros_like)
-    options = {"augmentation": Augmentation(hflip=False), "crop_size": None, "batch_size": 1}
-    data = data_of(
-        source, pseudo_label_dir=zero, paste_scribbles=True, scribble_shrink=0.7, **options
-    )
-    for batch in batches(data):
-        scribble = batch["scribble"][0].numpy().astype(np.uint8)
-        near = np.rint(255 * scribble_distance_map(scribble)).astype(np.uint8)
-        np.testing.assert_array_equal(batch["scribble_distance"][0].numpy(), near)
-        shown = np.where(scribble == 255, 0, scribble)
-        np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), shown)
-        whole_scribble = source.read_scribble(data.records("train")[int(batch["index"])])
-        assert (scribble != 255).sum() < (whole_scribble != 255).sum()
-
-
-def test_mirror_images_exchange_ids_of_pseudo_labels(tmp_path) -> None:
-    source = SyntheticSource(num_train=8, size=48)
-    source.flip_pairs = ((1, 2),)
-    folder = labels_of(source, tmp_path / "pseudo")
-    options = {"augmentation": Augmentation(hflip=True), "crop_size": None, "batch_size": 1}
-    data = data_of(source, ALL | {"source_index"}, pseudo_label_dir=folder, **options)
-    exchanged = np.arange(256)
-    exchanged[[1, 2]] = 2, 1
-    mirrored = 0
-    for epoch in (0, 1):
-        for batch in batches(data, epoch):
-            label = source.read_mask(data.records("train")[int(batch["index"])])
-            columns = batch["source_index"][0, 1]
-            flipped = bool(columns[0, 0] > columns[0, -1])
-            mirrored += flipped
-            expected = exchanged[label[:, ::-1]] if flipped else label
-            np.testing.assert_array_equal(batch["pseudo_label"][0].numpy(), expected)
-            drawn = batch["scribble"][0] != 255
-            assert torch.equal(batch["pseudo_label"][0][drawn], batch["scribble"][0][drawn])
-    assert 0 < mirrored < 16
-
-
-def test_a_resumed_run_sees_the_same_maps(source, pseudo) -> None:
-    options = {"pseudo_label_dir": pseudo, "superpixels": "slic"}
-    expected = batches(data_of(source, **options), 1)
-    data = data_of(source, **options)
-    data.load_state_dict({"epoch": 1, "samples_done": 2, "step_size": 2, "seed": 0})
-    resumed = batches(data, 1)
-    assert len(resumed) == 2
-    for ours, theirs in zip(resumed, expected[1:], strict=True):
-        for name in (*MAPS, *GRAPH):
-            assert torch.equal(ours[name], theirs[name])
-
-
 def test_images_of_any_channels() -> None:
     class Bands(SyntheticSource):
         in_channels = 5
@@ -483,43 +370,6 @@ def test_images_of_any_channels() -> None:
 def test_options_are_checked(source, options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         data_of(source, {"superpixel"}, **options)
-
-
-@pytest.mark.parametrize(
-    ("method", "options", "message"),
-    [
-        ("slic", {"segments": 0}, "segments=0"),
-        ("slic", {"segments": 70_000}, "at most 65535"),
-        ("slic", {"compactness": 0.0}, "compactness=0.0"),
-        ("slic", {"scale": 3.0}, "scale=3.0 is not an option of method 'slic'"),
-        ("grid", {"compactness": 3.0}, "which has segments; remove it"),
-        ("felzenszwalb", {"segments": 3}, "which has min_size and scale"),
-        ("felzenszwalb", {"scale": -1.0}, "scale=-1.0"),
-        ("felzenszwalb", {"min_size": 0}, "min_size=0"),
-        ("turbo", {}, "method='turbo'"),
-    ],
-)
-def test_options_of_methods_are_checked(method, options, message) -> None:
-    with pytest.raises(ConfigError, match=message):
-        SuperpixelOptions(**options).arguments(method)
-
-
-def test_options_of_methods_have_effect(source) -> None:
-    image = source.read_image(source.records("train")[0])
-
-    def regions(method: str, **options: float) -> int:
-        arguments = SuperpixelOptions(**options).arguments(method)
-        return int(over_segment(image, method, arguments).max()) + 1
-
-    assert regions("slic", segments=10) < regions("slic", segments=60)
-    assert regions("grid", segments=10) < regions("grid", segments=60)
-    assert regions("felzenszwalb", scale=500) < regions("felzenszwalb", scale=1, min_size=5)
-    assert regions("felzenszwalb", min_size=900) < regions("felzenszwalb", min_size=2)
-    loose, tight = (
-        over_segment(image, "slic", SuperpixelOptions(30, compactness=c).arguments("slic"))
-        for c in (0.1, 100.0)
-    )
-    assert not np.array_equal(loose, tight)
 
 
 @pytest.mark.parametrize(
@@ -610,38 +460,6 @@ def test_command_line_understands_the_options() -> None:
     assert options.superpixel_options == SuperpixelOptions(segments=50, compactness=5)
     assert tuple(options.distance_lambdas) == (1, 20.5)
     assert options.paste_scribbles
-
-
-class _Looking(RegularizedModule):
-    """Notes the keys of the batches it is trained on."""
-
-    seen: tuple[frozenset[str], ...] = ()
-
-    @property
-    def train_inputs(self):
-        return super().train_inputs | ALL
-
-    def training_step(self, batch, batch_idx):
-        self.seen += (frozenset(batch),)
-        assert int(batch["superpixel_image"].max()) < len(batch["image"])
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_trainer_hands_the_keys_to_the_method(source, pseudo) -> None:
-    data = ScribbleDataModule(
-        source,
-        batch_size=2,
-        num_workers=0,
-        crop_size=32,
-        superpixels="grid",
-        superpixel_options=SuperpixelOptions(segments=9),
-        pseudo_label_dir=pseudo,
-    )
-    model = _Looking(5, encoder="tu-test_resnet.r160_in1k", encoder_weights=None)
-    trainer = quiet_trainer(max_steps=2, limit_val_batches=1)
-    trainer.fit(model, data)
-    assert len(model.seen) == 2
-    assert all({*MAPS, *GRAPH} <= keys for keys in model.seen)
 
 
 # ---------------------------------------------------------------------------- seeds

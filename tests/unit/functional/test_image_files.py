@@ -3,8 +3,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from scribbleseg import ScribbleNotFoundError
-from scribbleseg.functional import find_images, unique_names, write_arrays, write_atomic, write_text
+from scribbleseg import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.functional import (
+    find_images,
+    unique_names,
+    walk_files,
+    write_arrays,
+    write_atomic,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -54,6 +61,28 @@ def test_file_and_sequence(tree):
 
 def test_excluded_folders_are_not_searched(tree):
     assert _names(find_images(tree, exclude=[tree / "sub", tree / "b.png"])) == ["a.JPG"]
+
+
+def test_links_are_followed_inside_the_folder_and_refused_out_of_it(tree, tmp_path):
+    (tree / "linked").symlink_to("sub/deep")
+    (tree / "sub" / "deep" / "up").symlink_to("../../sub")  # a circle
+    (tree / "gone.png").symlink_to("nothing.png")
+    (tree / "other.txt").symlink_to(tmp_path / "secret.txt")  # nobody asks for texts
+    inside = ["a.JPG", "b.png", "linked/d.webp", "linked/up/c.tif", "sub/c.tif", "sub/deep/d.webp"]
+    assert _names(find_images(tree)) == list(walk_files(tree, (".jpg", ".png", ".tif", ".webp")))
+    assert _names(find_images(tree)) == inside
+    outside = tmp_path / "secret"
+    outside.mkdir()
+    (outside / "s.png").touch()
+    assert _names(find_images([tree, outside]))[-1] == "secret/s.png", "another root is a choice"
+    for link, target, pattern in (("c.png", outside / "s.png", "c*"), ("folder", outside, "f*/*")):
+        (tree / link).symlink_to(target)
+        for images in (tree, [tree], f"{tree}/{pattern}"):
+            with pytest.raises(LabelFormatError, match=rf"D501 .*{link}.*: link leaves the folder"):
+                find_images(images)
+        (tree / link).unlink()
+    (tmp_path / "link").symlink_to(outside)
+    assert _names(find_images(tmp_path / "link")) == ["s.png"], "the folder itself is a choice"
 
 
 def test_nothing_found_says_what_counts(tree, tmp_path):
