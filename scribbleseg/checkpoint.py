@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import importlib
 import logging
-import os
 import shutil
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from scribbleseg.errors import CheckpointError
+from scribbleseg.functional.image_files import write_atomic
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import os
 
     from scribbleseg.methods.base import ScribbleSegModule
 
-__all__ = ["AtomicCheckpointIO", "load", "load_start", "read_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "content_digest", "load", "load_start", "read_checkpoint"]
 
 logger = logging.getLogger(__name__)
+
+_DIGEST = "sha256"  # key in the file
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Contents of a checkpoint file, loaded with ``weights_only=True`` on the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, remote, truncated, or holds more than plain data.
+        CheckpointError: If the file is missing, remote, damaged, or holds more than plain data.
     """
     if "://" in str(path):
         raise CheckpointError(f"{path}: remote checkpoints are refused; download the file first")
@@ -50,7 +54,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             f"{str(error).splitlines()[0]}); it is truncated, not a checkpoint, or holds pickled "
             "objects, which are never loaded"
         ) from error
-    return cast("dict[str, Any]", state)
+    if not isinstance(state, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(state).__name__}, expected a checkpoint of a fit run"
+        )
+    recorded = state.pop(_DIGEST, None)
+    if recorded is not None and recorded != content_digest(state):
+        raise CheckpointError(
+            f"{path} is damaged: its content has another SHA-256 than when it was written; copy it "
+            "again from its source, or take an earlier checkpoint"
+        )
+    return state
 
 
 def load(
@@ -161,7 +175,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target, syncs, renames: a crash or full disk never leaves half a file.
 
     Lightning's own saver goes through the system's temporary folder, whose move across file systems
-    is not atomic.
+    is not atomic. A digest of the content goes into the file and is compared when it is read.
     """
 
     def save_checkpoint(
@@ -172,27 +186,59 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: If the disk is full; the previous files are intact.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        target, needed = Path(path), 0
+        content = {**checkpoint, _DIGEST: content_digest(checkpoint)}
+
+        def write(stream: IO[bytes]) -> None:
+            nonlocal needed
+            try:
+                torch.save(content, stream)
+            finally:
+                needed = stream.tell()
+
         try:
-            with os.fdopen(handle, "wb") as stream:
-                torch.save(checkpoint, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(target)
-        except BaseException as error:
-            needed = Path(temporary).stat().st_size if Path(temporary).exists() else 0
-            Path(temporary).unlink(missing_ok=True)
-            free = shutil.disk_usage(target.parent).free
+            write_atomic(target, write, sync=True)
+        except (OSError, RuntimeError) as error:
             # torch reports a full disk as "unexpected pos"
-            if isinstance(error, (OSError, RuntimeError)) and (
-                getattr(error, "errno", None) == 28 or "unexpected pos" in str(error)
-            ):
-                raise CheckpointError(
-                    f"no space to write {target}: {free / 2**20:.0f} MiB free, more than "
-                    f"{needed / 2**20:.0f} MiB needed; earlier checkpoints are intact. Free some "
-                    "space and resume from the last one"
-                ) from error
-            raise
+            if getattr(error, "errno", None) != errno.ENOSPC and "unexpected pos" not in str(error):
+                raise
+            free = shutil.disk_usage(target.parent).free
+            raise CheckpointError(
+                f"no space to write {target}: {free / 2**20:.0f} MiB free, more than "
+                f"{needed / 2**20:.0f} MiB needed; earlier checkpoints are intact. Free some "
+                "space and resume from the last one"
+            ) from error
+
+    def load_checkpoint(
+        self,
+        path: Any,
+        map_location: Any | None = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Content of a checkpoint, see :func:`read_checkpoint`; never more than plain data."""
+        return read_checkpoint(path)
+
+
+def content_digest(content: object) -> str:
+    """SHA-256 of tensors, numbers, texts and their containers, the same on every device."""
+    hasher = hashlib.sha256()
+    _add(hasher, content)
+    return hasher.hexdigest()
+
+
+def _add(hasher: hashlib._Hash, value: object) -> None:
+    if isinstance(value, torch.Tensor):
+        hasher.update(f"{value.dtype}{list(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        hasher.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            hasher.update(f"{key!r}:".encode())
+            _add(hasher, item)
+        hasher.update(b"}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _add(hasher, item)
+        hasher.update(b"]")
+    else:
+        hasher.update(f"{value!r},".encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
+import secrets
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any
@@ -185,22 +185,26 @@ def unique_names(paths: Sequence[PurePosixPath]) -> list[str]:
         names = longer
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let ``write`` fill a temporary file, then rename it: a killed run leaves no half file.
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], *, sync: bool = False) -> None:
+    """Let ``write`` fill a hidden file, then rename it: a killed run leaves no half file.
 
     Args:
         path: Target; parent folders are made.
-        write: Called with the open temporary file.
+        write: Called with the open hidden file.
+        sync: Wait until the disk has the content, so that even a crash of the machine leaves either
+            the earlier file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=path.suffix)
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with hidden.open("xb") as stream:  # not mkstemp, whose files only their owner may read
             write(stream)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+            if sync:
+                stream.flush()
+                os.fsync(stream.fileno())
+        hidden.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        hidden.unlink(missing_ok=True)
         raise
 
 

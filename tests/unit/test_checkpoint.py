@@ -8,15 +8,16 @@ import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 
-import scribbleseg
 from scribbleseg import (
     AtomicCheckpointIO,
     CheckpointError,
     DataInfo,
     RegularizedModule,
+    content_digest,
     load,
     read_checkpoint,
 )
+from scribbleseg.functional import write_text
 
 
 def saved(tmp_path, **facts):
@@ -103,21 +104,70 @@ def test_a_checkpoint_makes_the_folders_it_lies_in(tmp_path) -> None:
     path = tmp_path / "runs" / "first" / "model.ckpt"
     AtomicCheckpointIO().save_checkpoint({"step": 7}, path)
     AtomicCheckpointIO().save_checkpoint({"step": 8}, path)  # nor do they stand in its way
-    assert torch.load(path, weights_only=True) == {"step": 8}
+    assert AtomicCheckpointIO().load_checkpoint(path) == {"step": 8}
 
 
-def test_others_may_read_a_checkpoint(tmp_path) -> None:
-    before = os.umask(0o022)
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_mode_of_files_is_that_of_the_user(tmp_path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
     try:
         _, path = saved(tmp_path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
-        path.chmod(0o600)  # it does not inherit the mode of the file that it replaces
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        path.chmod(0o400)  # it does not inherit the mode of the file that it replaces
         _, path = saved(tmp_path)
-        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        write_text(tmp_path / "report.json", "{}")
+        assert stat.S_IMODE((tmp_path / "report.json").stat().st_mode) == mode
     finally:
         os.umask(before)
 
 
-def test_checkpoint_of_this_release_states_its_version(tmp_path) -> None:
-    _, path = saved(tmp_path)
-    assert read_checkpoint(path)["scribbleseg"]["version"] == scribbleseg.__version__
+def test_no_flipped_bit_is_loaded(tmp_path) -> None:
+    state = {
+        "state_dict": {
+            "a": torch.arange(12.0).view(3, 4),
+            "b": torch.tensor(True),
+            "c": torch.ones(0),
+        },
+        "half": torch.full((5,), 0.1, dtype=torch.bfloat16).t(),
+        "facts": {"names": ["cat", "dog"], "resize": (8, None), "rate": 0.1, 3: b"x"},
+    }
+    path = tmp_path / "model.ckpt"
+    AtomicCheckpointIO().save_checkpoint(state, path)
+    whole = path.read_bytes()
+    again = read_checkpoint(path)
+    assert again.keys() == state.keys()
+    assert again["facts"] == state["facts"]
+    assert torch.equal(again["state_dict"]["a"], state["state_dict"]["a"])
+    noticed = 0
+    for bit in range(0, 8 * len(whole), 97):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:  # bits of the padding between the parts of the file, or of the digest's name
+            found = read_checkpoint(path)
+            assert content_digest({key: found[key] for key in state}) == content_digest(state)
+        except CheckpointError as error:
+            noticed += "is damaged" in str(error)
+    assert noticed >= 4, "of those that torch reads without a word"
+
+
+def test_a_digest_depends_on_type_shape_order_and_place() -> None:
+    values = torch.arange(4.0)
+    different = [
+        {"a": values},
+        {"b": values},
+        {"a": values.view(2, 2)},
+        {"a": values.double()},
+        {"a": values.flip(0)},
+        {"a": [values]},
+        {"a": [1, [2]]},
+        {"a": [[1], 2]},
+        {"a": [12]},
+        {"a": ["12"]},
+        {"a": {}, "b": 1},
+        {"a": {"b": 1}},
+    ]
+    assert len({content_digest(content) for content in different}) == len(different)
+    columns = torch.arange(6.0).view(2, 3)
+    assert content_digest(columns.t()) == content_digest(columns.t().contiguous())
