@@ -49,6 +49,7 @@ class ReclassificationWriter(TrainingImageWriter):
     """
 
     needs = ("reclassified_maps", "a method with prototypes, such as PtReClModule")
+    makes = "prototypes."
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.callbacks.training_image import TrainingImage
+from scribbleseg.checkpoint import content_digest
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.manifest import read_manifest, text_digest, write_manifest
 from scribbleseg.nn.modes import evaluation_mode
@@ -43,6 +44,7 @@ class TrainingImageWriter(Callback):
     suffixes: tuple[str, ...] = (".png", ".npz")  # of the files in each folder
     written = "pseudo-labels"  # what they are, in progress and messages
     needs: tuple[str, str] | None = None  # attribute of the method, and what has it
+    makes: str = "-"  # beginning of the names of weights and buffers that the writer itself sets
 
     def __init__(self, folder: str | None, inference: InferenceConfig | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -167,10 +169,11 @@ class TrainingImageWriter(Callback):
 
     def _made_by(self, module: Any, data: Any) -> dict[str, Any]:
         """What decides the content of the files, so that others are not taken for these."""
-        weights = sum(float(p.detach().double().abs().sum()) for p in module.parameters())
+        state = module.state_dict().items()
+        weights = {name: value for name, value in state if not name.startswith(self.makes)}
         made_by = {
             **self.options(),
-            "weights": f"{weights:.12g}",
+            "weights": content_digest(weights),
             "inference": module.inference.to_dict(),
             "resize": data.resize,
             "degradation": None if data.degradation is None else asdict(data.degradation),
