@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.check.check import check_source
-from scribbleseg.data.check.compare import check_checkpoint, check_pseudo_labels
+from scribbleseg.data.check.check import check_checkpoint, check_pseudo_labels, check_source
 from scribbleseg.data.check.findings import printable
-from scribbleseg.data.check.report import write_check_report
-from scribbleseg.data.check.statistics import measure_loading
+from scribbleseg.data.check.report import measure_loading, write_check_report
 from scribbleseg.data.commands.opening import add_source, open_source
 from scribbleseg.errors import ConfigError, ScribbleSegError
 

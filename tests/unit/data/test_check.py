@@ -185,7 +185,7 @@ def test_any_number_of_channels(tmp_path, channels):
 
 def test_loading_is_measured(tmp_path):
     source = FolderSource(plain_folder(tmp_path))
-    measure = internal("check statistics").measure_loading
+    measure = internal("check report").measure_loading
     loading = measure(source, source.records("train"))
     assert (loading["images"], loading["measured"]) == (6, 6)
     assert loading["ms_per_sample"] > 0

@@ -9,7 +9,7 @@ from scribbleseg.functional import Stroke, rasterize
 
 def measured(labels):
     """Strokes and mean width of each class, from 0 to 7."""
-    strokes, width, length = internal("check inspection").measure_strokes(labels)[:, :8]
+    strokes, width, length = internal("check files").measure_strokes(labels)[:, :8]
     return strokes, width / np.maximum(length, 1)
 
 
@@ -71,7 +71,7 @@ def test_nothing_and_everything_labelled():
     ],
 )
 def test_contradictions_are_explained(change, words):
-    explain = internal("check inspection").explain_contradiction
+    explain = internal("check judgements").explain_contradiction
     mask = np.zeros((40, 60), np.uint8)
     mask[:15, :20], mask[25:, 35:] = 1, 2
     scribble = np.full_like(mask, 255)
