@@ -25,6 +25,7 @@ from scribbleseg.functional.manifest import MANIFEST, check_manifest, class_diff
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from scribbleseg.data.check.files import Sample
     from scribbleseg.data.source import ScribbleSource
     from scribbleseg.types import Record, Split
 
@@ -76,29 +77,22 @@ def check_source(
     with caught(problems, "D202", place):
         problems += source.problems()
     findings += [problem for problem in problems if problem not in findings]
-    share = None if sample is None or not listed else max(1, sample // len(listed))
-    rng = np.random.default_rng(seed)
-    groups = [_look(source, *item, share, rng, progress=progress) for item in listed.items()]
-    findings += _shared_names(listed)
-    findings += _shared_pixels(groups)
+    rng, groups = np.random.default_rng(seed), []
+    for split, records in listed.items():
+        share = len(records) if sample is None else max(1, sample // len(listed))
+        places = rng.choice(len(records), min(share, len(records)), replace=False)
+        chosen = [records[place] for place in sorted(places)]
+        samples = _look(source, chosen, f"check {split}" if progress else "")
+        # what read_scribble reads for training; in other splits it is scribbles
+        kind = str(getattr(source, "label_type", "scribble")) if split == "train" else "scribble"
+        groups.append(Group(samples, source.num_classes, split, kind, len(records)))
+    findings += [*_shared_names(listed), *_shared_pixels(groups)]
     findings += judge(source, groups, {(f.code, f.message) for f in findings})
     findings.sort(key=lambda finding: (finding.code, finding.severity))
     return CheckReport(findings, statistics_of(source, groups))
 
 
-def _look(
-    source: ScribbleSource,
-    split: Split,
-    records: list[Record],
-    share: int | None,
-    rng: np.random.Generator,
-    *,
-    progress: bool,
-) -> Group:
-    """Look at the files of a split, or of a share of its images."""
-    total = len(records)
-    if share is not None and share < total:
-        records = [records[place] for place in sorted(rng.choice(total, share, replace=False))]
+def _look(source: ScribbleSource, records: list[Record], title: str) -> list[Sample]:
     # how strokes look is a habit of the annotator, for which some images are enough
     step = max(1, len(records) // _MEASURED)
     # a source that makes its images need not be safe for threads
@@ -109,12 +103,9 @@ def _look(
             lambda place: inspect_sample(source, records[place], strokes=place % step == 0),
             range(len(records)),
         )
-        samples = list(with_progress(results, len(records), f"check {split}", enabled=progress))
+        return list(with_progress(results, len(records), title, enabled=bool(title)))
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C nobody waits for the rest
-    # what read_scribble reads for training; in other splits it is scribbles
-    kind = str(getattr(source, "label_type", "scribble")) if split == "train" else "scribble"
-    return Group(samples, source.num_classes, split, kind, total)
 
 
 def _shared_names(listed: Mapping[Split, Sequence[Record]]) -> Iterator[Finding]:

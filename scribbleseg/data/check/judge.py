@@ -64,7 +64,6 @@ class Group:
         self.labelled = self.scribble[:, :-1].sum(axis=1)
         self.drawn: NDArray[np.bool_] = self.scribble.sum(axis=1) > 0
         self.compared: NDArray[np.bool_] = self.drawn & (self.mask.sum(axis=1) > 0)
-
         present, absent = self.mask[:, :-1] > 0, self.scribble[:, :-1] == 0
         self.unscribbled = present & absent & self.compared[:, None]
         measured = [item.strokes for item in samples if item.strokes is not None]
@@ -204,8 +203,7 @@ def _judge_masks(source: ScribbleSource, group: Group) -> Iterator[Finding]:
         text = (
             f"255 is on {void:,} px ({100 * void / (void + sum(ids)):.1f} %) of {len(masked)} "
             f"masks of {split!r}, and {some_names([named[k] for k in covered])} on {pixels:,} px; "
-            "255 is read as void, so a model that never predicts these objects scores best: "
-            f"{cure}"
+            f"255 is read as void, so a model that never predicts these objects scores best: {cure}"
         )
         yield found("D108", "error" if sure else "warning", masked[0], text)
     if missing and group.complete:
@@ -220,11 +218,8 @@ def _judge_masks(source: ScribbleSource, group: Group) -> Iterator[Finding]:
 def _judge_classes(source: ScribbleSource, group: Group) -> Iterator[Finding]:
     """Classes that no training label shows (D105)."""
     drawn = [group.samples[row] for row in np.flatnonzero(group.drawn).tolist()]
-    what, total, dense = (
-        "scribble pixels",
-        group.scribble.sum(axis=0),
-        group.mask[group.drawn].sum(axis=0),
-    )
+    what, dense = "scribble pixels", group.mask[group.drawn].sum(axis=0)
+    total = group.scribble.sum(axis=0)
     if group.kind in _MAPLESS:
         what, total = "tags", np.zeros_like(total)
         for item in drawn:
