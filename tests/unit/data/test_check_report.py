@@ -86,36 +86,19 @@ def pictures(folder):
 
 
 def test_files_with_findings_come_first_on_the_sheet(tmp_path):
-    stems = tuple(f"img_{number}" for number in range(12))
-    root = plain_folder(tmp_path / "data", stems=stems)
+    root = plain_folder(tmp_path / "data", stems=tuple(f"img_{number}" for number in range(12)))
+    save(root / "images" / "img_0.png", np.full((40, 48, 3), 60, np.uint8))
+    save(root / "scribbles" / "img_0.png", np.full((40, 48), 255, np.uint8))  # a warning
     save(root / "scribbles" / "img_4.png", np.full((40, 48), 3, np.uint8))
     (root / "images" / "img_5.png").write_text("404")
-    _, page = written(FolderSource(root), tmp_path / "out")
-    assert "D101 error" in page.words()
-    assert "D202 error" in page.words()
+    written(FolderSource(root), tmp_path / "out")
     rows = pictures(tmp_path / "out")
     assert len(rows) == 8
-    # img_4 has no scribble that could be drawn, img_5 no pixels at all, the others have both
+    # img_4 has no scribble that could be drawn, img_5 no pixels at all
     drawn = [bool((row[30:, :288] != row[30:, 324:612]).any()) for row in rows]
-    assert drawn == [False, False] + 6 * [True]
+    assert drawn == 3 * [False] + 5 * [True]
     assert (rows[1][30:, :288] == 200).all()
-
-
-def test_errors_come_before_warnings_on_the_sheet(tmp_path):
-    root = plain_folder(tmp_path / "data")
-    source = FolderSource(root)
-    first, _, _, fourth = source.records("train")[:4]
-    for number, record in enumerate((fourth, first)):
-        colour = np.full((40, 48, 3), 60 + 90 * number, np.uint8)
-        save(root / "images" / f"{record.image_id}.png", colour)
-    report = check_source(source)
-    report.findings = [
-        Finding("D104", "warning", "few", str(first.scribble)),
-        Finding("D101", "error", "ids", str(fourth.image)),
-    ]
-    write_check_report(source, report, tmp_path / "out")
-    rows = pictures(tmp_path / "out")
-    assert [int(row[40, 280, 0]) for row in rows[:2]] == [60, 150]
+    assert (rows[2][30:, :288] == 60).all()
 
 
 def test_thin_strokes_are_seen_on_reduced_pictures(tmp_path):
@@ -150,20 +133,16 @@ def test_report_of_a_folder_that_cannot_be_listed(tmp_path):
 
 
 def test_report_of_a_source_without_files(tmp_path):
-    written(SyntheticSource(num_train=3, num_val=1, size=32), tmp_path / "out")
+    source = SyntheticSource(num_train=3, num_val=1, size=32)
+    written(source, tmp_path / "out")
     assert len(pictures(tmp_path / "out")) == 4
+    with pytest.raises(ConfigError, match=r"report\.html is a file, expected a folder"):
+        written(source, tmp_path / "out" / "report.html")
 
 
-def test_report_folder_must_be_a_folder(tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(ConfigError, match="is a file, expected a folder"):
-        written(SyntheticSource(num_train=1, num_val=1, size=32), tmp_path / "out")
-
-
-def test_command_writes_the_report(tmp_path, capsys):
+def test_command_changes_no_file_of_the_data(tmp_path, capsys):
     root = plain_folder(tmp_path / "data")
     before = times(root)
     assert run_command("check", root, "--report", tmp_path / "out") == 0
     assert f"report: {tmp_path / 'out' / 'report.html'}" in capsys.readouterr().out
-    assert "of one worker for an epoch of 6 images" in Page(tmp_path / "out/report.html").words()
     assert times(root) == before
