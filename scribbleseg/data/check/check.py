@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -16,10 +17,11 @@ from scribbleseg.data.check.findings import CheckReport, Finding, caught, found,
 from scribbleseg.data.check.judge import Group, judge
 from scribbleseg.data.check.report import statistics_of
 from scribbleseg.data.history import read_facts
+from scribbleseg.data.images import read_header
 from scribbleseg.data.jobs.job import with_progress
 from scribbleseg.data.labels import read_label
 from scribbleseg.data.lists import find_images
-from scribbleseg.errors import CheckpointError, ScribbleNotFoundError
+from scribbleseg.errors import CheckpointError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.manifest import MANIFEST, check_manifest, class_difference
 
 if TYPE_CHECKING:
@@ -231,19 +233,31 @@ def check_pseudo_labels(
             "expected none; the folder may be of another data set: check it"
         )
         findings.append(found("D601", "warning", str(files[extra[0]]), text))
-
-    def look(record: Record) -> None:
-        path = files[record.image_id]
-        with caught(findings, "D601", str(path)):
-            rows, columns = read_label(path, source.num_classes).shape
-            height, width, _ = source.read_image(record).shape
-            if (rows, columns) != (height, width):
-                text = (
-                    f"label is {columns}x{rows} (width x height), its image is {width}x{height}; "
-                    "it was made from a resized copy: make it again"
-                )
-                findings.append(found("D601", "error", str(path), text))
-
+    labelled = [record for record in records if record.image_id in files]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(look, [record for record in records if record.image_id in files]))
+        looks = pool.map(lambda r: _look_at_label(source, r, files[r.image_id]), labelled)
+        findings += [finding for faults in looks for finding in faults]
     return sorted(findings, key=lambda finding: (finding.code, finding.severity, finding.message))
+
+
+def _look_at_label(source: ScribbleSource, record: Record, path: Path) -> list[Finding]:
+    """Faults of one pseudo-label: its values and its size."""
+    findings: list[Finding] = []
+    with caught(findings, "D601", str(path)):
+        rows, columns = read_label(path, source.num_classes).shape
+        height, width = _size_of(source, record)
+        if (rows, columns) != (height, width):
+            text = (
+                f"label is {columns}x{rows} (width x height), its image is {width}x{height}; it "
+                "was made from a resized copy: make it again"
+            )
+            findings.append(found("D601", "error", str(path), text))
+    return findings
+
+
+def _size_of(source: ScribbleSource, record: Record) -> tuple[int, int]:
+    """Height and width of an image; its pixels are decoded only where no header tells them."""
+    with suppress(ScribbleSegError):
+        return read_header(str(record.image), channels=source.in_channels).size
+    height, width, _ = source.read_image(record).shape
+    return height, width

@@ -108,9 +108,11 @@ def _judge_coding(
     samples = [item for group in drawn for item in group.samples]
     names, ids = source.class_names, range(source.num_classes)
     stored: Counter[int] = Counter()
+    for group in drawn:
+        counts = group.scribble.sum(axis=0).tolist()
+        stored.update(dict(zip([*ids, IGNORE_INDEX], counts, strict=True)))
     for item in samples:
-        read = dict(zip([*ids, IGNORE_INDEX], item.counts[0].tolist(), strict=True))
-        stored.update(item.stored.get("scribble", read))
+        stored.update(item.stored.get("scribble", {}))
     stored += Counter()  # drops values on 0 px
     mapped = getattr(getattr(source, "classes", None), "remap", None) is not None
     if mapped or not stored or getattr(source, "unlabelled_value", None) is not None:
