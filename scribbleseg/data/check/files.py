@@ -1,4 +1,4 @@
-"""What lies in files: those below a folder that mean harm (D501), and what a sample holds."""
+"""Look at files: unsafe ones below a folder (D501), and image, scribble and mask of a sample."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def find_unsafe_files(root: Path) -> tuple[list[Finding], bool]:
     for folder, folders, names in os.walk(root):  # links to folders are not followed
         folders[:] = sorted(name for name in folders if name[0] != ".")
         for path in (Path(folder, name) for name in sorted(names) if name[0] != "."):
-            # a file that cannot be read, or is not what its name says, is told by others
+            # files that cannot be read, or are not what their name says, are no finding here
             with suppress(Exception):
                 if harm := _harm_of(path):
                     harmful[harm].append(str(path))
@@ -133,7 +133,7 @@ def _members(path: Path, suffix: str) -> Iterator[tuple[str, str]]:
 
 @dataclass
 class Sample:
-    """What was seen of one record; counts are 0 where nothing was."""
+    """What the files of one record hold; counts are 0 where nothing could be read."""
 
     record: Record  # with its mask where one is known
     counts: NDArray[np.int64]  # (4, C + 1), see Group
@@ -202,9 +202,7 @@ def _read_label(source: ScribbleSource, sample: Sample, role: str) -> NDArray[np
         label = getattr(source, f"read_{role}")(record)
         label = encode_label(label, LabelCoding(source.num_classes), file)
     except Exception as error:  # noqa: BLE001 - a broken file must not hide the others
-        # a label may need the size of its image, whose fault is told once
-        if size is not None or record.image is None or str(record.image) not in str(error):
-            sample.findings.append(finding_from_error(error, "D202", file))
+        sample.findings.append(finding_from_error(error, "D202", file))
         if values := getattr(error, "values", None):
             sample.stored[role] = values
         return None

@@ -1,4 +1,4 @@
-"""What the counts of all samples tell about labels and classes: D101, D104 to D108, D203."""
+"""Findings that follow from the counts of all samples: D101, D104 to D108, D203."""
 
 from __future__ import annotations
 
@@ -77,14 +77,17 @@ class Group:
 def judge(
     source: ScribbleSource, groups: Sequence[Group], known: set[tuple[str, str]]
 ) -> list[Finding]:
-    """Findings of samples whose code and message are not known, and what the counts tell."""
+    """Findings of single samples, and those that follow from the counts of all.
+
+    All slices of a volume have the same findings, and its source may know them as well: they are
+    listed once. ``known`` holds code and message of earlier findings.
+    """
     coding, values = _judge_coding(source, groups)
     findings = [] if coding is None else [coding]
     for item in (item for group in groups for item in group.samples):
         told = {item.file(role) for role in item.stored if item.stored[role].keys() <= values}
         for finding in item.findings:
             key = (finding.code, finding.message)
-            # all slices of a volume tell the same of it, and so may its source
             if key not in known and (finding.code != "D101" or finding.file not in told):
                 known.add(key)
                 findings.append(finding)
@@ -114,8 +117,10 @@ def _judge_coding(
     for item in samples:
         stored.update(item.stored.get("scribble", {}))
     stored += Counter()  # drops values on 0 px
-    mapped = getattr(getattr(source, "classes", None), "remap", None) is not None
-    if mapped or not stored or getattr(source, "unlabelled_value", None) is not None:
+    if not stored or getattr(source, "unlabelled_value", None) is not None:
+        return None, set()
+    codings = getattr(source, "codings", {})
+    if "scribble" in codings and codings["scribble"].ids is not None:  # values are no indices
         return None, set()
     (top, pixels), outside = stored.most_common(1)[0], stored.keys() - {*ids, IGNORE_INDEX}
     most = 2 * pixels > stored.total()
@@ -141,7 +146,7 @@ def _judge_coding(
 
 
 def _judge_group(source: ScribbleSource, group: Group, *, coded: bool) -> Iterator[Finding]:
-    """What the counts of a split tell; ``coded`` = D101 is told of its scribbles as a whole."""
+    """Findings about a split; ``coded`` = one D101 says what is wrong with all its scribbles."""
     deep = [item.file("image") for item in group.samples if item.deep]
     if deep and source.intensity.mode == "percentile":
         text = (

@@ -174,11 +174,13 @@ def tables(statistics: Mapping[str, Any]) -> list[list[list[str]]]:
         values = [split[key] for split in splits.values()]
         if "histogram" not in key and values.count(None) < len(values):
             rows.append([key.replace("_", " "), *map(_cell, values)])
-    classes = [dict(row) for row in statistics.get("classes", [])]
-    names = [printable(f"{row.pop('id')} {row.pop('name')}") for row in classes]
-    titles = [key.replace("_", " ") for key in (classes or [{}])[0]]
-    body = [[name, *map(_cell, row.values())] for name, row in zip(names, classes, strict=True)]
-    return [rows, [["class", *titles], *body]]
+    classes = statistics.get("classes", [])
+    columns = [*(classes or [{}])[0]][2:]  # the first two are id and name
+    body = [["class", *(key.replace("_", " ") for key in columns)]]
+    for row in classes:
+        name = printable(f"{row['id']} {row['name']}")
+        body.append([name, *(_cell(row[key]) for key in columns)])
+    return [rows, body]
 
 
 def _cell(value: Any) -> str:

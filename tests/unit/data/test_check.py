@@ -1,3 +1,4 @@
+import json
 import time
 from pathlib import Path
 
@@ -128,6 +129,15 @@ def test_images_without_files_in_two_splits_are_told_by_name(monkeypatch):
     monkeypatch.setattr(source, "records", lambda split: [Record("same")])
     (finding,) = check_source(source).findings
     assert (finding.code, finding.severity, finding.file) == ("D302", "error", "same")
+
+
+def test_an_image_that_its_label_needs_is_told_once(tmp_path):
+    root = plain_folder(tmp_path)
+    clicks = {stem: [{"x": 9, "y": 9, "cls": number % 3}] for number, stem in enumerate(STEMS)}
+    (root / "points.json").write_text(json.dumps(clicks))
+    (root / "images" / "img_0.png").write_text("404")
+    found = check_source(FolderSource(root, label_type="point")).findings
+    assert [finding.code for finding in found if finding.severity == "error"] == ["D202"]
 
 
 def test_images_of_one_colour_are_no_leak(tmp_path):

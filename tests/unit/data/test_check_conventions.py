@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import (
     STEMS,
+    blocks,
     plain_folder,
     save,
     scribble_xml,
@@ -155,6 +156,17 @@ def test_ids_of_a_longer_class_list_are_no_code(tmp_path):
     assert all("value 2 on 24 px" in message for _, message in found)
 
 
+def test_ids_of_the_class_file_are_not_taken_for_a_convention(tmp_path):
+    root = plain_folder(tmp_path, masks=False)
+    (root / "classes.txt").unlink()
+    ids = "[{id: 3, name: background}, {id: 1, name: cell}, {id: 2, name: vessel}]"
+    (root / "classes.yaml").write_text(f"compact: true\nclasses: {ids}\n")
+    rewrite(root / "scribbles", from_one)
+    found = told(FolderSource(root), splits=("train",))
+    assert [code for code, _ in found] == ["D101 error"] * 6
+    assert not any("1 then means" in message for _, message in found)
+
+
 def test_a_chosen_code_is_not_proposed_again(tmp_path):
     root = plain_folder(tmp_path)
     rewrite(root / "scribbles", coded(3))
@@ -184,7 +196,7 @@ def test_slices_of_volumes_are_told_once(tmp_path):
 def test_a_sample_of_binary_masks_is_enough(tmp_path):
     root = plain_folder(tmp_path, classes=TWO)
     rewrite(root / "masks", CONVENTIONS["binary masks"][2])
-    assert only(FolderSource(root), sample=4)[0] == "D108 error"
+    assert only(FolderSource(root), sample=2)[0] == "D108 error"  # one of the two
     trained = codes(FolderSource(root, label_type="mask"))
     assert trained == ["D105 warning", "D108 error", "D108 error"]
 
@@ -210,6 +222,18 @@ def test_a_class_that_no_validation_mask_shows(tmp_path):
     (message,) = (text for _, text in found if "masks of 'val'" in text)
     assert "'vessel' (id 2) on 0 px of 2 masks of 'val' (void 255 on 0 px)" in message
     assert codes(FolderSource(root), sample=2) == []
+
+
+def test_one_scribble_of_another_release_among_good_ones(tmp_path):
+    root, mask = plain_folder(tmp_path), blocks(0, 3)
+    scribble = np.full_like(mask, 255)
+    scribble[20, 2:10] = mask[20, 2:10]
+    scribble[20, 2:4] = 2
+    save(root / "scribbles" / "img_0.png", scribble)
+    code, message = only(FolderSource(root))
+    assert code == "D107 warning"
+    assert "img_0.png: 2 of 8 labelled pixels (25.0 %)" in message
+    assert "2 of 368 (0.54 %)" in message
 
 
 # ---------------------------------------------------------------- lists, volumes, options
