@@ -246,18 +246,11 @@ def _other_size(
 
 
 def measure_strokes(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Count the strokes of a scribble and measure their width.
+    """Per id the strokes, and the sum of their width over their middle lines with its length.
 
-    The width is twice the distance from the middle line to the nearest pixel that is not of the
-    stroke, exact for straight bars along the axes and for discs, and within about half a pixel for
-    other strokes.
-
-    Args:
-        labels: Ids, uint8, shape ``(H, W)``, 255 = unlabelled.
-
-    Returns:
-        Per id the connected pieces (8 neighbours), the sum of the stroke width in pixels over the
-        middle lines, and their length, shape ``(3, 256)``: the mean width is ``sum / length``.
+    A stroke is a connected piece (8 neighbours). Its width is twice the distance from the middle
+    line to the nearest pixel outside, exact for discs and for bars along the axes, and within about
+    half a pixel for other strokes. Shape ``(3, 256)``: the mean width is ``sum / length``.
     """
     measured = np.zeros((3, 256))
     for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE_INDEX]):

@@ -125,12 +125,10 @@ def _moments(group: Group) -> tuple[list[float] | None, list[float] | None]:
 
 
 def measure_loading(source: ScribbleSource, records: Sequence[Record]) -> dict[str, Any] | None:
-    """What reading costs: up to 24 samples, read in this process and without augmentation.
+    """What reading up to 24 samples costs, in this process; ``None`` if none can be read.
 
-    Returns:
-        ``images``, ``measured``, ``ms_per_sample`` (median), ``epoch_seconds`` (of one worker),
-        ``sample_mib`` (float32 image, int64 labels, bool mask of the largest one), ``worker_mib``
-        (two batches of 8, and one decoded); ``None`` if no sample can be read.
+    ``epoch_seconds`` is that of one worker, ``sample_mib`` of float32 image, int64 labels and bool
+    mask of the largest sample, ``worker_mib`` of two batches of 8 and one sample more.
     """
     times, sizes = [], []
     places = np.linspace(0, len(records) - 1, 24 if records else 0).round().astype(int)

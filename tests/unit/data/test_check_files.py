@@ -37,6 +37,9 @@ def test_pickles_are_warned_of(tmp_path):
     root = plain_folder(tmp_path)
     np.save(root / "plain.npy", np.zeros(3))
     np.savez(root / "plain.npz", a=np.zeros(3))
+    (root / ".hidden").mkdir()
+    for name in (".w.pth", ".hidden/w.pth"):
+        (root / name).write_bytes(b"")
     assert unsafe(root) == []
     np.save(root / "scribbles" / "tags.npy", np.array({"img_0": 1}, dtype=object))
     np.savez(root / "masks" / "cams.npz", a=np.zeros(2), b=np.array([None]))
