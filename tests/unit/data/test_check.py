@@ -8,7 +8,7 @@ from helpers.internals import internal
 from helpers.tiny_folders import STEMS, blocks, plain_folder, save, write_list
 from PIL import Image
 
-from scribbleseg import DataCheckError, Record
+from scribbleseg import DataCheckError, Record, ScribbleNotFoundError
 from scribbleseg.data import Finding, ScribbleSource, check_source, main, write_check_report
 from scribbleseg.data.sources import FolderSource, SyntheticSource
 
@@ -87,6 +87,14 @@ def test_a_source_tells_its_own_problems(monkeypatch):
     (finding,) = check_source(source).findings
     assert (finding.code, finding.severity) == ("D202", "error")
     assert "ZeroDivisionError" in finding.message
+
+    def lost(*_):
+        raise ScribbleNotFoundError("D301 images: folder does not exist")
+
+    monkeypatch.setattr(source, "problems", lost)
+    monkeypatch.setattr(source, "records", lost)
+    codes = [finding.code for finding in check_source(source).findings]
+    assert codes == ["D301"] * 2  # of each split
 
 
 def test_sample_is_seeded(tmp_path):
