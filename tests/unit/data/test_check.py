@@ -58,6 +58,15 @@ def test_clean_data_has_no_findings_and_true_statistics(tmp_path):
     assert (cell["images_scribbled"], cell["images_unscribbled"]) == (8, 0)
 
 
+def test_disagreement_is_that_of_images_with_a_mask(tmp_path):
+    root = plain_folder(tmp_path)
+    save(root / "masks" / "img_0.png", (blocks(0, 3) + 1) % 3)
+    for stem in STEMS[1:6]:
+        (root / "masks" / f"{stem}.png").unlink()
+    statistics = check_source(FolderSource(root)).statistics
+    assert statistics["splits"]["train"]["disagreement_percent"] == 100
+
+
 def burn(record):
     raise RuntimeError("disk on fire")
 

@@ -87,11 +87,16 @@ def pictures(folder):
 
 def test_files_with_findings_come_first_on_the_sheet(tmp_path):
     root = plain_folder(tmp_path / "data", stems=tuple(f"img_{number}" for number in range(12)))
-    save(root / "images" / "img_0.png", np.full((40, 48, 3), 60, np.uint8))
+    for number, grey in ((0, 60), (10, 90)):
+        save(root / "images" / f"img_{number}.png", np.full((40, 48, 3), grey, np.uint8))
     save(root / "scribbles" / "img_0.png", np.full((40, 48), 255, np.uint8))  # a warning
     save(root / "scribbles" / "img_4.png", np.full((40, 48), 3, np.uint8))
     (root / "images" / "img_5.png").write_text("404")
-    written(FolderSource(root), tmp_path / "out")
+    source = FolderSource(root)
+    report = check_source(source)
+    # the error counts of a file that has both
+    report.findings.append(Finding("D104", "warning", "few", f"{root}/scribbles/img_4.png"))
+    write_check_report(source, report, tmp_path / "out")
     rows = pictures(tmp_path / "out")
     assert len(rows) == 8
     # img_4 has no scribble that could be drawn, img_5 no pixels at all
@@ -99,6 +104,7 @@ def test_files_with_findings_come_first_on_the_sheet(tmp_path):
     assert drawn == 3 * [False] + 5 * [True]
     assert (rows[1][30:, :288] == 200).all()
     assert (rows[2][30:, :288] == 60).all()
+    assert (rows[7][30:, :288] == 90).all()  # the others are spread over both splits
 
 
 def test_thin_strokes_are_seen_on_reduced_pictures(tmp_path):
