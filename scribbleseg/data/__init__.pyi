@@ -6,9 +6,9 @@ from scribbleseg.data.annotations import (
     Box as Box, ClassIds as ClassIds, Click as Click,
 )
 from scribbleseg.data.batch_picture import draw_samples as draw_samples
-from scribbleseg.data.check.check import check_source as check_source
-from scribbleseg.data.check.compare import (
+from scribbleseg.data.check.check import (
     check_checkpoint as check_checkpoint, check_pseudo_labels as check_pseudo_labels,
+    check_source as check_source,
 )
 from scribbleseg.data.check.findings import CheckReport as CheckReport, Finding as Finding
 from scribbleseg.data.check.report import write_check_report as write_check_report

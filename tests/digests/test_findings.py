@@ -18,7 +18,7 @@ import pytest
 import torch
 from helpers.contract import TINY_ENCODER
 from helpers.digests import Digests
-from helpers.planted_faults import FOLDER_FAULTS, VOC_FAULTS, VOC_NAMES, missing_mask
+from helpers.planted_faults import FOLDER_FAULTS, VOC_FAULTS, missing_mask
 from helpers.tiny_folders import STEMS, blocks, plain_folder, save, scribble_of, voc_tree
 
 import scribbleseg.data
@@ -38,10 +38,10 @@ def fault(plant: Callable[[Path], list[Any] | None]) -> Callable[[Path], list[An
     return plant
 
 
-for plant, _, _ in FOLDER_FAULTS:
+for plant in FOLDER_FAULTS:
     fault(plant)
 fault(missing_mask)  # logged, and no finding
-for title, (kind, spoil, _, _) in zip(VOC_NAMES, VOC_FAULTS, strict=True):
+for title, (kind, spoil) in VOC_FAULTS.items():
     # functions of a loop see its last values, but for defaults
     FAULTS[f"voc_{title}"] = lambda root, kind=kind, spoil=spoil: spoil(
         voc_tree(root, scribbles=kind)

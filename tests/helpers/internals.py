@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import Any
 
 FILES = {
+    "check judgements": "scribbleseg.data.check.judge",
     "check command": "scribbleseg.data.commands.check",
     "check files": "scribbleseg.data.check.files",
-    "check inspection": "scribbleseg.data.check.inspection",
-    "check statistics": "scribbleseg.data.check.statistics",
+    "check report": "scribbleseg.data.check.report",
     "COCO index": "scribbleseg.data.sources.coco_index",
     "JSON lists": "scribbleseg.data.sources.json_lists",
     "command line": "scribbleseg.cli",

@@ -198,51 +198,14 @@ def gap_in_ids(root):
     (root / "classes.yaml").write_text("classes: [{id: 0, name: a}, {id: 3, name: b}]")
 
 
-# function, code of the finding, words of its text
 FOLDER_FAULTS = [
-    (unlabelled_code, "D101", [FIRST, "value 3 on 1,8", "0-2", "`unlabelled_value: 3`"]),
-    (ids_from_one, "D101", [FIRST, "value 3 on 24 px", "ids count from 1", "0-2",
-                            "`unlabelled_value: 0`"]),
-    (id_of_another_list, "D101", [FIRST, "value 9 on 7 px", "another data set", "classes.yaml"]),
-    (mask_code, "D101", ["masks/img_7.png", "value 11 on 1,440 px (75.0 %)", "`ignore: [11]`"]),
-    (rgb_mask, "D103", ["masks/img_6.png", "holds 3 colours", "colour table", "`color`"]),
-    (rgba_scribble, "D103", [FIRST, "holds 1 colours", "(200, 0, 0) on 1,920 px",
-                              "export the labels as ids"]),
-    (jpeg_scribble, "D103", ["scribbles/img_0.jpg", "JPEG", "compression", "as PNG"]),
-    (empty_scribble, "D104", [FIRST, "1 of 6", "0 labelled pixels", "remove them from the list"]),
-    (all_scribbles_empty, "D104", ["scribbles/img_", "6 of 6", "0 labelled pixels", "draw"]),
-    (class_never_drawn, "D105", ["scribbles", "'vessel' (id 2)", "0 scribble pixels", "draw it"]),
-    (zero_is_unlabelled, "D106", [FIRST, "6 of 6", "value 0 on", "`unlabelled_value: 0`",
-                                  "`allow_dense_scribbles: true`"]),
-    (shifted, "D107", ["scribbles/img_", "contradict the mask", "shifting it by (-",
-                       "less than 1 %"]),
-    (wrong_order, "D107", ["scribbles/img_", "(100.0 %)", "class order", "compare both files"]),
-    (binary_masks, "D108", ["masks/img_6.png", "255 is on 2,", "'vessel' (id 2) on 0 px",
-                            "ids of the classes instead of 255"]),
-    (other_size, "D201", [FIRST, "24x20", "expected 48x40", "resized copy", "`resize_labels"]),
-    (transposed, "D201", [FIRST, "40x48", "expected 48x40", "transposing"]),
-    (exif_rotated, "D201", [FIRST, "48x40", "expected 40x48", "EXIF", "rotate the label"]),
-    (truncated_jpeg, "D202", ["images/img_0.jpg", "truncated", "copy it again"]),
-    (text_as_image, "D202", ["images/img_1.png", "not an image", "copy it again"]),
-    (text_as_scribble, "D202", ["scribbles/img_1.png", "not an image", "copy it again"]),
-    (deep_image, "D203", ["images/img_0.png", "1 images", "more than 8 bits", "mode: range"]),
-    (deep_label, "D101", [FIRST, "value 65535 on 1,8", "`unlabelled_value: 65535`"]),
-    (float_label, "D203", ["scribbles/img_0.tif", "0.5 on 1,920 px", "interpolated", "export ids"]),
-    (missing_scribble, "D301", ["scribbles", "1 of 6 scribbles", "img_0", "`on_missing: skip`"]),
-    (missing_image, "D301", ["images", "1 of 7 images", "img_99", "remove the names"]),
-    (missing_list, "D301", ["val.txt", "does not exist", "one image name per line"]),
-    (empty_list, "D301", ["val.txt", "0 names", "one image name per line"]),
-    (labelled_but_in_no_list, "D301", ["2 of 8 labelled images", "img_4, img_5", "no list"]),
-    (stem_in_both, "D302", ["images/img_0.png", "1 images are in 'train' and in 'val'", "remove"]),
-    (same_pixels, "D302", ["images/img_7.png", "same pixels", "images/img_2.png", "remove one"]),
-    (one_stem_twice, "D303", ["images", "1 stems", "img_0.jpg and img_0.png", "rename one"]),
-    (listed_twice, "D303", ["val.txt", "'img_6'", "lines 1 and 3", "remove"]),
-    (path_traversal, "D501", ["train.txt", "line 2", "'../../etc/passwd'", "plain names"]),
-    (link_outside, "D501", ["images/img_0.png", "link leaves", "copy what it points to"]),
-    (no_class_file, "D301", ["no class file", "classes.txt", "one class name a line"]),
-    (duplicate_class, "D401", ["classes.txt", "'blood vessel' (id 2)", "id 1", "rename one"]),
-    (too_many_classes, "D401", ["classes.txt", "256 classes", "8-bit", "merge"]),
-    (gap_in_ids, "D401", ["classes.yaml", "ids go to 3", "[1, 2]", "`compact: true`"]),
+    unlabelled_code, ids_from_one, id_of_another_list, mask_code, rgb_mask, rgba_scribble,
+    jpeg_scribble, empty_scribble, all_scribbles_empty, class_never_drawn, zero_is_unlabelled,
+    shifted, wrong_order, binary_masks, other_size, transposed, exif_rotated, truncated_jpeg,
+    text_as_image, text_as_scribble, deep_image, deep_label, float_label, missing_scribble,
+    missing_image, missing_list, empty_list, labelled_but_in_no_list, stem_in_both, same_pixels,
+    one_stem_twice, listed_twice, path_traversal, link_outside, no_class_file, duplicate_class,
+    too_many_classes, gap_in_ids,
 ]  # fmt: skip
 
 
@@ -273,18 +236,14 @@ def xml(text):
 BOMB = '<!DOCTYPE a [<!ENTITY x "ha"><!ENTITY y "&x;&x;&x;">]><annotation>&y;</annotation>'
 
 
-# kind of scribbles, function, code, words
-VOC_FAULTS = [
-    ("png", grey_voc_mask, "D102", ["SegmentationClass/2008_000015.png", "value 220 on",
-                                    "luminance", "original palette file"]),
-    ("png", grey_voc_scribble, "D102", ["pascal_2012_scribble/2007_000032.png", "value 220 on",
-                                        "luminance", "original palette file"]),
-    ("xml", xml(scribble_xml([("unicorn", [(1, 1)])])), "D401", [XML, "'unicorn'", "`aliases`"]),
-    ("xml", xml(scribble_xml([])), "D104", [XML, "0 polygons", "draw it"]),
-    ("xml", xml(scribble_xml(STROKE, (99, 48))), "D201", [XML, "48x99", "48x40", "original image"]),
-    ("xml", xml(BOMB), "D501", [XML, "DTD", "original release"]),
-    ("xml", xml("<annotation><polygon>"), "D202", [XML, "not well-formed", "copy it again"]),
-    ("xml", xml(scribble_xml(STROKE).replace("<width>48</width>", "")), "D202",
-     [XML, "<size/width> is ''", "not a complete ScribbleSup file"]),
-]  # fmt: skip
-VOC_NAMES = ["grey_mask", "grey_scribble", "tag", "no_polygon", "size", "dtd", "broken", "no_size"]
+# kind of scribbles, function
+VOC_FAULTS = {
+    "grey_mask": ("png", grey_voc_mask),
+    "grey_scribble": ("png", grey_voc_scribble),
+    "tag": ("xml", xml(scribble_xml([("unicorn", [(1, 1)])]))),
+    "no_polygon": ("xml", xml(scribble_xml([]))),
+    "size": ("xml", xml(scribble_xml(STROKE, (99, 48)))),
+    "dtd": ("xml", xml(BOMB)),
+    "broken": ("xml", xml("<annotation><polygon>")),
+    "no_size": ("xml", xml(scribble_xml(STROKE).replace("<width>48</width>", ""))),
+}

@@ -1,22 +1,34 @@
-"""Files below a data set's folder that could run code, escape it or hang a reader (D501)."""
+"""Look at files: unsafe ones below a folder (D501), and image, scribble and mask of a sample."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
 import tarfile
 import zipfile
 from contextlib import suppress
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
 from typing import IO, TYPE_CHECKING
 
+import cv2
 import numpy as np
 
-from scribbleseg.data.check.findings import Finding, found, some_names
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.check.findings import Finding, caught, finding_from_error, found, some_names
+from scribbleseg.data.images import read_header
+from scribbleseg.data.labels import LabelCoding, encode_label
+from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.source import ScribbleSource
+    from scribbleseg.types import Record
 
 __all__: list[str] = []
 
@@ -27,7 +39,7 @@ _MEMBER = (
     "expected names below the archive's own folder; unpacking it can overwrite other files: delete "
     "it, and download the original release"
 )
-_TEXTS = {
+_HARM = {
     "files hold pickled objects": "expected images, text or plain arrays; reading them can run any "
     "code, so they are never read: move them elsewhere, or write numbers as .npz without objects",
     "XML files declare a DTD or entities": "expected none; entities can read other files or fill "
@@ -35,83 +47,78 @@ _TEXTS = {
     "entries are pipes, sockets or devices": "expected files; reading one can wait for ever, so "
     "nothing was read: remove them",
 }
-_PICKLED, _DECLARED, _SPECIAL = _TEXTS
+_PICKLED, _DECLARED, _SPECIAL = _HARM
 
 
 def find_unsafe_files(root: Path) -> tuple[list[Finding], bool]:
     """Search a folder for pickles, XML with a DTD, archives that leave their folder, and pipes.
 
-    Only names, heads and tables of content are read: about 1 s for 20,000 files on a local disk.
+    Only names, heads and tables of content are read.
 
     Returns:
         D501 findings, a warning for pickles, which are never read; and whether reading the files of
         the folder may hang.
     """
-    findings, files = [], {what: list[str]() for what in _TEXTS}
-    for path in _walk(root):
-        suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 (far cheaper than a Path)
-        # a file that cannot be read, or is not what its name says, is not this function's business
-        with suppress(Exception):
-            mode = os.stat(path).st_mode  # noqa: PTH116 (as above); fails for links to nothing
-            if not stat.S_ISREG(mode):
-                files[_SPECIAL] += [] if stat.S_ISDIR(mode) else [path]
-            elif suffix in _PICKLES or _holds_objects(path, suffix):
-                files[_PICKLED].append(path)
-            elif suffix == ".xml" and _has_dtd(path):
-                files[_DECLARED].append(path)
-            for name, kind in _members(path, suffix) if stat.S_ISREG(mode) else ():
-                if why := _why_unsafe(name, kind):
-                    text = f"member {name[:120]!r} {why}, {_MEMBER}"
-                    findings.append(found("D501", "error", path, text))
-                    break
-    for what, paths in files.items():
+    findings, harmful = [], {harm: list[str]() for harm in _HARM}
+    for folder, folders, names in os.walk(root):  # links to folders are not followed
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        for path in (Path(folder, name) for name in sorted(names) if name[0] != "."):
+            # files that cannot be read, or are not what their name says, are no finding here
+            with suppress(Exception):
+                if harm := _harm_of(path):
+                    harmful[harm].append(str(path))
+                elif member := next(_unsafe_members(path), ""):
+                    findings.append(found("D501", "error", str(path), f"{member}, {_MEMBER}"))
+    for harm, paths in harmful.items():
         if paths:
-            severity = "warning" if what is _PICKLED else "error"
-            text = f"{len(paths)} {what} ({some_names(paths)}), {_TEXTS[what]}"
+            severity = "warning" if harm is _PICKLED else "error"
+            text = f"{len(paths)} {harm} ({some_names(paths)}), {_HARM[harm]}"
             findings.append(found("D501", severity, paths[0], text))
-    return findings, bool(files[_SPECIAL])
+    return findings, bool(harmful[_SPECIAL])
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Entries that are no folders; links to folders are not followed."""
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if not name.startswith("."):
-                yield f"{folder}{os.sep}{name}"
-
-
-def _holds_objects(path: str, suffix: str) -> bool:
-    """Whether an array file needs pickle, told by its header."""
+def _harm_of(path: Path) -> str:
+    """Key of ``_HARM``; empty for a harmless file, and for a link to nothing."""
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        return _SPECIAL if path.exists() else ""
+    if suffix == ".xml":
+        with path.open("rb") as stream:
+            # UTF-16 puts a zero byte beside every letter
+            return _DECLARED if _DTD.search(stream.read(4096).replace(b"\0", b"")) else ""
     if suffix == ".npy":
-        with Path(path).open("rb") as stream:
-            return _is_object_array(stream)
-    if suffix != ".npz":
-        return False
-    with zipfile.ZipFile(path) as content:
-        arrays = [name for name in content.namelist() if name.endswith(".npy")]
-        return any(_is_object_array(content.open(name)) for name in arrays)
+        with path.open("rb") as stream:
+            return _PICKLED if _holds_objects(stream) else ""
+    if suffix == ".npz":
+        with zipfile.ZipFile(path) as content:
+            arrays = (content.open(name) for name in content.namelist() if name.endswith(".npy"))
+            return _PICKLED if any(map(_holds_objects, arrays)) else ""
+    return _PICKLED if suffix in _PICKLES else ""
 
 
-def _is_object_array(stream: IO[bytes]) -> bool:
-    old, form = np.lib.format.read_magic(stream) == (1, 0), np.lib.format
+def _holds_objects(stream: IO[bytes]) -> bool:
+    form = np.lib.format
+    old = form.read_magic(stream) == (1, 0)
     read = form.read_array_header_1_0 if old else form.read_array_header_2_0
     return bool(read(stream)[2].hasobject)
 
 
-def _has_dtd(path: str) -> bool:
-    with Path(path).open("rb") as stream:
-        # UTF-16 puts a zero byte beside every letter
-        return _DTD.search(stream.read(4096).replace(b"\0", b"")) is not None
+def _unsafe_members(path: Path) -> Iterator[str]:
+    """Members that lead out of the folder of an archive, and why."""
+    for name, why in _members(path, path.suffix.lower()):
+        place = PureWindowsPath(name)  # knows both separators, and drives
+        if why or place.anchor or ".." in place.parts:
+            why = why or ("is an absolute path" if place.anchor else "leaves its folder with '..'")
+            yield f"member {name[:120]!r} {why}"
 
 
-def _members(path: str, suffix: str) -> Iterator[tuple[str, str]]:
+def _members(path: Path, suffix: str) -> Iterator[tuple[str, str]]:
     """Names in an archive, and what is wrong with their kind."""
     if suffix == ".zip":
         with zipfile.ZipFile(path) as content:
             for info in content.infolist():
                 yield info.filename, "is a link" * stat.S_ISLNK(info.external_attr >> 16)
-    elif suffix == ".tar" or (suffix == ".tgz" and os.path.getsize(path) <= _LARGEST_TGZ):  # noqa: PTH202
+    elif suffix == ".tar" or (suffix == ".tgz" and path.stat().st_size <= _LARGEST_TGZ):
         with tarfile.open(path) as packed:
             for item in packed:
                 target = f"{item.name}/../{item.linkname}" if item.issym() else item.linkname
@@ -121,7 +128,140 @@ def _members(path: str, suffix: str) -> Iterator[tuple[str, str]]:
                 yield item.name, "is a link" if link else "is a device" * item.isdev()
 
 
-def _why_unsafe(name: str, kind: str) -> str:
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
-        return kind or "is an absolute path"
-    return kind or "leaves its folder with '..'" * (".." in re.split(r"[/\\]", name))
+# ------------------------------------------------------------------------------ samples
+
+
+@dataclass
+class Sample:
+    """What the files of one record hold; counts are 0 where nothing could be read."""
+
+    record: Record  # with its mask where one is known
+    counts: NDArray[np.int64]  # (4, C + 1), see Group
+    findings: list[Finding] = field(default_factory=list)  # errors of this sample's files
+    size: tuple[int, int] | None = None  # height and width of the image, if it can be read
+    raw_size: tuple[int, int] | None = None  # before the EXIF rotation, where the file says so
+    deep: bool = False  # more than 8 bits per channel
+    digest: bytes | None = None  # of the pixels; None for an image of one colour
+    # mean and mean square of the channels / 255, shape (2, K), if the image can be read
+    moments: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    stored: dict[str, Mapping[int, int]] = field(default_factory=dict)  # of labels that hold no ids
+    strokes: NDArray[np.float64] | None = None  # see measure_strokes, where they were measured
+
+    def file(self, role: str) -> str:
+        """Name of the image, scribble or mask for messages."""
+        return str(getattr(self.record, role) or self.record.image_id)
+
+
+def inspect_sample(source: ScribbleSource, record: Record, *, strokes: bool = False) -> Sample:
+    """Decode and count image, scribble and mask of a record; faults become its findings.
+
+    With ``strokes``, the strokes of a scribble that labels less than half the image are measured.
+    """
+    sample = Sample(record, np.zeros((4, source.num_classes + 1), np.int64))
+    with caught(sample.findings, "D202", sample.file("image")):
+        sample.record = source.with_mask(record)
+        _look_at_image(source, sample)
+    scribble, mask = (_read_label(source, sample, role) for role in ("scribble", "mask"))
+
+    def count(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        return np.bincount(labels.ravel(), minlength=256)[[*range(source.num_classes), -1]]
+
+    if scribble is not None:
+        sample.counts[0] = count(scribble)
+        if strokes and 0 < 2 * sample.counts[0, :-1].sum() < scribble.size:
+            sample.strokes = measure_strokes(scribble)
+    if mask is not None:
+        sample.counts[1] = count(mask)
+    if scribble is not None and mask is not None and scribble.shape == mask.shape:
+        differs, void = (scribble != mask) & (scribble != IGNORE_INDEX), mask == IGNORE_INDEX
+        sample.counts[2:] = count(scribble[differs & void]), count(scribble[differs & ~void])
+    return sample
+
+
+def _look_at_image(source: ScribbleSource, sample: Sample) -> None:
+    image = source.read_image(sample.record)
+    sample.size = (image.shape[0], image.shape[1])
+    path = Path(sample.file("image"))
+    if path.is_file():
+        with suppress(ScribbleSegError):  # a file that the source can read need not say its depth
+            header = read_header(path, channels=source.in_channels)
+            sample.deep, sample.raw_size = header.deep, header.raw_size
+    channels = np.ascontiguousarray(np.moveaxis(image, -1, 0))
+    mean, std = np.array([cv2.meanStdDev(channel) for channel in channels]).reshape(-1, 2).T / 255
+    sample.moments = np.stack([mean, std**2 + mean**2])
+    if std.any():  # images of one colour, such as empty slices, are equal without being the same
+        content = repr(image.shape).encode() + channels.tobytes()
+        sample.digest = hashlib.sha256(content).digest()
+
+
+def _read_label(source: ScribbleSource, sample: Sample, role: str) -> NDArray[np.uint8] | None:
+    record, file, size = sample.record, sample.file(role), sample.size
+    if getattr(record, role) is None and record.image is not None:
+        return None
+    try:
+        label = getattr(source, f"read_{role}")(record)
+        label = encode_label(label, LabelCoding(source.num_classes), file)
+    except Exception as error:  # noqa: BLE001 - a broken file must not hide the others
+        sample.findings.append(finding_from_error(error, "D202", file))
+        if values := getattr(error, "values", None):
+            sample.stored[role] = values
+        return None
+    if size is not None and label.shape != size:
+        sample.findings.append(_other_size(sample, size, label.shape, role))
+        return None
+    if size is not None and sample.raw_size not in (None, size):
+        with suppress(ScribbleSegError, OSError):
+            if read_header(file, channels=1).size == sample.raw_size:
+                finding = _other_size(sample, size, sample.raw_size, role, turned=True)
+                sample.findings.append(finding)
+    return label
+
+
+def _other_size(
+    sample: Sample, size: tuple[int, int], shape: tuple[int, ...], role: str, turned: bool = False
+) -> Finding:
+    """A label of another size; ``turned`` = the source has rotated it like the image."""
+    (height, width), rotation, pixels = size, "", f", {shape[0] * shape[1]:,} px"
+    mend = "rotate the label like the image, or remove the EXIF orientation from the image"
+    if turned:
+        pixels, rotation = "", " after its EXIF rotation"
+        cause = "it is turned like the image when it is read, which other programs do not do: "
+        cause += mend
+    elif shape == sample.raw_size:
+        cause = f"the label fits the frame before the image's EXIF rotation: {mend}"
+    elif shape == (width, height):
+        cause = "width and height are exchanged: export the label again without transposing it"
+    elif abs(shape[0] * width - shape[1] * height) <= max(width, height):
+        cause = (
+            "same proportions, so it was exported from a resized copy: export it at the image's "
+            "size, or set `resize_labels: true`"
+        )
+    else:
+        cause = "it probably belongs to another image: check the pairing of names"
+    text = (
+        f"{role} is {shape[1]}x{shape[0]} (width x height{pixels}), expected {width}x{height} as "
+        f"{sample.file('image')}{rotation}; {cause}"
+    )
+    return found("D201", "warning" if turned else "error", sample.file(role), text)
+
+
+def measure_strokes(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Per id the strokes, and the sum of their width over their middle lines with its length.
+
+    A stroke is a connected piece (8 neighbours). Its width is twice the distance from the middle
+    line to the nearest pixel outside, exact for discs and for bars along the axes, and within about
+    half a pixel for other strokes. Shape ``(3, 256)``: the mean width is ``sum / length``.
+    """
+    measured = np.zeros((3, 256))
+    for label in np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE_INDEX]):
+        drawn = (labels == label).astype(np.uint8)
+        left, top, width, height = cv2.boundingRect(drawn)
+        drawn = np.pad(drawn[top : top + height, left : left + width], 1)
+        pieces, _ = cv2.connectedComponents(drawn, connectivity=8)
+        # at twice the size the middle of an even width lies on pixels as well
+        twice = cv2.resize(drawn, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+        distance = cv2.distanceTransform(twice, cv2.DIST_L2, 5)
+        highest = cv2.dilate(distance, np.ones((3, 3), np.uint8))
+        middle = distance[(distance >= highest) & (twice > 0)]
+        measured[:, label] = pieces - 1, middle.sum(dtype=np.float64), middle.size
+    return measured

@@ -120,7 +120,7 @@ class CheckReport:
 
     def format(self) -> str:
         """The report as text for a terminal: splits, classes, findings."""
-        from scribbleseg.data.check.statistics import loading_sentence, tables
+        from scribbleseg.data.check.report import loading_sentence, tables
 
         parts = []
         for table in tables(self.statistics):

@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.check.check import check_source
-from scribbleseg.data.check.compare import check_checkpoint, check_pseudo_labels
+from scribbleseg.data.check.check import check_checkpoint, check_pseudo_labels, check_source
 from scribbleseg.data.check.findings import printable
-from scribbleseg.data.check.report import write_check_report
-from scribbleseg.data.check.statistics import measure_loading
+from scribbleseg.data.check.report import measure_loading, write_check_report
 from scribbleseg.data.commands.opening import add_source, open_source
-from scribbleseg.errors import ConfigError, ScribbleSegError
+from scribbleseg.errors import ConfigError
 
 if TYPE_CHECKING:
     import argparse
@@ -44,31 +42,25 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _check(options: argparse.Namespace) -> int:
     if options.sample is not None and options.sample < 1:
         raise ConfigError(f"--sample {options.sample}: expected at least 1")
-    root, splits, further = options.root, options.split, []
-    try:
-        source = open_source(options)
-    except (RecursionError, ValueError, LookupError) as error:
-        if isinstance(error, ScribbleSegError):
-            raise
-        raise ConfigError(f"{root}: cannot be opened ({type(error).__name__}: {error})") from error
+    source, splits, further = open_source(options), options.split, []
     # what needs no image comes first: a wrong path is known at once
     if options.checkpoint is not None:
         further += check_checkpoint(source, options.checkpoint)
     if options.pseudo_labels is not None:
         further += check_pseudo_labels(source, options.pseudo_labels)
-    bar = sys.stderr.isatty()
-    report = check_source(source, splits=splits, sample=options.sample, progress=bar)
+    shown = sys.stderr.isatty()
+    report = check_source(source, splits=splits, sample=options.sample, progress=shown)
     report.findings += further
     report.findings.sort(key=lambda finding: (finding.code, finding.severity))
     if splits[0] in report.statistics.get("splits", {}):
         loading = measure_loading(source, source.records(splits[0]))
         report.statistics |= {"loading": loading} if loading else {}
-    page = ""
+    text = printable(f"{type(source).__name__} {options.root}") + f"\n{report.format()}"
+    if options.json:
+        text = json.dumps(report.to_dict(), indent=2)
     if options.report is not None:
-        path = write_check_report(source, report, options.report, splits=splits, title=str(root))
-        page = f"\nreport: {printable(str(path))}"
-    text = json.dumps(report.to_dict(), indent=2)
-    if not options.json:
-        text = printable(f"{type(source).__name__} {root}") + f"\n{report.format()}{page}"
+        title = str(options.root)
+        path = write_check_report(source, report, options.report, splits=splits, title=title)
+        text += "" if options.json else f"\nreport: {printable(str(path))}"
     sys.stdout.write(text + "\n")
     return 1 if report.errors else 0

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import nibabel
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 from helpers.tiny_folders import (
     STEMS,
+    blocks,
     plain_folder,
     save,
     scribble_xml,
@@ -20,18 +20,18 @@ from helpers.trees_medical import LPS_THICK, nnunet_volumes, raw_acdc
 from PIL import Image
 
 import scribbleseg.data
-from scribbleseg import DataCheckError, Record, ScribbleDataModule
-from scribbleseg.data import CheckReport, Finding, ScribbleSource, check_source, main, read_classes
+from scribbleseg import DataCheckError, ScribbleDataModule
+from scribbleseg.data import CheckReport, Finding, check_source, main, read_classes
 from scribbleseg.data.sources import FolderSource, NiftiSource, NnUNetSource
 
 
-def rewrite(folder, change, *, suffix=".png"):
-    """Store the labels of a folder in another way."""
+def rewrite(folder, change):
+    """Store the labels of a folder in another way; signed ids as TIFF."""
     for path in list(folder.iterdir()):
         with Image.open(path) as image:
-            pixels = np.array(image)
+            pixels = change(np.array(image))
         path.unlink()
-        save(path.with_suffix(suffix), change(pixels))
+        save(path.with_suffix(".tif" if pixels.dtype == np.int32 else ".png"), pixels)
 
 
 def told(source, **options):
@@ -40,11 +40,17 @@ def told(source, **options):
     return [(f"{finding.code} {finding.severity}", finding.message) for finding in report.findings]
 
 
+def only(source, **options):
+    """The one finding that there is."""
+    ((code, message),) = told(source, **options)
+    return code, message
+
+
 def codes(source, **options):
     return [code for code, _ in told(source, **options)]
 
 
-# ------------------------------------------------------------- codes of unlabelled pixels
+# ---------------------------------------------------------- values of scribbles and masks
 
 
 def from_one(label):
@@ -52,54 +58,80 @@ def from_one(label):
     return np.where(label == 255, 0, label + 1).astype(np.uint8)
 
 
-CODINGS = {
-    "ids from 1, 0 = unlabelled": (from_one, ".png", 0, "1 then means 'background' and 3 means"),
+def coded(value, kind=np.uint8):
+    """Another value than 255 for unlabelled pixels."""
+    return lambda label: np.where(label == 255, value, label.astype(kind))
+
+
+def over_strokes(mask):
+    """Void over the strokes of class 2, which are in rows 20 and 21."""
+    mask = mask.copy()
+    mask[18:24][mask[18:24] == 2] = 255
+    return mask
+
+
+TWO, THREE = ("background", "thing"), ("background", "cell", "vessel")
+FIRST = "scribbles/img_0"
+# classes, folder, what becomes of its labels, the one finding, words of it
+CONVENTIONS = {
     "ids from 1, 255 = unlabelled": (
-        lambda s: np.where(s == 255, 255, s + 1).astype(np.uint8), ".png", 0, "ids count from 1",
+        THREE, "scribbles", lambda s: np.where(s == 255, 255, s + 1).astype(np.uint8),
+        "D101 error", [f"{FIRST}.png: value 3 on ", "ids count from 1", "`unlabelled_value: 0`"],
     ),
-    "number of classes": (lambda s: np.where(s == 255, 3, s).astype(np.uint8), ".png", 3, ""),
-    "-1": (lambda s: np.where(s == 255, -1, s.astype(np.int32)), ".tif", -1, "value -1 on 1,8"),
-    "65535": (lambda s: np.where(s == 255, 65535, s.astype(np.uint16)), ".png", 65535, ""),
+    "-1": (
+        THREE, "scribbles", coded(-1, np.int32),
+        "D101 error", [f"{FIRST}.tif: value -1 on 1,8", "`unlabelled_value: -1` to dataset.yaml"],
+    ),
+    "-1 of two classes is no grey tone": (
+        TWO, "scribbles", coded(-1, np.int32), "D101 error", ["`unlabelled_value: -1`"],
+    ),
+    "65535": (
+        THREE, "scribbles", coded(65535, np.uint16),
+        "D101 error", [f"{FIRST}.png: value 65535 on 1,8", "`unlabelled_value: 65535`"],
+    ),
+    "binary masks": (
+        TWO, "masks", lambda mask: np.where(mask > 0, 255, 0).astype(np.uint8),
+        "D108 error", ["masks/img_6.png: 255 is on 1,9", "(50.0 %)", "'thing' (id 1) on 0 px",
+                       "write 1 instead of 255 (255 → 1)"],
+    ),
+    "masks of void only": (
+        THREE, "masks", lambda mask: np.full_like(mask, 255),
+        "D104 error", ["2 of 2 masks of 'val' have 0 labelled pixels", "NaN"],
+    ),
+    "void for one of several classes": (
+        THREE, "masks", lambda mask: np.where(mask == 2, 255, mask).astype(np.uint8),
+        "D108 error", ["'vessel' (id 2) on 0 px", "(255 → 2)"],
+    ),
+    "void over most of what is scribbled": (
+        THREE, "masks", over_strokes, "D108 warning", ["'vessel' (id 2) on 1,0"],
+    ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CODINGS)
-def test_the_code_of_unlabelled_pixels_is_told_once(tmp_path, name):
-    change, suffix, value, words = CODINGS[name]
-    root = plain_folder(tmp_path)
-    rewrite(root / "scribbles", change, suffix=suffix)
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D101 error"
-    assert f"scribbles/img_0{suffix}: value " in message
-    assert f"add the line `unlabelled_value: {value}` to dataset.yaml" in message
-    assert words in message
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_labels_of_another_convention_are_told_once(tmp_path, name):
+    classes, folder, change, code, words = CONVENTIONS[name]
+    root = plain_folder(tmp_path, classes=classes)
+    rewrite(root / folder, change)
+    found, message = only(FolderSource(root))
+    assert found == code
+    for word in words:
+        assert word in message
+    if folder == "masks" and code.endswith("error"):
+        data = ScribbleDataModule(FolderSource(root), num_workers=0)
+        with pytest.raises(DataCheckError, match=code[:4]):
+            data.setup("fit")
 
 
 def test_masks_of_the_same_convention_are_told_with_the_scribbles(tmp_path):
     root = plain_folder(tmp_path)
     for folder in ("scribbles", "masks"):
         rewrite(root / folder, from_one)
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D101 error"
-    assert "scribbles/img_0.png" in message
-
-
-def test_other_values_of_masks_are_told_as_well(tmp_path):
-    root = plain_folder(tmp_path)
-    rewrite(root / "scribbles", from_one)
+    assert f"{FIRST}.png" in only(FolderSource(root))[1]
     save(root / "masks" / "img_7.png", np.full((40, 48), 9, np.uint8))
-    assert [message.split(":")[0][-10:] for _, message in told(FolderSource(root))] == [
-        "/img_0.png",
-        "/img_7.png",
-    ]
-
-
-def test_two_classes_and_minus_one_are_no_grey_tones(tmp_path):
-    root = plain_folder(tmp_path, classes=("background", "cell"))
-    rewrite(root / "scribbles", CODINGS["-1"][0], suffix=".tif")
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D101 error"
-    assert "`unlabelled_value: -1`" in message
+    # another value has another cause
+    files = [message.split(":")[0][-10:] for _, message in told(FolderSource(root))]
+    assert files == ["/img_0.png", "/img_7.png"]
 
 
 def test_files_without_the_last_class_do_not_hide_the_coding(tmp_path):
@@ -109,33 +141,35 @@ def test_files_without_the_last_class_do_not_hide_the_coding(tmp_path):
         path = root / "scribbles" / f"{stem}.png"
         with Image.open(path) as image:
             save(path, np.where(np.array(image) == 3, 0, np.array(image)).astype(np.uint8))
-    ((code, message),) = told(FolderSource(root))
+    code, message = only(FolderSource(root))
     assert code == "D101 error"
     assert "img_4.png" in message
     assert "`unlabelled_value: 0`" in message
 
 
-def test_zero_as_unlabelled_among_ids_is_told_once(tmp_path):
-    root = plain_folder(tmp_path)
-    rewrite(root / "scribbles", lambda s: np.where(s == 255, 0, s).astype(np.uint8))
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D106 error"
-    assert "`unlabelled_value: 0`" in message
-    assert "(1 then means 'background', and so on)" in message
-
-
 def test_ids_of_a_longer_class_list_are_no_code(tmp_path):
     root = plain_folder(tmp_path, masks=False)
-    write_list(root / "classes.txt", ["background", "cell"])
+    write_list(root / "classes.txt", TWO)
     found = told(FolderSource(root), splits=("train",))
     # 2 is a class of its own, since most pixels are 255
     assert [code for code, _ in found] == ["D101 error"] * 6
     assert all("value 2 on 24 px" in message for _, message in found)
 
 
+def test_ids_of_the_class_file_are_not_taken_for_a_convention(tmp_path):
+    root = plain_folder(tmp_path, masks=False)
+    (root / "classes.txt").unlink()
+    ids = "[{id: 3, name: background}, {id: 1, name: cell}, {id: 2, name: vessel}]"
+    (root / "classes.yaml").write_text(f"compact: true\nclasses: {ids}\n")
+    rewrite(root / "scribbles", from_one)
+    found = told(FolderSource(root), splits=("train",))
+    assert [code for code, _ in found] == ["D101 error"] * 6
+    assert not any("1 then means" in message for _, message in found)
+
+
 def test_a_chosen_code_is_not_proposed_again(tmp_path):
     root = plain_folder(tmp_path)
-    rewrite(root / "scribbles", CODINGS["number of classes"][0])
+    rewrite(root / "scribbles", coded(3))
     assert codes(FolderSource(root, unlabelled_value=9)) == ["D101 error"] * 8
     assert codes(FolderSource(root, unlabelled_value=3)) == []
 
@@ -159,79 +193,24 @@ def test_slices_of_volumes_are_told_once(tmp_path):
     assert "`unlabelled_value: 4`" in found[0]
 
 
-# --------------------------------------------------------------------------------- masks
-
-
-def binary(root):
-    plain_folder(root, classes=("background", "thing"))
-    rewrite(root / "masks", lambda mask: np.where(mask > 0, 255, 0).astype(np.uint8))
-    return root
-
-
-@pytest.mark.parametrize("sample", [None, 4])
-def test_binary_masks_of_0_and_255(tmp_path, sample):
-    ((code, message),) = told(FolderSource(binary(tmp_path)), sample=sample)
-    assert code == "D108 error"
-    for words in ("masks/img_6.png: 255 is on 1,9", "(50.0 %)", "'thing' (id 1) on 0 px",
-                  "write 1 instead of 255 (255 → 1)"):  # fmt: skip
-        assert words in message
-
-
-def test_binary_masks_stop_training(tmp_path):
-    data = ScribbleDataModule(FolderSource(binary(tmp_path)), num_workers=0)
-    with pytest.raises(DataCheckError, match="D108"):
-        data.setup("fit")
-
-
-def test_binary_masks_that_train(tmp_path):
-    found = codes(FolderSource(binary(tmp_path), label_type="mask"))
-    assert found == ["D105 warning", "D108 error", "D108 error"]
+def test_a_sample_of_binary_masks_is_enough(tmp_path):
+    root = plain_folder(tmp_path, classes=TWO)
+    rewrite(root / "masks", CONVENTIONS["binary masks"][2])
+    assert only(FolderSource(root), sample=2)[0] == "D108 error"  # one of the two
+    trained = codes(FolderSource(root, label_type="mask"))
+    assert trained == ["D105 warning", "D108 error", "D108 error"]
 
 
 def test_negative_images_with_some_void_are_only_suspected(tmp_path):
-    root = plain_folder(tmp_path, classes=("background", "thing"), stems=STEMS * 1)
+    root = plain_folder(tmp_path, classes=TWO)
     rewrite(root / "masks", np.zeros_like)
     void = np.zeros((40, 48), np.uint8)
     void[:2] = 255
     write_list(root / "val.txt", STEMS[3:])
     write_list(root / "train.txt", STEMS[:3])
     save(root / "masks" / "img_3.png", void)
-    report = check_source(FolderSource(root), splits=("val",), sample=4, seed=1)
-    assert [(f.code, f.severity) for f in report.findings if f.code == "D108"] == [
-        ("D108", "warning")
-    ]
-
-
-def test_masks_of_void_only(tmp_path):
-    root = plain_folder(tmp_path)
-    rewrite(root / "masks", lambda mask: np.full_like(mask, 255))
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D104 error"
-    assert "2 of 2 masks of 'val' have 0 labelled pixels" in message
-    assert "NaN" in message
-
-
-def test_void_that_covers_one_of_several_classes(tmp_path):
-    root = plain_folder(tmp_path)
-    rewrite(root / "masks", lambda mask: np.where(mask == 2, 255, mask).astype(np.uint8))
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D108 error"
-    assert "'vessel' (id 2) on 0 px" in message
-    assert "(255 → 2)" in message
-
-
-def test_void_over_most_of_what_is_scribbled(tmp_path):
-    root = plain_folder(tmp_path)
-
-    def upper(mask):  # the strokes are in rows 20 and 21
-        mask = mask.copy()
-        mask[18:24][mask[18:24] == 2] = 255
-        return mask
-
-    rewrite(root / "masks", upper)
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D108 warning"
-    assert "'vessel' (id 2) on 1,0" in message
+    found = codes(FolderSource(root), splits=("val",), sample=4, seed=1)
+    assert [code for code in found if code.startswith("D108")] == ["D108 warning"]
 
 
 def test_a_class_that_no_validation_mask_shows(tmp_path):
@@ -245,16 +224,25 @@ def test_a_class_that_no_validation_mask_shows(tmp_path):
     assert codes(FolderSource(root), sample=2) == []
 
 
-# ---------------------------------------------------------------- lists, volumes, own sources
+def test_one_scribble_of_another_release_among_good_ones(tmp_path):
+    root, mask = plain_folder(tmp_path), blocks(0, 3)
+    scribble = np.full_like(mask, 255)
+    scribble[20, 2:10] = mask[20, 2:10]
+    scribble[20, 2:4] = 2
+    save(root / "scribbles" / "img_0.png", scribble)
+    code, message = only(FolderSource(root))
+    assert code == "D107 warning"
+    assert "img_0.png: 2 of 8 labelled pixels (25.0 %)" in message
+    assert "2 of 368 (0.54 %)" in message
 
 
-def test_labelled_images_in_no_list(tmp_path):
+# ---------------------------------------------------------------- lists, volumes, options
+
+
+def test_labelled_images_of_a_test_list_are_in_a_list(tmp_path):
     root = plain_folder(tmp_path)
     write_list(root / "train.txt", STEMS[:4])
     save(root / "images" / "unlabelled.png", np.zeros((40, 48, 3), np.uint8))
-    ((code, message),) = told(FolderSource(root))
-    assert code == "D301 warning"
-    assert "2 of 8 labelled images are in no list (img_4, img_5)" in message
     write_list(root / "test.txt", STEMS[4:6])
     assert codes(FolderSource(root)) == []
 
@@ -283,38 +271,6 @@ def test_volumes_off_the_grid_of_their_image(tmp_path, name, file):
         assert "case_01_0000.nii.gz" in message
 
 
-class OwnSource(ScribbleSource):
-    """A user's source that knows of a problem."""
-
-    class_names = ("background", "thing")
-
-    def records(self, split):
-        return [Record(f"{split}_0")]
-
-    def problems(self):
-        return [Finding("D900", "warning", "the scanner was changed in May")]
-
-    def read_image(self, record):
-        return np.random.default_rng(len(record.image_id)).integers(0, 9, (8, 8, 3), np.uint8)
-
-    def read_scribble(self, record):
-        return np.array([[0, 1, *[255] * 6]] + [[255] * 8] * 7, np.uint8)
-
-    def read_mask(self, record):
-        return np.tile(np.uint8([0, 1]), (8, 4))
-
-
-def test_a_source_tells_its_own_problems():
-    assert told(OwnSource()) == [("D900 warning", "the scanner was changed in May")]
-
-
-def test_a_source_that_cannot_tell_its_problems_is_a_finding(monkeypatch):
-    monkeypatch.setattr(OwnSource, "problems", lambda self: 1 / 0)
-    ((code, message),) = told(OwnSource())
-    assert code == "D202 error"
-    assert "ZeroDivisionError" in message
-
-
 def test_the_examples_of_the_data_card_are_read(tmp_path):
     card = Path(scribbleseg.data.__file__).with_name("README.md").read_text(encoding="utf-8")
     names, classes, options = (
@@ -332,15 +288,6 @@ def test_the_examples_of_the_data_card_are_read(tmp_path):
     assert (table.names, table.background, table.ignore) == (source.class_names, 0, (9,))
     colours = {(0, 0, 0): 0, (255, 0, 0): 1, (0, 255, 0): 2, (255, 255, 255): 255}
     assert table.colours == colours
-    found = [text for code, text in told(FolderSource(rgb_masks(root))) if code == "D103 error"]
-    assert len(found) == 8  # every mask: those of training images are read for statistics
-    assert "README.md documents the format of classes.yaml" in found[0]
-
-
-def rgb_masks(root):
-    (root / "classes.yaml").unlink()
-    rewrite(root / "masks", lambda mask: np.stack([mask * 50, mask, mask], axis=-1))
-    return root
 
 
 # ------------------------------------------------------------------------------ bad intent
@@ -357,16 +304,9 @@ def test_escapes_of_names_do_not_reach_the_terminal(tmp_path, capsys):
         assert "]0;owned" in out
     names = [finding["message"] for finding in json.loads(out)["findings"]]
     assert any("img\x1b]0;owned" in name for name in names)
-
-
-def test_a_report_that_raises_shows_escapes():
     report = CheckReport([Finding("D301", "error", "a\x1b[2J\nb is missing")])
     with pytest.raises(DataCheckError, match=re.escape(r"D301 a\x1b[2J\nb is missing")):
         report.raise_if_errors()
-
-
-def test_errors_of_a_command_show_escapes(tmp_path, capsys):
-    root = plain_folder(tmp_path)
     write_list(root / "classes.txt", ["background", "ce\x1b[8mll", "ce\x1b[8mll"])
     assert main(["check", str(root)]) == 2
     assert r"ce\x1b[8mll" in capsys.readouterr().err
@@ -376,9 +316,7 @@ def test_a_pattern_that_searches_for_ever_is_a_finding(tmp_path):
     stems = tuple(f"{'a' * 40}{number}" for number in range(8))
     root = plain_folder(tmp_path, stems=stems)
     (root / "dataset.yaml").write_text("group_regex: (a+)+b\n")
-    start = time.monotonic()
     found = told(FolderSource(root))
-    assert time.monotonic() - start < 30
     assert {code for code, _ in found} == {"D501 error"}
     assert "group_regex='(a+)+b': searching the image names" in found[0][1]
     (root / "dataset.yaml").write_text("group_regex: a+(.)\n")
@@ -394,13 +332,6 @@ def test_class_files_that_mean_harm_are_one_line(tmp_path, capsys, text):
     (root / "classes.yaml").write_text(text)
     assert main(["check", str(root)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
-
-
-@pytest.mark.parametrize("text", [f'{{"img_0": {DEEP}', f'{{"img_0": [{LONG}, 1, 1]}}'])
-def test_numbers_that_mean_harm_are_findings(tmp_path, text):
-    root = plain_folder(tmp_path)
-    (root / "spacing.json").write_text(text)
-    assert any(code.endswith("error") for code in codes(FolderSource(root)))
 
 
 @pytest.mark.parametrize("head", ['<?xml version="1.0" encoding="x-secret"?>', "<a>" * 30_000])
