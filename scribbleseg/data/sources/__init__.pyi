@@ -22,10 +22,7 @@ from scribbleseg.data.sources.devkit import (
 from scribbleseg.data.sources.files import FileSource as FileSource
 from scribbleseg.data.sources.folder import FolderSource as FolderSource
 from scribbleseg.data.sources.index import (
-    FileIndex as FileIndex, OnMissing as OnMissing, ROLES as ROLES,
-    check_pseudo_options as check_pseudo_options, cure_for as cure_for,
-    find_labels as find_labels, find_pseudo_labels as find_pseudo_labels,
-    missing_files as missing_files,
+    FileIndex as FileIndex, OnMissing as OnMissing, find_labels as find_labels,
 )
 from scribbleseg.data.sources.layouts import (
     LAYOUTS as LAYOUTS, LabelIds as LabelIds, Layout as Layout, LayoutSource as LayoutSource,

@@ -1,12 +1,12 @@
-"""Files of a data set by stem: what they are, and what to say where some are missing."""
+"""Files of a data set by stem: images, labels of the data set, and pseudo-labels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from scribbleseg.data.images import LABEL_SUFFIXES
-from scribbleseg.data.lists import find_images
+from scribbleseg.data.lists import find_images, voc_stem
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import check_manifest, made_by_library
 from scribbleseg.types import Label
@@ -15,29 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = [
-    "ROLES",
-    "FileIndex",
-    "OnMissing",
-    "check_pseudo_options",
-    "cure_for",
-    "find_labels",
-    "find_pseudo_labels",
-    "missing_files",
-]
+__all__ = ["FileIndex", "OnMissing", "find_labels"]
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-ROLES = {
-    "point": "point",
-    "box": "box",
-    "tag": "image-level label",
-    "mask": "mask",
-    "pseudo": "pseudo-label",
-    "scribble": "scribble",
-}
-_SKIP = "add them, remove the names from the list, or set `on_missing: skip`"
+_CURE = "add them, remove the names from the list, or set `on_missing: skip`"
 _CURES = {
     "image": "copy the files there, or remove the names from the list",
     "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
@@ -54,13 +37,51 @@ class FileIndex:
         images: All images, labelled or not, in the order in which they are predicted.
         scribbles: Scribbles.
         masks: Dense labels; empty if the data set has none.
-        places: Where images, scribbles and masks are, for messages.
+        places: Where files of a role are, for messages: images, scribbles, masks and others.
     """
 
     images: dict[str, Path]
     scribbles: dict[str, Label] = field(default_factory=dict)
     masks: dict[str, Label] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+
+    def match(self, listed: Sequence[str], split: str) -> list[str]:
+        """Names of a list as stems of images; VOC ids may have lost their underscore.
+
+        Raises:
+            ScribbleNotFoundError: If images are missing (D301).
+        """
+        found = [stem if stem in self.images else voc_stem(stem) for stem in listed]
+        self.require(found, self.images, "image", split)
+        return found
+
+    def require(
+        self, stems: Sequence[str], files: Mapping[str, object], role: str, split: str
+    ) -> None:
+        """One error for all files that are missing, not one per file.
+
+        Args:
+            stems: Stems that need a file.
+            files: Files by stem.
+            role: What they are.
+            split: Split that lists the stems.
+
+        Raises:
+            ScribbleNotFoundError: If there are any (D301).
+        """
+        missing = [stem for stem in stems if stem not in files]
+        if missing:
+            # the command checks the data set's own files only
+            more = "; `python -m scribbleseg.data check` lists all problems"
+            raise ScribbleNotFoundError(
+                f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in "
+                f"{self.place(role)} (e.g. {', '.join(missing[:5])}); {_CURES.get(role, _CURE)}"
+                f"{'' if role == 'pseudo-label' else more}"
+            )
+
+    def place(self, role: str) -> str:
+        """Where files of a role are, for messages."""
+        return self.places.get(role, f"the {role} folder")
 
 
 def find_labels(
@@ -113,38 +134,6 @@ def find_labels(
             path, "strokes" if strokes else "map", coding="ids" if plain else coding
         )
     return labels
-
-
-def cure_for(role: str) -> str:
-    """What to do about missing files of a role."""
-    return _CURES.get(role, _SKIP)
-
-
-def missing_files(
-    stems: Sequence[str], files: Mapping[str, Any], *, role: str, split: str, place: str
-) -> str:
-    """One sentence about all files that are missing, not one per file.
-
-    Args:
-        stems: Stems that need a file.
-        files: Files by stem.
-        role: What they are.
-        split: Split that lists the stems.
-        place: Where they should be.
-
-    Returns:
-        Message of a D301 error; empty if nothing is missing.
-    """
-    missing = [stem for stem in stems if stem not in files]
-    if not missing:
-        return ""
-    # the command checks the data set's own files only
-    own = role != "pseudo-label"
-    more = "; `python -m scribbleseg.data check` lists all problems" if own else ""
-    return (
-        f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in {place} (e.g. "
-        f"{', '.join(missing[:5])}); {cure_for(role)}{more}"
-    )
 
 
 def check_pseudo_options(label_type: str, folder: Path | None) -> None:
