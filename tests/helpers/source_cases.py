@@ -82,7 +82,7 @@ def densepose_source(root: Path, **options: Any) -> LayoutSource:
 def block_source(root: Path, *, dataset: str = "", block: int = 10, **options: Any) -> LayoutSource:
     name = dataset or ("ade20k" if "ade20k" in root.name.casefold() else "cityscapes")
     folder = f"train/sparse_label/block{block}"
-    return LayoutSource(root, f"{name}_blocks", scribble_dir=folder, **options)
+    return LayoutSource(root, f"{name}_blocks", scribbles=folder, **options)
 
 
 def case(source: Any, tree: Callable[..., Path], /, options: dict | None = None, **of_tree: Any):

@@ -12,7 +12,6 @@ from scribbleseg.data.coco_index import read_coco_index
 from scribbleseg.data.coco_masks import CocoIndex, Crowd, Overlap, write_masks
 from scribbleseg.data.jobs.settings import is_fresh
 from scribbleseg.data.lists import find_images
-from scribbleseg.data.sources.class_names import COCO_CATEGORIES
 from scribbleseg.data.sources.coco_files import (
     PRESET,
     SPLITS,
@@ -30,6 +29,7 @@ from scribbleseg.data.sources.coco_files import (
 )
 from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.sources.layouts import COCO_CATEGORIES
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.manifest import MANIFEST

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
@@ -14,7 +13,6 @@ import numpy as np
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.annotations import ClassIds
 from scribbleseg.data.classes import parse_colour
-from scribbleseg.data.decode import read_pixels
 from scribbleseg.data.image_labels import ImageLabelFile, present
 from scribbleseg.data.images import ImageOptions, orient_label, read_header
 from scribbleseg.data.jobs.settings import coding_digest
@@ -27,6 +25,8 @@ from scribbleseg.data.sources.index import (
     OnMissing,
     check_pseudo_options,
     find_pseudo_labels,
+    some_hold,
+    stored_values,
 )
 from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
 from scribbleseg.data.weak import (
@@ -38,13 +38,13 @@ from scribbleseg.data.weak import (
     render_clicks,
 )
 from scribbleseg.data.weak_files import BoxFiles, ClickFiles
-from scribbleseg.errors import ConfigError, ScribbleSegError
+from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import StrokeDrawing
 from scribbleseg.options import check_choice
 from scribbleseg.types import Label, Record, Split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,7 +56,6 @@ __all__ = ["FileSource"]
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 128  # files that are read to find out what their values are
 _NAMES = {"tag": "image-level label", "pseudo": "pseudo-label"}  # of label types, in messages
 
 
@@ -163,24 +162,13 @@ class FileSource(ScribbleSource):
         # names alone, and 0 is unlabelled: files that hold the value C count classes from 1
         if zero == 0 and table.counted:
             for name, labels in (("scribble", self.files.scribbles), ("mask", self.files.masks)):
-                if self._some_hold(labels, lambda values: values == number):
+                if some_hold(labels, lambda values: values == number, self._values):
                     codings[name] = table.coding(0, first=1)
         return codings
 
-    def _some_hold(
-        self, labels: Mapping[str, Label], wanted: Callable[[NDArray[Any]], NDArray[np.bool_]]
-    ) -> bool:
-        """Whether one of some files, spread over all of them, holds a value that is wanted."""
-        maps = [label for label in labels.values() if label.kind == "map"]
-        for label in maps[:: max(1, len(maps) // _SAMPLE)]:
-            with suppress(ScribbleSegError):  # a faulty file is reported when it is read
-                if wanted(self._values(label)).any():
-                    return True
-        return False
-
     def _values(self, label: Label) -> NDArray[Any]:
         """Values of a map as they are stored."""
-        return read_pixels(label.path).values
+        return stored_values(label)
 
     @cached_property
     def box_files(self) -> Mapping[str, Label]:

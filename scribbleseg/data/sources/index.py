@@ -1,13 +1,23 @@
-"""Files of a data set by stem: images, labels of the data set, and pseudo-labels."""
+"""Files of a data set by stem: which there are, and which values they hold."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.decode import read_pixels
 from scribbleseg.data.images import LABEL_SUFFIXES
 from scribbleseg.data.lists import find_images, voc_stem
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import (
+    ConfigError,
+    LabelFormatError,
+    ScribbleNotFoundError,
+    ScribbleSegError,
+)
 from scribbleseg.functional.manifest import check_manifest, made_by_library
 from scribbleseg.types import Label
 
@@ -15,11 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["FileIndex", "OnMissing", "find_labels"]
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.labels import LabelCoding
+
+__all__ = ["FileIndex", "LabelIds", "OnMissing", "find_labels"]
+
+LabelIds = Literal["auto", "label", "train"]
+"""Values of files: the ids that the layout lists, class indices, or found out from the files."""
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
+_SAMPLE, _COMPARED = 128, 4  # files that are read to find out what their values are
 _CURE = "add them, remove the names from the list, or set `on_missing: skip`"
 _CURES = {
     "image": "copy the files there, or remove the names from the list",
@@ -174,3 +192,76 @@ def find_pseudo_labels(folder: Path, class_names: Sequence[str]) -> dict[str, La
     check_manifest(folder, class_names, complete=True)
     found = find_images(folder, suffixes=(".png",))
     return {stem: Label(path, "pseudo_label") for stem, path in found.items()}
+
+
+# ----------------------------------------------------------------- which values files hold
+
+
+def stored_values(label: Label) -> NDArray[Any]:
+    """Values of a map as they are in the file."""
+    return read_pixels(label.path).values
+
+
+def some_hold(
+    labels: Mapping[str, Label],
+    wanted: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    values_of: Callable[[Label], NDArray[Any]] = stored_values,
+) -> bool:
+    """Whether one of some maps, spread over all of them, holds a value that is wanted."""
+    maps = [label for label in labels.values() if label.kind == "map"]
+    for label in maps[:: max(1, len(maps) // _SAMPLE)]:
+        with suppress(ScribbleSegError):  # a faulty file is reported when it is read
+            if wanted(values_of(label)).any():
+                return True
+    return False
+
+
+def which_ids(
+    scribbles: Mapping[str, Label], masks: Mapping[str, Label], raw: LabelCoding, wanted: LabelIds
+) -> dict[str, LabelIds]:
+    """Whether files hold ids or class indices: by their names, else by their largest value.
+
+    A value beyond the indices settles it for a folder. Scribbles or blocks alone may miss such
+    classes: if only one of the two folders has one, the other is read both ways, and the way that
+    agrees with the first on the images of both counts.
+
+    Args:
+        scribbles: Files that train. Stroke files are coded as the masks that they are made from.
+        masks: Dense files.
+        raw: Coding of the ids.
+        wanted: Answer, or ``"auto"``.
+
+    Returns:
+        ``"label"`` or ``"train"`` by ``"scribble"`` and ``"mask"``.
+    """
+    if wanted != "auto":
+        return {"scribble": wanted, "mask": wanted}
+    maps = {stem: label for stem, label in scribbles.items() if label.kind == "map"} or masks
+    own, dense = _told(maps, raw.num_classes), _told(masks, raw.num_classes)
+    if own is None and dense == "label":
+        own = _agreeing(maps, masks, raw)
+    elif dense is None and own == "label":
+        dense = _agreeing(masks, maps, raw)
+    return {"scribble": own or "train", "mask": dense or "train"}
+
+
+def _told(files: Mapping[str, Label], number: int) -> LabelIds | None:
+    ends = {label.path.stem.rsplit("_", 1)[-1] for label in list(files.values())[:1]}
+    if "labelIds" in ends:
+        return "label"
+    if "labelTrainIds" in ends:
+        return "train"
+    beyond = some_hold(files, lambda values: (values >= number) & (values != IGNORE_INDEX))
+    return "label" if beyond else None
+
+
+def _agreeing(files: Mapping[str, Label], known: Mapping[str, Label], raw: LabelCoding) -> LabelIds:
+    """Reading under which files say most often what others, which hold ids, say."""
+    score: dict[LabelIds, int] = {"label": 0, "train": 0}
+    index_of = {value: index for value, index in raw.index_of().items() if index != IGNORE_INDEX}
+    for stem in sorted(files.keys() & known.keys())[:_COMPARED]:
+        own, other = (np.atleast_3d(stored_values(x[stem]))[..., 0] for x in (files, known))
+        for value, index in index_of.items() if own.shape == other.shape else ():
+            score["label"] += int(((own == value) & (other == value)).sum())
+            score["train"] += int(((own == index) & (other == value)).sum())
+    return "label" if score["label"] >= score["train"] else "train"

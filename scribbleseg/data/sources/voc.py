@@ -1,49 +1,34 @@
-"""PASCAL VOC 2012 with the extra SBD images, and PASCAL-Scribble annotations for it."""
+"""PASCAL VOC 2012 with the images, masks and lists of SBD."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scribbleseg.data.classes import ClassTable
-from scribbleseg.data.images import LABEL_SUFFIXES
 from scribbleseg.data.labels import encode_label
-from scribbleseg.data.lists import find_images
+from scribbleseg.data.lists import find_images, read_split, voc_stem
 from scribbleseg.data.matlab import read_mat
-from scribbleseg.data.sources.class_names import VOC_CLASSES
-from scribbleseg.data.sources.devkit import (
-    TRAIN_AUG_LISTS,
-    find_list,
-    find_scribbles,
-    locate_devkit,
-    voc_ids,
-)
-from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
-from scribbleseg.data.strokes import SCRIBBLESUP_ALIASES, StrokeOptions
+from scribbleseg.data.sources.layouts import LayoutSource
+from scribbleseg.data.strokes import SCRIBBLESUP_ALIASES
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ScribbleNotFoundError
-from scribbleseg.types import Label
+from scribbleseg.functional.strokes import Renderer  # noqa: TC001  (the CLI resolves it)
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scribbleseg.functional.strokes import Renderer
-    from scribbleseg.types import Record, Split
+    from scribbleseg.data.classes import ClassTable
+    from scribbleseg.types import Label, Record, Split
 
-__all__ = ["VOC_CLASSES", "VOCSource"]
+__all__ = ["VOCSource"]
 
-_LISTS: dict[str, tuple[str, ...]] = {
-    "train": TRAIN_AUG_LISTS,
-    "val": ("Segmentation/val.txt", "SegmentationAug/val.txt", "val.txt"),
-    "test": ("Segmentation/test.txt", "SegmentationAug/test.txt", "test.txt"),
-}
 _SBD_FILE = "a class file of SBD (GTcls.Segmentation): copy benchmark_RELEASE/dataset/cls again"
-_SCRIBBLE_FOLDERS = ("pascal_2012_scribble", "scribble", "scribbles", "pascal_2012")
 
 
-class VOCSource(FileSource):
+class VOCSource(LayoutSource):
     """PASCAL VOC 2012 segmentation with scribbles; 21 classes, background first.
 
     Args:
@@ -62,19 +47,17 @@ class VOCSource(FileSource):
             :func:`~scribbleseg.functional.strokes.rasterize`.
         coordinate_offset: 1 draws XML coordinates as the MATLAB-made PNGs do.
         on_missing: What to do with training images without scribble.
-        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
-            ``"pseudo"`` on ``pseudo_label_dir``.
-        pseudo_label_dir: Folder of pseudo-label PNGs, absolute or relative to ``VOC2012``, see
-            :class:`~scribbleseg.data.sources.folder.FolderSource`.
-        weak_labels: Where clicks, boxes and tags are, for the label types ``"point"``, ``"box"``
-            and ``"tag"``; boxes are those of ``Annotations/`` by default.
+        label_type: What trains, see :class:`~scribbleseg.data.sources.FolderSource`.
+        pseudo_label_dir: Folder of pseudo-label PNGs, absolute or relative to ``VOC2012``.
+        weak_labels: Where clicks, boxes and image-level labels are; boxes are those of
+            ``Annotations/`` by default.
 
     Raises:
         ScribbleNotFoundError: If there is no ``JPEGImages`` at ``root``.
         ConfigError: If an option is out of range.
     """
 
-    layout = "JPEGImages/"
+    _names = ("voc",)
 
     def __init__(
         self,
@@ -93,25 +76,27 @@ class VOCSource(FileSource):
         pseudo_label_dir: str | None = None,
         weak_labels: WeakLabels | None = None,
     ) -> None:
-        self.root = locate_devkit(Path(root))
-        self.lists = {"train": train_list, "val": val_list, "test": test_list}
-        self.scribbles = scribbles
         self._sbd_root = None if sbd_root is None else Path(sbd_root)
-        aliases = {short: VOC_CLASSES.index(name) for short, name in SCRIBBLESUP_ALIASES.items()}
         super().__init__(
-            ClassTable(VOC_CLASSES, background=0, aliases=aliases),
-            label_type=label_type,
-            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
-            weak_labels=weak_labels,
+            root,
+            "voc",
+            train_list=train_list,
+            val_list=val_list,
+            test_list=test_list,
+            scribbles=scribbles,
+            scribble_width=scribble_width,
+            renderer=renderer,
+            coordinate_offset=coordinate_offset,
             on_missing=on_missing,
-            strokes=StrokeOptions(scribble_width, renderer, coordinate_offset),
+            label_type=label_type,
+            pseudo_label_dir=pseudo_label_dir,
+            weak_labels=weak_labels,
         )
 
-    @classmethod
-    def matches(cls, root: Path) -> bool:
-        """Whether a folder has this layout, told by the names in it; reads no file."""
-        names = ("", "VOC2012", "VOCdevkit/VOC2012")
-        return any((root / name / "JPEGImages").is_dir() for name in names)
+    def _class_table(self) -> ClassTable:
+        names = self._layout.classes.names
+        aliases = {short: names.index(name) for short, name in SCRIBBLESUP_ALIASES.items()}
+        return replace(self._layout.classes, aliases=aliases)
 
     @property
     def sbd_root(self) -> Path | None:
@@ -125,42 +110,22 @@ class VOCSource(FileSource):
         return None
 
     def _list_files(self) -> FileIndex:
-        images = find_images(self.root / "JPEGImages")
-        sbd = self.sbd_root
-        if sbd is not None and (sbd / "img").is_dir():
-            images = {**find_images(sbd / "img"), **images}
-        names, masks = self.class_names, dict[str, Label]()
-        if sbd is not None:
-            masks.update(find_labels(sbd / "cls", "mask", names, suffixes=(".mat",)))
-        # later entries win: VOC masks have void borders, SBD masks do not
-        for name in ("SegmentationClassAug", "SegmentationClass"):
-            masks.update(find_labels(self.root / name, "mask", names, suffixes=LABEL_SUFFIXES))
-        place, scribbles = find_scribbles(self.root, self.scribbles, _SCRIBBLE_FOLDERS, names)
-        return FileIndex(
-            images=dict(sorted(images.items())),
-            scribbles=scribbles,
-            masks=masks,
-            places={
-                "image": str(self.root / "JPEGImages"),
-                "scribble": place,
-                "mask": f"{self.root}/SegmentationClassAug and SegmentationClass",
-            },
+        index, sbd = super()._list_files(), self.sbd_root
+        if sbd is None:
+            return index
+        # what VOC has wins: its masks have void borders, those of SBD have not
+        images = find_images(sbd / "img") if (sbd / "img").is_dir() else {}
+        masks = find_labels(sbd / "cls", "mask", self.class_names, suffixes=(".mat",))
+        return replace(
+            index,
+            images=dict(sorted({**images, **index.images}.items())),
+            masks={**masks, **index.masks},
         )
 
     def _list_stems(self, split: Split) -> list[str]:
-        wanted = self.lists[split]
-        if wanted is not None:
-            return voc_ids(find_list(self.root, wanted), repeats=split == "train")
-        sets = self.root / "ImageSets"
-        for name in _LISTS[split]:
-            if (sets / name).is_file():
-                return voc_ids(sets / name, repeats=split == "train")
-        if split == "train":
+        if split == "train" and self._find_list(split) is None:
             return self._derive_train_aug()
-        raise ScribbleNotFoundError(
-            f"D301 {sets}: no list of split {split!r} (looked for {', '.join(_LISTS[split])}); "
-            f"copy it from the devkit, or pass `{split}_list`"
-        )
+        return super()._list_stems(split)
 
     def _derive_train_aug(self) -> list[str]:
         """(VOC train ∪ SBD train ∪ SBD val) − VOC val, the definition of train_aug."""
@@ -172,12 +137,12 @@ class VOCSource(FileSource):
         if sbd is None or absent:
             raise ScribbleNotFoundError(
                 f"D301 {self.root / 'ImageSets'}: no train_aug list (10,582 images; looked for "
-                f"{', '.join(_LISTS['train'])}) and it cannot be derived"
+                f"{', '.join(self._facts['lists']['train'])}) and it cannot be derived"
                 f"{' without ' + ', '.join(absent) if absent else ': SBD is not there'}; copy the "
                 "list there, or pass `train_list: train` to use the 1,464 images of VOC train"
             )
-        train, val, sbd_train, sbd_val = (voc_ids(path) for path in parts)
-        return sorted((set(train) | set(sbd_train) | set(sbd_val)) - set(val))
+        train, val, *others = ({voc_stem(stem) for stem in read_split(path)} for path in parts)
+        return sorted(train.union(*others) - val)
 
     def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
         if label.path.suffix.lower() == ".mat":

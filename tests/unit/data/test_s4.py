@@ -240,7 +240,7 @@ def test_broken_and_missing_h5(tmp_path):
 def test_faults(tmp_path):
     with pytest.raises(ConfigError, match=r"dataset='coco'"):
         S4Source(tmp_path, dataset="coco")
-    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no leftImg8bit/"):
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no leftImg8bit here"):
         S4Source(tmp_path, dataset="cityscapes")
     root = s4_cityscapes(tmp_path)
     with pytest.raises(ConfigError, match=r"scribble_width=5 with labels_from='png'"):

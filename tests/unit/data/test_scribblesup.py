@@ -6,8 +6,9 @@ from helpers.tiny_folders import scribble_xml
 
 from scribbleseg import Label, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data import list_zip, names_with_aliases, read_scribblesup
-from scribbleseg.data.sources import VOC_CLASSES
+from scribbleseg.data.sources import read_layout
 
+VOC_CLASSES = read_layout("voc").classes.names
 IDS = names_with_aliases(VOC_CLASSES)
 STROKES = [("plane", [(1, 2), (5, 6)]), ("Background", [(3, 3)]), ("tv", [(0, 0), (1, 1)])]
 
