@@ -436,7 +436,7 @@ CASES: dict[str, Case] = {
     "blocks/train ids": case(block_source, block_tree, _CITY, values=(0, 13, 255, 8)),
     "blocks/ade20k": case(block_source, _named(block_tree, "ADE20K"), **_ADE),
     "s4/cityscapes": case(S4Source, s4_cityscapes, _CITY),
-    "s4/cityscapes, h5": case(S4Source, s4_cityscapes, {"labels_from": "h5", **_CITY}),
+    "s4/cityscapes, h5": case(S4Source, s4_cityscapes, {"scribble_width": 3, **_CITY}),
     "s4/cityscapes, wide": case(
         S4Source, s4_cityscapes, {"scribble_width": 6, "renderer": "pillow", **_CITY}
     ),

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from scribbleseg import Facade
 from scribbleseg.data.sources.acdc import ACDCSource
 from scribbleseg.data.sources.coco import COCOSource
-from scribbleseg.data.sources.context import PascalContextSource
 from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.data.sources.layouts import LAYOUTS, LayoutSource, read_layout
 from scribbleseg.data.sources.nifti import NiftiSource
 from scribbleseg.data.sources.nnunet import NnUNetSource
 from scribbleseg.data.sources.s4 import S4Source
 from scribbleseg.data.sources.synthetic import SyntheticSource
-from scribbleseg.data.sources.voc import VOCSource
+from scribbleseg.data.sources.voc import PascalContextSource, VOCSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable

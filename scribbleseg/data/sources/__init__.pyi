@@ -7,7 +7,6 @@ from scribbleseg.data.source import ScribbleSource
 from scribbleseg.data.sources.acdc import ACDCSource as ACDCSource, ACDC_CLASSES as ACDC_CLASSES
 from scribbleseg.data.sources.coco import COCOSource as COCOSource
 from scribbleseg.data.sources.coco_files import image_number as image_number
-from scribbleseg.data.sources.context import PascalContextSource as PascalContextSource
 from scribbleseg.data.sources.files import FileSource as FileSource
 from scribbleseg.data.sources.folder import FolderSource as FolderSource
 from scribbleseg.data.sources.index import (
@@ -24,7 +23,9 @@ from scribbleseg.data.sources.s4 import (
     S4File as S4File, S4Source as S4Source, read_s4 as read_s4,
 )
 from scribbleseg.data.sources.synthetic import SyntheticSource as SyntheticSource
-from scribbleseg.data.sources.voc import VOCSource as VOCSource
+from scribbleseg.data.sources.voc import (
+    PascalContextSource as PascalContextSource, VOCSource as VOCSource,
+)
 from scribbleseg.data.sources.volumes import (
     Case as Case, CaseSource as CaseSource, check_fold as check_fold,
     files_ending as files_ending, hashed_order as hashed_order,

@@ -115,7 +115,8 @@ class FileSource(ScribbleSource):
         self.allow_dense_scribbles, self.resize_labels = allow_dense_scribbles, resize_labels
         self.strokes, self.weak_labels = strokes or StrokeOptions(), weak_labels or WeakLabels()
         root, weak = self.root, self.weak_labels
-        self._ids = ClassIds(len(names), names_with_aliases(names, classes.aliases))
+        self._stroke_names = names_with_aliases(names, classes.aliases)
+        self._ids = ClassIds(len(names), self._stroke_names)
         self._clicks = ClickFiles(root, weak, self._ids, names, background)
         self._boxes = BoxFiles(root, weak, self._ids)
         self._image_labels = ImageLabelFile(
@@ -364,7 +365,7 @@ class FileSource(ScribbleSource):
 
     def _read_drawing(self, label: Label, record: Record) -> StrokeDrawing:
         size, drawn = self.image_size(record), self.strokes
-        strokes = read_scribblesup(label, self._ids.names, image_size=size)
+        strokes = read_scribblesup(label, self._stroke_names, image_size=size)
         return StrokeDrawing(strokes, size, drawn.width, drawn.renderer, drawn.offset)
 
     def _fit(self, label: Label, record: Record) -> NDArray[np.uint8]:

@@ -22,7 +22,7 @@ from scribbleseg.functional.manifest import check_manifest, made_by_library
 from scribbleseg.types import Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -126,13 +126,16 @@ def find_labels(
             ``_labelIds``, those in ``_labelTrainIds`` are left out as well.
 
     Raises:
-        LabelFormatError: If files of this library were made for other classes (D401), or two files
-            are of one image (D303).
+        LabelFormatError: If files of this library were made for other classes (D401), two files
+            are of one image (D303), or there are pickles only (D501).
     """
     if not folder.is_dir():
+        refuse_pickles([folder])
         return {}
     own = made_by_library(folder, class_names)
     found = find_images(folder, suffixes=suffixes, unique=False)
+    if not found:
+        refuse_pickles(sorted(folder.iterdir()))
     ends = tuple(skip)
     if any(name.endswith("_labelIds") for name in found):
         ends += ("_labelTrainIds",)
@@ -152,6 +155,20 @@ def find_labels(
             path, "strokes" if strokes else "map", coding="ids" if plain else coding
         )
     return labels
+
+
+def refuse_pickles(paths: Iterable[Path]) -> None:
+    """Say that labels in a pickle are not read, if one of some paths is one.
+
+    Raises:
+        LabelFormatError: Naming the first (D501).
+    """
+    for path in paths:
+        if path.suffix.lower() in (".pth", ".pt", ".pkl", ".pickle"):
+            raise LabelFormatError(
+                f"D501 {path}: labels in a pickle are refused, because reading one runs the code "
+                "in it; expected label PNGs: convert them where you trust the file"
+            )
 
 
 def check_pseudo_options(label_type: str, folder: Path | None) -> None:

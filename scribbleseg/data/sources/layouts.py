@@ -20,11 +20,12 @@ from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.options import check_choice
+from scribbleseg.types import Label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scribbleseg.types import Label, Split
+    from scribbleseg.types import Split
 
 __all__ = ["COCO_CATEGORIES", "LAYOUTS", "Layout", "LayoutSource", "read_layout"]
 
@@ -37,7 +38,7 @@ COCO_CATEGORIES: dict[int, str] = read_yaml(FOLDER / "coco" / "categories.yaml",
 
 _KEYS = {
     *("base", "title", "release", "places", "marker", "also", "unless", "named", "images", "masks"),
-    *("scribbles", "above", "lists", "list_places", "starts", "stems", "strip", "skip"),
+    *("scribbles", "above", "sbd", "lists", "list_places", "starts", "stems", "strip", "skip"),
     *("allow_dense_scribbles", "label_ids"),
 }
 
@@ -268,16 +269,12 @@ class LayoutSource(FileSource):
 
     def _list_files(self) -> FileIndex:
         place, scribbles = self._find_scribbles()
-        folders = [self.root / name for name in self._facts.get("masks", ())]
-        if self.mask_dir is not None:
-            folders = [self.root / self.mask_dir]
-            if not folders[0].is_dir():
-                raise ScribbleNotFoundError(
-                    f"D301 {folders[0]}: no such folder; correct `mask_dir`"
-                )
-        masks: dict[str, Label] = {}
+        names = self._facts.get("masks", ()) if self.mask_dir is None else [self.mask_dir]
+        folders, masks = [self.root / name for name in names], dict[str, Label]()
         for folder in folders:
             masks |= self._labels(folder, "mask")
+        if self.mask_dir is not None and not folders[0].is_dir():
+            raise ScribbleNotFoundError(f"D301 {folders[0]}: no such folder; correct `mask_dir`")
         images = {stem: path for found in self._images.values() for stem, path in found.items()}
         where = ", ".join(str(self.root / names[0]) for names in self._facts["images"].values())
         places = {"image": where, "scribble": place, "mask": ", ".join(map(str, folders))}

@@ -15,7 +15,7 @@ from scribbleseg.data.labels import LabelCoding, read_label
 from scribbleseg.data.sources.layouts import FOLDER, LayoutSource
 from scribbleseg.data.sources.voc import VOCSource
 from scribbleseg.data.volumes import open_hdf5, read_data_set
-from scribbleseg.errors import ConfigError, LabelFormatError
+from scribbleseg.errors import LabelFormatError
 from scribbleseg.functional.degrade import StrokeDrawing
 from scribbleseg.functional.strokes import Stroke
 from scribbleseg.options import check_choice
@@ -31,15 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["S4File", "S4Source", "read_s4"]
 
-LabelsFrom = Literal["auto", "png", "h5"]
 S4Dataset = Literal["pascal", "cityscapes", "ade20k", "kitti360"]
 """Data set that the scribbles belong to."""
 
-_SUFFIXES = {"auto": (".png", ".h5"), "png": (".png",), "h5": (".h5",)}
 _KITTI_STEM = re.compile(r"(?:.*/)?([^/]+)/image_00/(data_rect|semantic|scribble)/([^/]+)")
 _KITTI_FOLDER = {"image": "data_rect", "mask": "semantic", "scribble": "scribble"}
 _KEYS = ("scribble", "scribble_values", "image_dims", "config")
-_RELEASED_WIDTH = 3.0
 
 
 class S4Source(LayoutSource):
@@ -60,9 +57,8 @@ class S4Source(LayoutSource):
     Args:
         root: Folder of the data set.
         dataset: ``"pascal"``, ``"cityscapes"``, ``"ade20k"`` or ``"kitti360"``.
-        labels_from: ``"png"`` or ``"h5"``; ``"auto"`` prefers PNG, the published form, unless
-            ``scribble_width`` is given.
-        scribble_width: Width of strokes drawn from ``.h5``, pixels; 3 by default.
+        scribble_width: Draw the strokes of the ``.h5`` files, this many pixels wide; by default
+            PNGs are read, the published form, and an ``.h5`` without PNG is drawn 3 pixels wide.
         kwargs: See :class:`~scribbleseg.data.sources.LayoutSource`; ``unlabelled_value`` is needed
             only for PNGs without ``.h5``.
 
@@ -78,26 +74,18 @@ class S4Source(LayoutSource):
         root: str | Path,
         *,
         dataset: S4Dataset,
-        labels_from: LabelsFrom = "auto",
         scribble_width: float | None = None,
         **kwargs: Any,
     ) -> None:
         check_choice("dataset", dataset, get_args(S4Dataset))
-        check_choice("labels_from", labels_from, get_args(LabelsFrom))
-        if labels_from == "png" and scribble_width is not None:
-            raise ConfigError(
-                f"scribble_width={scribble_width} with labels_from='png' would not be used: the "
-                "width of a PNG is drawn in; set `labels_from: h5`"
-            )
         self.dataset = dataset
-        wide = scribble_width is not None and labels_from == "auto"
-        self._scribble_suffixes = _SUFFIXES["h5" if wide else labels_from]
-        self._noted: dict[Path, int | None] = {}
-        layout, width = str(FOLDER / "s4" / f"{dataset}.yaml"), scribble_width or _RELEASED_WIDTH
+        self._scribble_suffixes = (".png", ".h5") if scribble_width is None else (".h5",)
+        layout, width = str(FOLDER / "s4" / f"{dataset}.yaml"), scribble_width or 3.0
         super().__init__(root, layout, scribble_width=width, **kwargs)
         self._voc = VOCSource(self.root) if dataset == "pascal" else None
         if self._voc is not None:
             self._voc.lists = self.lists
+        self._noted: dict[Path, int | None] = {}
 
     def _stem(self, name: str, role: str) -> str | None:
         """Stem of a file from its path without suffix; of KITTI-360 only those of one camera."""
@@ -108,11 +96,11 @@ class S4Source(LayoutSource):
 
     def _list_files(self) -> FileIndex:
         index = super()._list_files()
-        kinds = " or ".join(self._scribble_suffixes)
-        places = {**index.places, "scribble": f"{index.places['scribble']} ({kinds})"}
+        place = f"{index.places['scribble']} ({' or '.join(self._scribble_suffixes)})"
+        index = replace(index, places={**index.places, "scribble": place})
         if self._voc is None:
-            return replace(index, places=places)
-        return replace(self._voc.files, scribbles=index.scribbles, places=places)
+            return index
+        return replace(index, images=self._voc.files.images, masks=self._voc.files.masks)
 
     def _list_stems(self, split: Split) -> list[str]:
         return super()._list_stems(split) if self._voc is None else self._voc._list_stems(split)
@@ -125,13 +113,6 @@ class S4Source(LayoutSource):
             codings["scribble"] = self.classes.coding()
         return codings
 
-    def _noted_value(self, path: Path) -> int | None:
-        """Value that means unlabelled as the ``.h5`` beside a PNG notes it: each has its own."""
-        if path not in self._noted:
-            strokes = path.with_suffix(".h5")
-            self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
-        return self._noted[path]
-
     def inputs(self, record: Record, role: FileRole) -> list[Path]:
         """See :meth:`ScribbleSource.inputs`; an ``.h5`` says which value of a PNG is none."""
         paths = super().inputs(record, role)
@@ -141,42 +122,34 @@ class S4Source(LayoutSource):
     def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
         if label.coding == "mask" and self._voc is not None:
             return self._voc._read_map(label, record)
-        coding = self.codings[label.coding]
+        coding = replace(self.codings[label.coding], colours={})
         if label.coding == "scribble":
-            ignore = (*coding.ignore, self._unlabelled_value(label.path))
-            coding = replace(coding, ignore=ignore, colours={})
-        return read_label(label.path, replace(coding, colours={}))
+            coding = replace(coding, ignore=(*coding.ignore, self._unlabelled_value(label.path)))
+        return read_label(label.path, coding)
 
     def _unlabelled_value(self, path: Path) -> int:
-        value = self.unlabelled_value
-        if value is None:
-            value = self._noted_value(path)
+        """Value that means unlabelled: the option, or what the ``.h5`` beside a PNG notes."""
+        if self.unlabelled_value is not None:
+            return self.unlabelled_value
+        strokes = path.with_suffix(".h5")
+        if path not in self._noted:
+            self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
+        value = self._noted[path]
         if value is None:
             raise LabelFormatError(
-                f"D101 {path}: there is no {path.with_suffix('.h5').name} beside it that notes "
-                "which value means unlabelled; copy the .h5 files too, or set `unlabelled_value` "
+                f"D101 {path}: there is no {strokes.name} beside it that notes which value means "
+                "unlabelled; copy the .h5 files too, or set `unlabelled_value` "
                 "(background_px_value of the generator)"
             )
         label = self.codings["scribble"].index_of().get(value, IGNORE_INDEX)
-        if label != IGNORE_INDEX and self.unlabelled_value is None:
+        if label != IGNORE_INDEX:
             raise LabelFormatError(
                 f"D101 {path}: value {value} means unlabelled and class "
                 f"{self.class_names[label]!r} (id {label}) in these PNGs, so strokes of that class "
-                f"are lost; set `labels_from: h5`, or accept it with `unlabelled_value: {value}`"
+                f"are lost; set `scribble_width: 3` to draw the .h5 files, or accept it with "
+                f"`unlabelled_value: {value}`"
             )
         return value
-
-    def _classes_of(self, values: list[int], path: Path) -> list[int]:
-        known = self.codings["scribble"].index_of()
-        wrong = [value for value in values if value not in known]
-        if wrong:
-            highest = max(value for value in known if value != IGNORE_INDEX)
-            raise LabelFormatError(
-                f"D101 {path}: value {wrong[0]} on {values.count(wrong[0])} strokes, expected "
-                f"{min(known)}-{highest} or 255; the file belongs to another data set, or "
-                "`label_ids` is wrong"
-            )
-        return [known[value] for value in values]
 
     def _read_drawing(self, label: Label, record: Record) -> StrokeDrawing:
         path, drawn = label.path, self.strokes
@@ -186,11 +159,18 @@ class S4Source(LayoutSource):
                 f"D201 {path}: was made for an image of {content.size[1]}x{content.size[0]} (width "
                 f"x height), but the image has {size[1]}x{size[0]}; use the original image"
             )
-        ids = self._classes_of([int(value) for value in content.values], path)
+        index_of, values = self.codings["scribble"].index_of(), content.values.tolist()
+        for value in values:
+            if value not in index_of:
+                raise LabelFormatError(
+                    f"D101 {path}: value {value} on {values.count(value)} strokes, expected one of "
+                    f"{sorted(index_of)}; the file belongs to another data set, or `label_ids` is "
+                    "wrong"
+                )
         strokes = [
-            Stroke(label, points)
-            for label, points in zip(ids, content.lines, strict=True)
-            if label != IGNORE_INDEX
+            Stroke(index_of[value], line)
+            for value, line in zip(values, content.lines, strict=True)
+            if index_of[value] != IGNORE_INDEX
         ]
         return StrokeDrawing(strokes, size, drawn.width, drawn.renderer, drawn.offset)
 
@@ -204,7 +184,7 @@ class S4File(NamedTuple):
         values: Label value of each line as in the label files, int64, shape ``(N,)``.
         size: Height and width of the image in pixels.
         width: Width at which the PNG was drawn, in OpenCV's count.
-        unlabelled_value: Value of the PNG that means "not drawn"; ``None`` if the file has none.
+        unlabelled_value: Value of the PNG that means unlabelled; ``None`` if the file has none.
     """
 
     lines: NDArray[np.float64]
@@ -228,7 +208,14 @@ def read_s4(path: Path) -> S4File:
         LabelFormatError: If it is not such a file (D202), or a value has unequal channels (D103).
         MissingExtraError: If h5py is not installed.
     """
-    raw = _read(path)
+    with open_hdf5(path, "scribble") as content:
+        absent = [key for key in _KEYS if key not in content]
+        if absent:
+            raise LabelFormatError(
+                f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this is "
+                "not a file of Scribbles for All"
+            )
+        raw = {key: read_data_set(content, key, path) for key in _KEYS}
     lines = np.asarray(raw["scribble"], dtype=np.float64)
     values = np.asarray(raw["scribble_values"], dtype=np.int64)
     dims = np.asarray(raw["image_dims"]).ravel()
@@ -241,56 +228,31 @@ def read_s4(path: Path) -> S4File:
             f"{dims.tolist()}, expected finite (N, P, 2), (N, 3) and height, width; copy the file "
             "again from its release"
         )
-    if (values != values[:, :1]).any():
-        wrong = values[(values != values[:, :1]).any(axis=1)][0]
-        raise LabelFormatError(
-            f"D103 {path}: a line has the value {wrong.tolist()}, expected three equal numbers; "
-            "the scribbles were made from coloured pictures, not from label files"
-        )
-    config = _config(raw["config"], path)
-    return S4File(
-        lines,
-        values[:, 0],
-        (int(dims[0]), int(dims[1])),
-        float(config.get("line_thickness", 3)),
-        _unlabelled(config.get("background_px_value"), path),
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with open_hdf5(path, "scribble") as content:
-        absent = [key for key in _KEYS if key not in content]
-        if absent:
+    for value in values.tolist():
+        if len(set(value)) > 1:
             raise LabelFormatError(
-                f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this is "
-                "not a file of Scribbles for All"
+                f"D103 {path}: a line has the value {value}, expected three equal numbers; the "
+                "scribbles were made from coloured pictures, not from label files"
             )
-        return {key: read_data_set(content, key, path) for key in _KEYS}
+    width, unlabelled = _noted(raw["config"], path)
+    return S4File(lines, values[:, 0], (int(dims[0]), int(dims[1])), width, unlabelled)
 
 
-def _config(text: Any, path: Path) -> dict[str, Any]:
+def _noted(text: Any, path: Path) -> tuple[float, int | None]:
+    """Width and unlabelled value of the PNG in the settings of the generator."""
     try:
         config = json.loads(text)
-    except (ValueError, TypeError) as error:
+        width, value = float(config.get("line_thickness", 3)), config.get("background_px_value")
+    except (ValueError, TypeError, AttributeError) as error:
         raise LabelFormatError(
-            f"D202 {path}: config is not JSON ({error}); copy the file again from its release"
+            f"D202 {path}: config is not a JSON object ({error}); copy the file again from its "
+            "release"
         ) from error
-    if not isinstance(config, dict):
-        raise LabelFormatError(
-            f"D202 {path}: config is a {type(config).__name__}, expected an object; copy the file "
-            "again from its release"
-        )
-    return config
-
-
-def _unlabelled(value: Any, path: Path) -> int | None:
-    if value is None:
-        return None
     parts = set(value) if isinstance(value, list) else {value}
     found = next(iter(parts), None)
-    if len(parts) != 1 or not isinstance(found, int) or not 0 <= found <= 255:
+    if value is not None and not (len(parts) == 1 and isinstance(found, int) and 0 <= found <= 255):
         raise LabelFormatError(
             f"D202 {path}: background_px_value is {value!r}, expected one value 0-255; set "
             "`unlabelled_value`"
         )
-    return found
+    return width, found

@@ -63,7 +63,7 @@ BUILDERS = {
     "camvid": lambda root: LayoutSource(camvid_tree(root), "camvid"),
     "blocks": lambda root: LayoutSource(block_tree(root), "cityscapes_blocks"),
     "s4_png": lambda root: S4Source(s4_cityscapes(root, background=99), dataset="cityscapes"),
-    "s4_h5": lambda root: S4Source(s4_cityscapes(root), dataset="cityscapes", labels_from="h5"),
+    "s4_h5": lambda root: S4Source(s4_cityscapes(root), dataset="cityscapes", scribble_width=3),
     "nifti": lambda root: NiftiSource(raw_acdc(root), unlabelled_value=4),
     "nnunet": lambda root: NnUNetSource(nnunet_volumes(root)),
     "nnunet_pictures": lambda root: NnUNetSource(nnunet_pictures(root)),
