@@ -24,8 +24,8 @@ from scribbleseg.data.sources.index import (
     FileIndex,
     OnMissing,
     check_pseudo_options,
+    file_codings,
     find_pseudo_labels,
-    some_hold,
     stored_values,
 )
 from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
@@ -154,18 +154,11 @@ class FileSource(ScribbleSource):
     @cached_property
     def codings(self) -> dict[str, LabelCoding]:
         """What values of files mean, by :attr:`~scribbleseg.types.Label.coding`."""
-        table, zero, number = self.classes, self.unlabelled_value, self.num_classes
-        codings = {
-            "scribble": table.coding(zero, colour=self.unlabelled_color),
-            "mask": table.coding(),
-            "ids": LabelCoding(number),
-        }
-        # names alone, and 0 is unlabelled: files that hold the value C count classes from 1
-        if zero == 0 and table.counted:
-            for name, labels in (("scribble", self.files.scribbles), ("mask", self.files.masks)):
-                if some_hold(labels, lambda values: values == number, self._values):
-                    codings[name] = table.coding(0, first=1)
-        return codings
+        return self._find_codings()  # a cached super().codings would be seen by other threads
+
+    def _find_codings(self) -> dict[str, LabelCoding]:
+        table, zero, colour = self.classes, self.unlabelled_value, self.unlabelled_color
+        return file_codings(table, zero, colour, self.files, self._values)
 
     def _values(self, label: Label) -> NDArray[Any]:
         """Values of a map as they are stored."""
@@ -173,21 +166,12 @@ class FileSource(ScribbleSource):
 
     @cached_property
     def box_files(self) -> Mapping[str, Label]:
-        """Boxes by stem.
-
-        Raises:
-            ScribbleNotFoundError: If the data set has none (D301).
-        """
+        """Boxes by stem; an error if the data set has none (D301)."""
         return self._boxes.files
 
     @cached_property
     def training_labels(self) -> Mapping[str, Label]:
-        """What trains, by stem.
-
-        Raises:
-            ScribbleNotFoundError: If there is no folder or file of this label type (D301).
-            LabelFormatError: If the file is faulty, or pseudo-labels are stale or incomplete.
-        """
+        """What trains, by stem; an error if there is nothing of this label type (D301)."""
         if self.label_type == "point":
             return self._clicks.files
         if self.label_type == "box":
@@ -252,29 +236,23 @@ class FileSource(ScribbleSource):
             return self._training_records(stems)
         scored = [stem for stem in stems if stem in files.masks]
         if scored:
-            if len(scored) < len(stems):
-                logger.warning(
-                    "%d of %d images of split %r have no mask in %s (e.g. %s) and are left out",
-                    *(len(stems) - len(scored), len(stems), split, files.place("mask")),
-                    ", ".join([stem for stem in stems if stem not in files.masks][:5]),
-                )
+            left = [stem for stem in stems if stem not in files.masks]
+            if left:
+                text = "%d of %d images of split %r have no mask in %s (e.g. %s) and are left out"
+                some = ", ".join(left[:5])
+                logger.warning(text, len(left), len(stems), split, files.place("mask"), some)
             return [self._record(s, files.scribbles.get(s), files.masks[s]) for s in scored]
-        # clicks are all that some data sets have
-        points = self.label_type == "point" and not files.scribbles
+        points = self.label_type == "point" and not files.scribbles  # clicks may be all there is
         role, labels = ("point", self.training_labels) if points else ("scribble", files.scribbles)
         files.require(stems, labels, role, split)
         return [self._record(stem, labels[stem], None) for stem in stems]
 
     def _training_records(self, stems: list[str]) -> list[Record]:
         role, labels = _NAMES.get(self.label_type, self.label_type), self.training_labels
-        if role == "mask" or self.on_missing == "error":
+        labelled, skip = [stem for stem in stems if stem in labels], self.on_missing == "skip"
+        if role == "mask" or self.on_missing == "error" or (skip and not labelled):
             self.files.require(stems, labels, role, "train")
-        elif self.on_missing == "skip":
-            labelled = [stem for stem in stems if stem in labels]
-            if not labelled:
-                self.files.require(stems, labels, role, "train")
-            stems = labelled
-        return [self._record(stem, labels.get(stem), None) for stem in stems]
+        return [self._record(s, labels.get(s), None) for s in (labelled if skip else stems)]
 
     def records_with_masks(self, split: Split) -> list[Record]:
         """Samples of a split with their dense masks, scribbles or not: to make labels from.
@@ -328,12 +306,7 @@ class FileSource(ScribbleSource):
         return self._known_classes[label.entry]
 
     def boxes(self, record: Record) -> list[Box]:
-        """Boxes of an image as they are in the annotation, whatever label type trains.
-
-        Raises:
-            ScribbleNotFoundError: If the data set or the image has none (D301).
-            LabelFormatError: If the file is faulty.
-        """
+        """Boxes of an image as they are in the annotation, whatever label type trains."""
         return self._boxes.read(require(self.box_files.get(record.image_id), "box", record))
 
     def image_size(self, record: Record) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import numpy as np
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.decode import read_pixels
 from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.data.labels import LabelCoding
 from scribbleseg.data.lists import find_images, voc_stem
 from scribbleseg.errors import (
     ConfigError,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scribbleseg.data.labels import LabelCoding
+    from scribbleseg.data.classes import ClassTable
 
 __all__ = ["FileIndex", "LabelIds", "OnMissing", "find_labels"]
 
@@ -231,6 +232,30 @@ def some_hold(
             if wanted(values_of(label)).any():
                 return True
     return False
+
+
+def file_codings(
+    classes: ClassTable,
+    unlabelled: int | None,
+    colour: tuple[int, int, int] | None,
+    files: FileIndex,
+    values_of: Callable[[Label], NDArray[Any]],
+) -> dict[str, LabelCoding]:
+    """What values of files mean, by :attr:`~scribbleseg.types.Label.coding`.
+
+    Where 0 is unlabelled and a class file gives names only, they may count from 0 or from 1: files
+    that hold as large a value as there are classes count from 1.
+    """
+    codings = {
+        "scribble": classes.coding(unlabelled, colour=colour),
+        "mask": classes.coding(),
+        "ids": LabelCoding(len(classes.names)),
+    }
+    if unlabelled == 0 and classes.counted:
+        for name, labels in (("scribble", files.scribbles), ("mask", files.masks)):
+            if some_hold(labels, lambda values: values == len(classes.names), values_of):
+                codings[name] = classes.coding(0, first=1)
+    return codings
 
 
 def which_ids(

@@ -20,12 +20,11 @@ from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.options import check_choice
-from scribbleseg.types import Label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from scribbleseg.types import Split
+    from scribbleseg.types import Label, Split
 
 __all__ = ["COCO_CATEGORIES", "LAYOUTS", "Layout", "LayoutSource", "read_layout"]
 
@@ -36,11 +35,27 @@ LAYOUTS = tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 COCO_CATEGORIES: dict[int, str] = read_yaml(FOLDER / "coco" / "categories.yaml", "table")
 """MS COCO: the 80 object categories by ``category_id``; ids have gaps."""
 
-_KEYS = {
-    *("base", "title", "release", "places", "marker", "also", "unless", "named", "images", "masks"),
-    *("scribbles", "above", "sbd", "lists", "list_places", "starts", "stems", "strip", "skip"),
-    *("allow_dense_scribbles", "label_ids"),
+_DEFAULTS: dict[str, Any] = {
+    "title": "the data set",
+    "release": "its release",
+    "also": [],
+    "unless": [],
+    "named": "",
+    "masks": [],
+    "scribbles": ["scribbles"],
+    "above": 0,
+    "sbd": [],
+    "lists": {},
+    "list_places": ["."],
+    "starts": {},
+    "stems": "path",
+    "strip": r"\Z",
+    "skip": [],
+    "allow_dense_scribbles": False,
+    "label_ids": None,
+    "base": "",
 }
+_NEEDED = {"places", "marker", "images", "classes"}
 
 
 @dataclass(frozen=True)
@@ -58,9 +73,8 @@ class Layout:
     @property
     def needs(self) -> str:
         """Folders that tell the layout, for messages."""
-        also = " or ".join(f"{name}/" for name in self.facts.get("also", ()))
-        markers = " or ".join(f"{name}/" for name in self.facts["marker"])
-        return f"{markers} with {also}" if also else markers
+        parts = [self.facts["marker"], self.facts["also"]]
+        return " with ".join(" or ".join(f"{n}/" for n in names) for names in parts if names)
 
     def _found(self, root: Path) -> Iterator[Path]:
         for place in self.facts["places"]:
@@ -75,19 +89,20 @@ class Layout:
         """
         for folder in self._found(root):
             return folder
-        markers, title = " or ".join(self.facts["marker"]), self.facts.get("title", "the data set")
         places = " or in ".join(["here", *(p for p in self.facts["places"] if p != ".")])
         raise ScribbleNotFoundError(
-            f"D301 {root}: no {markers} {places}; set `root` to the folder of {title}"
+            f"D301 {root}: no {' or '.join(self.facts['marker'])} {places}; set `root` to the "
+            f"folder of {self.facts['title']}"
         )
 
     def matches(self, root: Path) -> bool:
         """Whether a folder has this layout, told by the names in it and its own name."""
         for folder in self._found(root):
-            also, unless = self.facts.get("also", ["."]), self.facts.get("unless", ())
-            if any((folder / name).is_dir() for name in also):
-                named = self.facts.get("named", "") in folder.resolve().name.casefold()
-                return named and not any((folder / name).is_dir() for name in unless)
+            also, unless = (
+                [(folder / name).is_dir() for name in self.facts[key]] for key in ("also", "unless")
+            )
+            if any(also) or not also:
+                return not any(unless) and self.facts["named"] in folder.resolve().name.casefold()
         return False
 
 
@@ -104,45 +119,28 @@ def read_layout(layout: str) -> Layout:
             f"layout={layout!r}: expected one of {', '.join(LAYOUTS)}, or a YAML file"
         )
     try:
-        facts = read_yaml(path, "layout")
+        content = read_yaml(path, "layout")
     except ValueError as error:
         raise LabelFormatError(f"D202 {path}: layout cannot be read: {error}") from error
-    facts = facts if isinstance(facts, dict) else {}
-    if "base" in facts:
-        facts = {**read_layout(facts["base"]).facts, **facts}
-    absent = {"places", "marker", "images", "classes"} - set(facts)
-    unknown = set(facts) - _KEYS - CLASS_KEYS
+    own = content if isinstance(content, dict) else {}
+    for key, value in own.items():  # one name may stand without its list
+        if isinstance(value, str) and not isinstance(_DEFAULTS.get(key, []), str):
+            own[key] = [value]
+    base = read_layout(own["base"]).facts if own.get("base") else _DEFAULTS
+    known = {*_DEFAULTS} | _NEEDED | CLASS_KEYS
+    facts = {**base, **own}
+    absent, unknown = _NEEDED - set(facts), set(facts) - known
     if absent or unknown:
         wrong = f"lacks {sorted(absent)}" if absent else f"has unknown keys {sorted(unknown)}"
-        raise LabelFormatError(
-            f"D401 {path}: layout {wrong}; known keys are {sorted(_KEYS | CLASS_KEYS)}"
-        )
+        raise LabelFormatError(f"D401 {path}: layout {wrong}; known keys are {sorted(known)}")
     return Layout(facts, table_of({key: facts[key] for key in CLASS_KEYS & set(facts)}, path))
 
 
 class LayoutSource(FileSource):
     """A data set whose folders, lists and classes a YAML file describes.
 
-    Layouts of the package: ``camvid``, ``densepose``, ``cityscapes_blocks``, ``ade20k_blocks``. A
-    file of one's own has these keys, and those of ``classes.yaml``; the first four are needed::
-
-        places: [., CamVid]            # where below root; the first that holds a marker counts
-        marker: [trainannot]           # folders that tell the layout
-        images: {train: [train], val: [val]}  # folders by split, of each the first that exists;
-                                       # {all: [images]} if lists alone tell the splits
-        classes: [sky, road]           # see classes.yaml
-        masks: [trainannot, valannot]  # where two hold an image, the later counts
-        scribbles: [drawn, strokes]    # the first with label PNGs, else the first with strokes
-        above: 2                       # scribbles may be in up to two folders above as well
-        lists: {train: [train.txt]}    # names or patterns; without a list, all of the folder
-        list_places: [., lists]        # where lists are
-        starts: {train: train/}        # how the stems of a split start
-        stems: name                    # name = without folders; path (default) = with folders
-        strip: _leftImg8bit$           # pattern that is taken off stems
-        skip: [_color]                 # ends of stems that are no labels
-        label_ids: {ids: [7, 8], last: 33}    # values of classes where files hold no indices
-        allow_dense_scribbles: true
-        base: camvid                   # layout whose keys count where this file has none
+    Layouts of the package: :data:`LAYOUTS`. ``scribbleseg/data/README.md`` documents the keys of a
+    file of one's own.
 
     Args:
         root: Folder of the data set.
@@ -160,13 +158,7 @@ class LayoutSource(FileSource):
         scribble_width: Width of strokes in files of polylines, pixels.
         renderer: How they are drawn, see :func:`~scribbleseg.functional.strokes.rasterize`.
         coordinate_offset: 1 draws coordinates of XML as MATLAB does.
-        unlabelled_value: Value of scribbles that means unlabelled, besides 255.
-        group_regex: Pattern searched in the stem that gives its group.
-        on_missing: What to do with training images without scribble.
-        label_type: What trains, see :class:`~scribbleseg.data.sources.FolderSource`.
-        pseudo_label_dir: Folder of pseudo-label PNGs, relative to the folder of the data set or
-            absolute.
-        weak_labels: Where clicks, boxes and image-level labels are.
+        others: See :class:`~scribbleseg.data.sources.FolderSource`.
 
     Raises:
         ScribbleNotFoundError: If ``root`` does not have the layout (D301).
@@ -201,8 +193,7 @@ class LayoutSource(FileSource):
     ) -> None:
         check_choice("label_ids", label_ids, get_args(LabelIds))
         self._layout = read_layout(layout)
-        self._facts = self._layout.facts
-        self.root = self._layout.locate(Path(root))
+        self._facts, self.root = self._layout.facts, self._layout.locate(Path(root))
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.scribbles, self.mask_dir, self.label_ids = scribbles, mask_dir, label_ids
         super().__init__(
@@ -213,7 +204,7 @@ class LayoutSource(FileSource):
             on_missing=on_missing,
             unlabelled_value=unlabelled_value,
             group_regex=group_regex,
-            allow_dense_scribbles=bool(self._facts.get("allow_dense_scribbles")),
+            allow_dense_scribbles=bool(self._facts["allow_dense_scribbles"]),
             strokes=StrokeOptions(scribble_width, renderer, coordinate_offset),
         )
 
@@ -231,8 +222,7 @@ class LayoutSource(FileSource):
         if len(own.names) != len(table.names):
             raise LabelFormatError(
                 f"D401 {self.root}: the class file lists {len(own.names)} classes, expected the "
-                f"{len(table.names)} of the layout; correct it, or remove it to use the built-in "
-                "names"
+                f"{len(table.names)} of the layout; correct it, or remove it"
             )
         return ClassTable(
             own.names, table.background, own.colours, own.aliases, table.ignore, ids=table.ids
@@ -242,20 +232,18 @@ class LayoutSource(FileSource):
 
     def _stem(self, name: str, role: str) -> str | None:
         """Stem of an image, or of a label of it, from its path without suffix; ``None`` = none."""
-        stem = PurePosixPath(name).name if self._facts.get("stems") == "name" else name
-        return re.sub(self._facts.get("strip", r"\Z"), "", stem)
+        stem = PurePosixPath(name).name if self._facts["stems"] == "name" else name
+        return re.sub(self._facts["strip"], "", stem)
 
     @cached_property
     def _images(self) -> dict[str, dict[str, Path]]:
         """Images by split, or all of them as ``"all"``, and stem."""
         images: dict[str, dict[str, Path]] = {}
         for split, names in self._facts["images"].items():
-            folders = [self.root / name for name in names]
+            folders = (self.root / name for name in names)
             folder = next((folder for folder in folders if folder.is_dir()), None)
-            if folder is None and split not in ("train", "all"):
-                continue
             found = images[split] = {}
-            for name, path in find_images(folder or folders[0]).items():
+            for name, path in find_images(folder).items() if folder else ():
                 stem = self._stem(name, "image")
                 if stem is not None:
                     twice = next((own[stem] for own in images.values() if stem in own), None)
@@ -269,10 +257,9 @@ class LayoutSource(FileSource):
 
     def _list_files(self) -> FileIndex:
         place, scribbles = self._find_scribbles()
-        names = self._facts.get("masks", ()) if self.mask_dir is None else [self.mask_dir]
-        folders, masks = [self.root / name for name in names], dict[str, Label]()
-        for folder in folders:
-            masks |= self._labels(folder, "mask")
+        names = self._facts["masks"] if self.mask_dir is None else [self.mask_dir]
+        folders = [self.root / name for name in names]
+        masks = {s: label for f in folders for s, label in self._labels(f, "mask").items()}
         if self.mask_dir is not None and not folders[0].is_dir():
             raise ScribbleNotFoundError(f"D301 {folders[0]}: no such folder; correct `mask_dir`")
         images = {stem: path for found in self._images.values() for stem, path in found.items()}
@@ -287,7 +274,7 @@ class LayoutSource(FileSource):
             self.class_names,
             suffixes=self._mask_suffixes if role == "mask" else self._scribble_suffixes,
             stem_of=lambda name: self._stem(name, role),
-            skip=self._facts.get("skip", ()),
+            skip=self._facts["skip"],
         )
 
     def _find_scribbles(self) -> tuple[str, dict[str, Label]]:
@@ -296,61 +283,48 @@ class LayoutSource(FileSource):
             path = self.root / self.scribbles
             if path.suffix.lower() == ".zip" and path.is_file():
                 return str(path), list_zip(path)
-            if not path.is_dir():
-                raise ScribbleNotFoundError(
-                    f"D301 {path}: no such folder or zip archive; correct `scribbles`"
-                )
-            return str(path), self._labels(path, "scribble")
-        named = self._facts.get("scribbles", "scribbles")
-        names = [named] if isinstance(named, str) else named
-        bases = [self.root, *list(self.root.parents)[: self._facts.get("above", 0)]]
-        folders = [base / name for base in bases for name in names]
+            if path.is_dir():
+                return str(path), self._labels(path, "scribble")
+            raise ScribbleNotFoundError(
+                f"D301 {path}: no such folder or zip archive; correct `scribbles`"
+            )
+        bases = [self.root, *list(self.root.parents)[: self._facts["above"]]]
+        folders = [base / name for base in bases for name in self._facts["scribbles"]]
         found = {str(folder): self._labels(folder, "scribble") for folder in folders}
         # drawings of different origin are not mixed: one folder, the first that holds pixels
-        for kinds in (("map",), ("map", "strokes")):
-            for place, files in found.items():
-                if any(label.kind in kinds for label in files.values()):
-                    return place, files
-        return str(folders[0]), {}
+        drawn = [place for place, labels in found.items() if labels]
+        pixels = [p for p in drawn if any(label.kind == "map" for label in found[p].values())]
+        place = next(iter([*pixels, *drawn, *found]))
+        return place, found[place]
 
     # ------------------------------------------------------------------- lists
 
     def _list_stems(self, split: Split) -> list[str]:
-        start, path = self._facts.get("starts", {}).get(split, ""), self._find_list(split)
+        start, path = self._facts["starts"].get(split, ""), self._find_list(split)
         if path is not None:
-            listed = [
-                self._stem(n, "image") or n for n in read_split(path, repeats=split == "train")
-            ]
+            names = read_split(path, repeats=split == "train")
+            listed = [self._stem(name, "image") or name for name in names]
             return [stem if stem.startswith(start) else start + stem for stem in listed]
         stems = list(self._images.get(split, ()))
         if start:
             stems = [stem for stem in self.files.images if stem.startswith(start)]
         if stems:
             return stems
-        lists, folders = self._facts.get("lists", {}), self._facts["images"]
-        looked = [*folders.get(split, ()), *lists.get(split, ())]
-        if not looked:
-            known = " and ".join({**folders, **lists, **self._facts.get("starts", {})})
-            raise ScribbleNotFoundError(
-                f"D301 {self.root}: there is no split {split!r}, only {known}; use one of them, or "
-                f"pass `{split}_list`"
-            )
-        what = "no images and no list" if split in folders else "no list"
+        looked = [name for key in ("images", "lists") for name in self._facts[key].get(split, ())]
         raise ScribbleNotFoundError(
-            f"D301 {self.root / self._facts.get('list_places', ['.'])[0]}: {what} of split "
-            f"{split!r} (looked for {', '.join(looked)}); copy it from "
-            f"{self._facts.get('release', 'its release')}, or pass `{split}_list`"
+            f"D301 {self.root / self._facts['list_places'][0]}: no list of split {split!r} (looked "
+            f"for {', '.join(looked) or 'none'}); copy it from {self._facts['release']}, or pass "
+            f"`{split}_list`"
         )
 
     def _find_list(self, split: str) -> Path | None:
-        places = [self.root / place for place in self._facts.get("list_places", ["."])]
+        places = [self.root / place for place in self._facts["list_places"]]
         wanted = self.lists[split]
         if wanted is not None:
-            bases = [
-                base / name for base in (*places, self.root) for name in (wanted, f"{wanted}.txt")
-            ]
-            return next((path for path in bases if path.is_file()), self.root / wanted)
-        for pattern in self._facts.get("lists", {}).get(split, ()):
+            names = (wanted, f"{wanted}.txt")
+            named = (base / name for base in (*places, self.root) for name in names)
+            return next((path for path in named if path.is_file()), self.root / wanted)
+        for pattern in self._facts["lists"].get(split, ()):
             for place in places:
                 found = sorted(place.glob(pattern))
                 if len(found) > 1:
@@ -364,13 +338,11 @@ class LayoutSource(FileSource):
 
     # ------------------------------------------------------------------- values
 
-    @cached_property
-    def codings(self) -> dict[str, LabelCoding]:
-        """What values of files mean: what the classes say, or the ids that the layout lists."""
-        codings = dict(super().codings)
-        if "label_ids" in self._facts:
+    def _find_codings(self) -> dict[str, LabelCoding]:
+        codings = super()._find_codings()
+        if self._facts["label_ids"] is not None:
             ids, last = self._facts["label_ids"]["ids"], self._facts["label_ids"]["last"]
-            others = tuple(sorted(set(range(last + 1)) - set(ids)))
+            others = tuple(value for value in range(last + 1) if value not in ids)
             raw = LabelCoding(len(ids), {value: index for index, value in enumerate(ids)}, others)
             which = which_ids(self.files.scribbles, self.files.masks, raw, self.label_ids)
             codings |= {name: raw for name, found in which.items() if found == "label"}

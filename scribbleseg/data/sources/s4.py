@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -105,10 +104,9 @@ class S4Source(LayoutSource):
     def _list_stems(self, split: Split) -> list[str]:
         return super()._list_stems(split) if self._voc is None else self._voc._list_stems(split)
 
-    @cached_property
-    def codings(self) -> dict[str, LabelCoding]:
-        """What values of scribbles and masks mean; which of them is unlabelled each PNG notes."""
-        codings = dict(super().codings)
+    def _find_codings(self) -> dict[str, LabelCoding]:
+        codings = super()._find_codings()
+        # which value is unlabelled each PNG notes
         if codings["scribble"] == self.classes.coding(self.unlabelled_value):
             codings["scribble"] = self.classes.coding()
         return codings

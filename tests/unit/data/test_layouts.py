@@ -269,7 +269,7 @@ def test_faults_of_blocks(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no train/sparse_label here or in ci"):
         cityscapes(tmp_path)
     root = block_tree(tmp_path / "streets")
-    with pytest.raises(ScribbleNotFoundError, match=r"no split 'test', only train and val"):
+    with pytest.raises(ScribbleNotFoundError, match=r"no list of split 'test'"):
         cityscapes(root).records("test")
     (root / "train" / "sparse_label" / "block10" / f"{CITIES[0]}.png").unlink()
     with pytest.raises(ScribbleNotFoundError, match=r"D301 1 of 2 scribbles.*block10.*ulm_000000"):

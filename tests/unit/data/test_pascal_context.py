@@ -176,7 +176,7 @@ def test_faults_of_options(tmp_path):
         PascalContextSource(tmp_path, num_classes=61)
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*none: no such folder.*`mask_dir`"):
         PascalContextSource(tmp_path, mask_dir="none").records("val")
-    with pytest.raises(ScribbleNotFoundError, match=r"no split 'test'"):
+    with pytest.raises(ScribbleNotFoundError, match=r"no list of split 'test'"):
         PascalContextSource(tmp_path).records("test")
     with pytest.raises(ScribbleNotFoundError, match=r"no JPEGImages here or in VOC2010"):
         PascalContextSource(tmp_path / "nowhere")

@@ -248,7 +248,7 @@ def test_faults(tmp_path):
     source = S4Source(root, dataset="cityscapes", scribble_width=3)
     with pytest.raises(LabelFormatError, match=r"D201 .*24x20.*48x40"):
         source.read_scribble(first(source))
-    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no split 'test'"):
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no list of split 'test'"):
         source.records("test")
     path.unlink()
     with pytest.raises(ScribbleNotFoundError, match=r"D301 1 of 2 scribbles .*\(\.h5\)"):
