@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from helpers.tiny_folders import photo, save, write_list
 from helpers.trees_coco import densepose_tree
 from helpers.trees_labels import (
@@ -25,7 +26,14 @@ from PIL import Image
 
 from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
 from scribbleseg.data import WeakLabels, check_source
-from scribbleseg.data.sources import LAYOUTS, SOURCES, LayoutSource, read_layout, recognised
+from scribbleseg.data.sources import (
+    LAYOUTS,
+    SOURCES,
+    LayoutSource,
+    known_layouts,
+    read_layout,
+    recognised,
+)
 
 SHARED = Path(__file__).parents[4] / "shared" / "data" / "camvid"
 
@@ -42,64 +50,50 @@ def ids(source, split):
     return tuple(record.image_id for record in source.records(split))
 
 
-def block_label(mask, percent):
-    label = np.full_like(mask, 255)
-    rows = percent * mask.shape[0] // 100
-    label[:rows] = mask[:rows]
-    return label
-
-
 @pytest.mark.parametrize(
-    ("layout", "names", "colours"),
+    ("layout", "number", "names", "colours"),
     [
-        ("camvid", {0: "sky", 4: "pavement", 10: "bicyclist"}, {4: (60, 40, 222)}),
-        ("cityscapes_blocks", {0: "road", 10: "sky", 18: "bicycle"}, {13: (0, 0, 142)}),
-        ("ade20k_blocks", {0: "wall", 12: "person", 76: "boat", 149: "flag"}, {}),
-        ("densepose", {0: "background", 2: "right_hand", 14: "head"}, {}),
+        ("camvid", 11, {0: "sky", 4: "pavement", 10: "bicyclist"}, {4: (60, 40, 222)}),
+        ("cityscapes_blocks", 19, {0: "road", 10: "sky", 18: "bicycle"}, {13: (0, 0, 142)}),
+        ("ade20k_blocks", 150, {0: "wall", 12: "person", 76: "boat", 149: "flag"}, {}),
+        ("densepose", 15, {0: "background", 2: "right_hand", 14: "head"}, {}),
+        ("voc", 21, {0: "background", 1: "aeroplane", 20: "tvmonitor"}, {}),
+        ("context", 60, {0: "background", 11: "table", 21: "bag", 42: "curtain", 59: "wood"}, {}),
     ],
 )
-def test_classes_of_the_package(layout, names, colours):
+def test_classes_of_the_package(layout, number, names, colours):
     table = read_layout(layout).classes
-    number = {"camvid": 11, "cityscapes_blocks": 19, "ade20k_blocks": 150, "densepose": 15}
-    assert len(table.names) == len(set(table.names)) == number[layout]
+    assert len(table.names) == len(set(table.names)) == number
     assert {label: table.names[label] for label in names} == names
     assert {label: tuple(table.palette[label].tolist()) for label in colours} == colours
-    assert table.background == (0 if layout == "densepose" else None)
-    assert table.palette[255].tolist() == [224, 224, 192]
-    assert set(LAYOUTS) == {*number, "voc", "context"}
+    assert table.background == (0 if table.names[0] == "background" else None)
+    assert layout in LAYOUTS
+
+
+def test_commands_say_which_folders_tell_a_layout():
+    text = known_layouts()
+    assert all(f"{name} (" in text for name in SOURCES)
+    assert "voc (JPEGImages/)" in text
+    assert "context (JPEGImages/ with SegmentationClassContext/ or pascal_context/ or" in text
 
 
 # ------------------------------------------------------------------------------ CamVid
 
 
-@pytest.mark.parametrize("lists", [True, False])
 @pytest.mark.parametrize("below", ["", "CamVid"])
-def test_splits_of_camvid(tmp_path, lists, below):
-    camvid_tree(tmp_path / below, lists=lists)
+def test_places_and_splits_of_camvid(tmp_path, below):
+    camvid_tree(tmp_path / below)
     source = camvid(tmp_path)
     assert "camvid" in recognised(tmp_path)
-    for split, stems in CAMVID_STEMS.items():
-        assert ids(source, split) == stems
-    assert len(source.records("predict")) == 6
-    assert all(record.mask is None for record in source.records("train"))
-
-
-def test_value_11_of_camvid_is_unlabelled(tmp_path):
-    source = camvid(camvid_tree(tmp_path))
-    train, val = source.records("train")[0], source.records("val")[0]
-    np.testing.assert_array_equal(source.read_mask(val), stripes((0, 3, 8, 255), start=1))
-    first = stripes((0, 3, 8, 255))
-    np.testing.assert_array_equal(source.read_scribble(train), middle_rows(first, 255))
-    np.testing.assert_array_equal(source.read_mask(source.with_mask(train)), first)
-    assert source.read_image(train).shape == (40, 48, 3)
-
-
-def test_scribbles_in_sub_folders(tmp_path):
-    camvid_tree(tmp_path)
-    (tmp_path / "drawn").mkdir()
-    (tmp_path / "scribbles").rename(tmp_path / "drawn" / "train")
-    source = camvid(tmp_path, scribbles="drawn")
-    assert source.records("train")[0].scribble.path.parent == tmp_path / "drawn" / "train"
+    assert {split: ids(source, split) for split in CAMVID_STEMS} == CAMVID_STEMS
+    record = source.records("val")[0]
+    expected = stripes((0, 3, 8, 255), start=1)  # of files that hold 11 where nothing is labelled
+    np.testing.assert_array_equal(source.read_mask(record), expected)
+    data = ScribbleDataModule(source, batch_size=2, num_workers=0, crop_size=32, check=False)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch["class_labels"][0].nonzero().ravel().tolist() == [0, 3, 8]
+    assert data.data_info.background is None
 
 
 def test_missing_scribbles(tmp_path):
@@ -109,12 +103,6 @@ def test_missing_scribbles(tmp_path):
     dense = camvid(tmp_path, label_type="mask")
     record = dense.records("train")[0]
     np.testing.assert_array_equal(dense.read_scribble(record), stripes((0, 3, 8, 255)))
-
-
-def test_videos_as_groups(tmp_path):
-    source = camvid(camvid_tree(tmp_path), group_regex="^([^_]+)_")
-    assert [r.group for r in source.records("train")] == ["0001TP", "0006R0", "0016E5"]
-    assert camvid(tmp_path).records("train")[0].group is None
 
 
 def test_image_level_labels_instead_of_scribbles(tmp_path):
@@ -155,18 +143,10 @@ def test_faults_of_camvid(tmp_path):
     save(tmp_path / "val" / f"{CAMVID_STEMS['train'][0]}.png", np.zeros((40, 48, 3), np.uint8))
     with pytest.raises(LabelFormatError, match=r"D303 .*val/0001TP_.*train/.* has the same name"):
         camvid(tmp_path).records("train")
-
-
-def test_check_and_batch(tmp_path):
-    source = camvid(camvid_tree(tmp_path))
-    report = check_source(source)
-    assert {finding.code for finding in report.findings} == {"D105"}  # eight classes never appear
-    assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
-    data = ScribbleDataModule(source, batch_size=2, num_workers=0, crop_size=32, check=False)
-    data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
-    assert batch["class_labels"][0].nonzero().ravel().tolist() == [0, 3, 8]
-    assert data.data_info.background is None
+    (tmp_path / "val" / f"{CAMVID_STEMS['train'][0]}.png").rename(tmp_path / "val" / "a.png")
+    save(tmp_path / "val" / "b" / "a.png", np.zeros((40, 48, 3), np.uint8))
+    with pytest.raises(LabelFormatError, match=r"D303 .*val/b/a\.png: .*val/a\.png has the same"):
+        camvid(tmp_path).records("train")
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the CamVid copy is not on this machine")
@@ -178,24 +158,32 @@ def test_names_agree_with_the_shared_copy():
 # ------------------------------------------------------------------------------ blocks
 
 
-@pytest.mark.parametrize("block", [10, 20, 50])
-def test_ids_of_cityscapes(tmp_path, block):
+def test_blocks_of_cityscapes(tmp_path):
     root = block_tree(tmp_path / "cityscapes")
-    source = cityscapes(root, scribbles=f"train/sparse_label/block{block}")
-    assert (source.num_classes, source.background) == (19, None)
+    source = cityscapes(root, scribbles="train/sparse_label/block50")
     assert "cityscapes_blocks" in recognised(root)
-    assert ids(source, "train") == CITIES[:2]
-    assert ids(source, "val") == CITIES[2:]
+    assert (ids(source, "train"), ids(source, "val")) == (CITIES[:2], CITIES[2:])
     record = source.with_mask(source.records("train")[0])
     dense = as_ids(stripes(LABEL_IDS))
-    np.testing.assert_array_equal(source.read_scribble(record), block_label(dense, block))
     np.testing.assert_array_equal(source.read_mask(record), dense)
+    dense[dense.shape[0] // 2 :] = 255
+    np.testing.assert_array_equal(source.read_scribble(record), dense)
+    report = check_source(source)  # half of the pixels are labelled, which is no finding
+    assert {finding.code for finding in report.findings} == {"D105"}
+    assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
+    assert report.statistics["splits"]["train"]["labelled_percent"] == 50 * 3 / 4
 
 
-def test_train_ids_are_kept(tmp_path):
-    source = cityscapes(block_tree(tmp_path, values=TRAIN_IDS))
-    mask = source.read_mask(source.records("val")[0])
-    np.testing.assert_array_equal(mask, stripes(TRAIN_IDS, start=2))
+def test_no_thread_reads_before_all_codings_are_known(tmp_path, monkeypatch):
+    source = cityscapes(block_tree(tmp_path / "cityscapes"))
+    which_ids = internal("layouts").which_ids
+
+    def watched(*args):
+        assert "codings" not in vars(source)
+        return which_ids(*args)
+
+    monkeypatch.setattr(internal("layouts"), "which_ids", watched)
+    assert source.codings["mask"].num_classes == 19
 
 
 def test_the_two_folders_may_differ(tmp_path):
@@ -226,16 +214,6 @@ def test_names_with_roles(tmp_path):
     assert record.image_id == "ulm/ulm_1"
     np.testing.assert_array_equal(source.read_mask(record), stripes((0, 1)))
     np.testing.assert_array_equal(source.read_scribble(record), stripes((0, 1)))
-
-
-def test_ade20k_never_subtracts_from_bytes(tmp_path):
-    root = block_tree(tmp_path / "ADE20K", values=(0, 1, 150, 255), unlabelled=0)
-    source = LayoutSource(root, "ade20k_blocks")
-    assert recognised(root)[0] == "ade20k_blocks"
-    record = source.with_mask(source.records("train")[0])
-    dense = stripes((255, 0, 149, 255))
-    np.testing.assert_array_equal(source.read_mask(record), dense)
-    np.testing.assert_array_equal(source.read_scribble(record), block_label(dense, 10))
 
 
 def test_own_names_for_ade20k(tmp_path):
@@ -283,14 +261,6 @@ def test_faults_of_blocks(tmp_path):
         cityscapes(root).records("train")
 
 
-def test_half_labelled_is_no_finding(tmp_path):
-    root = block_tree(tmp_path / "cityscapes")
-    report = check_source(cityscapes(root, scribbles="train/sparse_label/block50"))
-    assert {finding.code for finding in report.findings} == {"D105"}
-    assert report.statistics["splits"]["train"]["disagreement_percent"] == 0
-    assert report.statistics["splits"]["train"]["labelled_percent"] == 50 * 3 / 4
-
-
 def test_blocks_without_late_classes_are_coded_like_their_masks(tmp_path):
     root = block_tree(tmp_path)
     for path in (root / "train" / "sparse_label" / "block10").iterdir():
@@ -314,17 +284,13 @@ def test_records_of_densepose(tmp_path):
         one, other = (source.class_names[label].split("_") for label in (first, second))
         assert ({one[0], other[0]}, one[1]) == ({"left", "right"}, other[1])
     assert len(source.flip_pairs) == 6
-    train, val = source.records("train"), source.records("val")
-    assert [r.image_id for r in train] == [f"COCO_train2014_{n:012d}" for n in (36, 49)]
-    assert [r.image_id for r in val] == ["COCO_val2014_000000000785"]
-    assert train[0].scribble.path.parts[-3:-1] == ("densepose_points", "gray")
-    assert train[0].image.parts[-3:-1] == ("images", "train2014")
-    mask, points = source.read_mask(val[0]), source.read_scribble(train[0])
+    record = source.records("train")[0]
+    assert record.image_id == f"COCO_train2014_{36:012d}"
+    assert record.scribble.path.parts[-3:-1] == ("densepose_points", "gray")
+    mask, points = source.read_mask(source.with_mask(record)), source.read_scribble(record)
     assert np.array_equal(np.unique(mask), [*range(15), 255])
     np.testing.assert_array_equal(points[6], mask[6])
     assert (np.delete(points, 6, axis=0) == 255).all()
-    dense = LayoutSource(tmp_path, "densepose", label_type="mask")
-    np.testing.assert_array_equal(dense.read_scribble(dense.records("train")[0]), mask)
     assert recognised(tmp_path)[0] == "densepose"
     assert not recognised(tmp_path / "images")
 

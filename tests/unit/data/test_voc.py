@@ -1,4 +1,3 @@
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,37 +25,6 @@ def test_roots(tmp_path, below):
     assert all(record.mask is None for record in source.records("train"))
     label = source.read_mask(source.records("val")[0])
     assert sorted(np.unique(label)) == [0, 2, 20, 255]
-
-
-def test_png_is_preferred_over_xml(tmp_path):
-    source = VOCSource(voc_tree(tmp_path, scribbles="both"))
-    assert {r.scribble.path.parent.name for r in source.records("train")} == {
-        "pascal_2012_scribble"
-    }
-    strokes = VOCSource(tmp_path, scribbles="pascal_2012")
-    assert {r.scribble.path.suffix for r in strokes.records("train")} == {".xml"}
-
-
-def test_xml_scribbles_agree_with_the_masks(tmp_path):
-    source = VOCSource(voc_tree(tmp_path, scribbles="xml"))
-    record = source.with_mask(source.records("train")[0])
-    scribble, mask = source.read_scribble(record), source.read_mask(record)
-    drawn = scribble != 255
-    assert sorted(np.unique(scribble)) == [0, 2, 20, 255]
-    assert (scribble[drawn] == mask[drawn]).all()
-    thick = VOCSource(tmp_path, scribble_width=5, renderer="pillow").read_scribble(record)
-    assert (thick != 255).sum() > drawn.sum()
-
-
-def test_zip_of_scribbles(tmp_path):
-    voc = voc_tree(tmp_path, scribbles="xml") / "VOCdevkit" / "VOC2012"
-    with zipfile.ZipFile(voc / "scribbles.zip", "w") as archive:
-        for path in (voc / "pascal_2012").iterdir():
-            archive.write(path, f"pascal_2012/{path.name}")
-    source = VOCSource(tmp_path, scribbles="scribbles.zip")
-    direct = VOCSource(tmp_path)
-    for packed, plain in zip(source.records("train"), direct.records("train"), strict=True):
-        np.testing.assert_array_equal(source.read_scribble(packed), direct.read_scribble(plain))
 
 
 def sbd_tree(root, stems, mask):
