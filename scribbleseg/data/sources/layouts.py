@@ -129,9 +129,9 @@ def read_layout(layout: str) -> Layout:
     base = read_layout(own["base"]).facts if own.get("base") else _DEFAULTS
     known = {*_DEFAULTS} | _NEEDED | CLASS_KEYS
     facts = {**base, **own}
-    absent, unknown = _NEEDED - set(facts), set(facts) - known
+    absent, unknown = sorted(_NEEDED - set(facts)), sorted(map(str, set(facts) - known))
     if absent or unknown:
-        wrong = f"lacks {sorted(absent)}" if absent else f"has unknown keys {sorted(unknown)}"
+        wrong = f"lacks {absent}" if absent else f"has unknown keys {unknown}"
         raise LabelFormatError(f"D401 {path}: layout {wrong}; known keys are {sorted(known)}")
     return Layout(facts, table_of({key: facts[key] for key in CLASS_KEYS & set(facts)}, path))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from helpers.internals import internal
 from helpers.tiny_folders import photo, save, write_list
 from helpers.trees_coco import densepose_tree
@@ -24,8 +26,9 @@ from helpers.trees_labels import (
 )
 from PIL import Image
 
+import scribbleseg.data
 from scribbleseg import ConfigError, LabelFormatError, ScribbleDataModule, ScribbleNotFoundError
-from scribbleseg.data import WeakLabels, check_source
+from scribbleseg.data import CLASS_KEYS, WeakLabels, check_source
 from scribbleseg.data.sources import (
     LAYOUTS,
     SOURCES,
@@ -356,3 +359,13 @@ def test_faulty_layouts(tmp_path, text, message):
         LayoutSource(tmp_path, str(tmp_path / "a.yaml"))
     with pytest.raises(ConfigError, match=r"layout='nothing': expected one of ade20k_blocks, cam"):
         LayoutSource(tmp_path, "nothing")
+
+
+def test_the_card_documents_all_keys(tmp_path):
+    card = Path(scribbleseg.data.__file__).with_name("README.md").read_text(encoding="utf-8")
+    keys = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    with pytest.raises(LabelFormatError, match=r"known keys are") as error:
+        read_layout(str(write_json(tmp_path / "a.json", {})))
+    known = set(re.findall(r"'(\w+)'", str(error.value).split("known keys are")[1]))
+    assert known - set(keys) == {*CLASS_KEYS, "sbd"}
+    assert set(keys) < known
