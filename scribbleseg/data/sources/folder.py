@@ -145,15 +145,15 @@ class FolderSource(FileSource):
         pseudo_label_dir: str | None = None,
         weak_labels: WeakLabels | None = None,
     ) -> None:
-        given = {name: value for name, value in locals().items() if name in _OPTIONS}
+        given = dict(locals())
         self.root = Path(root)
         if not self.root.is_dir():
             raise ScribbleNotFoundError(f"D301 {root}: no such folder; check `root`")
         defaults = inspect.signature(FolderSource).parameters
         options = _file_options(self.root)
-        for name, value in given.items():
-            if value != defaults[name].default or name not in options:
-                options[name] = value
+        for name in _OPTIONS:
+            if given[name] != defaults[name].default or name not in options:
+                options[name] = given[name]
         self._from_file = dict(options)
         self.image_dir = self.root / options.pop("image_dir")
         self.scribble_dir = self.root / options.pop("scribble_dir")

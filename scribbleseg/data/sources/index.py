@@ -38,7 +38,7 @@ LabelIds = Literal["auto", "label", "train"]
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-_SAMPLE, _COMPARED = 128, 4  # files that are read to find out what their values are
+_COMPARED = 4  # images whose labels in two folders are compared
 _CURE = "add them, remove the names from the list, or set `on_missing: skip`"
 _CURES = {
     "image": "copy the files there, or remove the names from the list",
@@ -224,10 +224,11 @@ def some_hold(
     labels: Mapping[str, Label],
     wanted: Callable[[NDArray[Any]], NDArray[np.bool_]],
     values_of: Callable[[Label], NDArray[Any]] = stored_values,
+    most: int = 128,
 ) -> bool:
-    """Whether one of some maps, spread over all of them, holds a value that is wanted."""
+    """Whether one of at most so many maps, spread over all, holds a value that is wanted."""
     maps = [label for label in labels.values() if label.kind == "map"]
-    for label in maps[:: max(1, len(maps) // _SAMPLE)]:
+    for label in maps[:: max(1, -(-len(maps) // most))]:
         with suppress(ScribbleSegError):  # a faulty file is reported when it is read
             if wanted(values_of(label)).any():
                 return True
@@ -293,7 +294,7 @@ def _told(files: Mapping[str, Label], number: int) -> LabelIds | None:
         return "label"
     if "labelTrainIds" in ends:
         return "train"
-    beyond = some_hold(files, lambda values: (values >= number) & (values != IGNORE_INDEX))
+    beyond = some_hold(files, lambda v: (v >= number) & (v != IGNORE_INDEX), most=32)
     return "label" if beyond else None
 
 

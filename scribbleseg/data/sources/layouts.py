@@ -191,9 +191,10 @@ class LayoutSource(FileSource):
         pseudo_label_dir: str | None = None,
         weak_labels: WeakLabels | None = None,
     ) -> None:
-        check_choice("label_ids", label_ids, get_args(LabelIds))
         self._layout = read_layout(layout)
         self._facts, self.root = self._layout.facts, self._layout.locate(Path(root))
+        known = get_args(LabelIds) if self._facts["label_ids"] else ("auto",)
+        check_choice("label_ids", label_ids, known)
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.scribbles, self.mask_dir, self.label_ids = scribbles, mask_dir, label_ids
         super().__init__(

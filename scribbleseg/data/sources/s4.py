@@ -35,6 +35,7 @@ S4Dataset = Literal["pascal", "cityscapes", "ade20k", "kitti360"]
 
 _KITTI_STEM = re.compile(r"(?:.*/)?([^/]+)/image_00/(data_rect|semantic|scribble)/([^/]+)")
 _KITTI_FOLDER = {"image": "data_rect", "mask": "semantic", "scribble": "scribble"}
+_RELEASED_WIDTH = 3.0
 _KEYS = ("scribble", "scribble_values", "image_dims", "config")
 
 
@@ -79,7 +80,8 @@ class S4Source(LayoutSource):
         check_choice("dataset", dataset, get_args(S4Dataset))
         self.dataset = dataset
         self._scribble_suffixes = (".png", ".h5") if scribble_width is None else (".h5",)
-        layout, width = str(FOLDER / "s4" / f"{dataset}.yaml"), scribble_width or 3.0
+        width = _RELEASED_WIDTH if scribble_width is None else scribble_width
+        layout = str(FOLDER / "s4" / f"{dataset}.yaml")
         super().__init__(root, layout, scribble_width=width, **kwargs)
         self._voc = VOCSource(self.root) if dataset == "pascal" else None
         if self._voc is not None:
@@ -99,7 +101,8 @@ class S4Source(LayoutSource):
         index = replace(index, places={**index.places, "scribble": place})
         if self._voc is None:
             return index
-        return replace(index, images=self._voc.files.images, masks=self._voc.files.masks)
+        masks = self._voc.files.masks if self.mask_dir is None else index.masks
+        return replace(index, images=self._voc.files.images, masks=masks)
 
     def _list_stems(self, split: Split) -> list[str]:
         return super()._list_stems(split) if self._voc is None else self._voc._list_stems(split)
@@ -181,14 +184,12 @@ class S4File(NamedTuple):
             generator's ``scribble_scale``.
         values: Label value of each line as in the label files, int64, shape ``(N,)``.
         size: Height and width of the image in pixels.
-        width: Width at which the PNG was drawn, in OpenCV's count.
         unlabelled_value: Value of the PNG that means unlabelled; ``None`` if the file has none.
     """
 
     lines: NDArray[np.float64]
     values: NDArray[np.int64]
     size: tuple[int, int]
-    width: float
     unlabelled_value: int | None
 
 
@@ -232,15 +233,14 @@ def read_s4(path: Path) -> S4File:
                 f"D103 {path}: a line has the value {value}, expected three equal numbers; the "
                 "scribbles were made from coloured pictures, not from label files"
             )
-    width, unlabelled = _noted(raw["config"], path)
-    return S4File(lines, values[:, 0], (int(dims[0]), int(dims[1])), width, unlabelled)
+    size = (int(dims[0]), int(dims[1]))
+    return S4File(lines, values[:, 0], size, _noted_value(raw["config"], path))
 
 
-def _noted(text: Any, path: Path) -> tuple[float, int | None]:
-    """Width and unlabelled value of the PNG in the settings of the generator."""
+def _noted_value(text: Any, path: Path) -> int | None:
+    """Unlabelled value of the PNG in the settings of the generator."""
     try:
-        config = json.loads(text)
-        width, value = float(config.get("line_thickness", 3)), config.get("background_px_value")
+        value = json.loads(text).get("background_px_value")
     except (ValueError, TypeError, AttributeError) as error:
         raise LabelFormatError(
             f"D202 {path}: config is not a JSON object ({error}); copy the file again from its "
@@ -253,4 +253,4 @@ def _noted(text: Any, path: Path) -> tuple[float, int | None]:
             f"D202 {path}: background_px_value is {value!r}, expected one value 0-255; set "
             "`unlabelled_value`"
         )
-    return width, found
+    return found

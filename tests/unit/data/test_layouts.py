@@ -138,6 +138,10 @@ def test_faults_of_camvid(tmp_path):
     source = camvid(tmp_path)
     with pytest.raises(LabelFormatError, match=rf"D101 .*{stem}\.png: value 12 on 960 px"):
         source.read_mask(source.records("val")[0])
+    with pytest.raises(ConfigError, match=r"label_ids='train': expected one of 'auto'"):
+        camvid(tmp_path, label_ids="train")
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*masks: no such folder.*`mask_dir`"):
+        camvid(tmp_path, mask_dir="masks").records("val")
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*other\.txt"):
         camvid(tmp_path, val_list="other.txt").records("val")
     write_list(tmp_path / "val.txt", ["/SegNet/CamVid/val/../secret.png x"])

@@ -109,11 +109,11 @@ def test_coloured_pngs_are_refused(tmp_path):
 
 
 def test_content_of_an_h5(tmp_path):
-    content = read_s4(write_s4(tmp_path / "a.h5", LINES, (7, 26), line_thickness=5))
-    assert (content.size, content.width, content.unlabelled_value) == (SIZE, 5.0, 0)
+    content = read_s4(write_s4(tmp_path / "a.h5", LINES, (7, 26)))
+    assert (content.size, content.unlabelled_value) == (SIZE, 0)
     assert content.values.tolist() == [7, 26]
     np.testing.assert_array_equal(content.lines, LINES)
-    assert read_s4(write_s4(tmp_path / "b.h5", LINES, (7, 26), background=None))[4] is None
+    assert read_s4(write_s4(tmp_path / "b.h5", LINES, (7, 26), background=None))[3] is None
 
 
 def change(path, **replaced):
@@ -166,6 +166,8 @@ def test_faults(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*no leftImg8bit here"):
         S4Source(tmp_path, dataset="cityscapes")
     root = s4_cityscapes(tmp_path)
+    with pytest.raises(ConfigError, match=r"scribble_width=0: expected a positive number"):
+        S4Source(root, dataset="cityscapes", scribble_width=0)
     path = root / f"scribbles/gtFine/train/ulm/{CITIES[0]}_gtFine_labelIds.h5"
     write_s4(path, LINES, (7, 26), size=(20, 24))
     source = S4Source(root, dataset="cityscapes", scribble_width=3)
