@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -12,7 +12,7 @@ from scribbleseg.data.classes import CLASS_FILES, CLASS_KEYS, ClassTable, read_c
 from scribbleseg.data.documents import read_yaml
 from scribbleseg.data.images import LABEL_SUFFIXES
 from scribbleseg.data.labels import LabelCoding
-from scribbleseg.data.lists import find_images, read_split
+from scribbleseg.data.lists import check_pattern, find_images, read_split
 from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, LabelIds, OnMissing, find_labels, which_ids
 from scribbleseg.data.strokes import StrokeOptions, list_zip
@@ -44,7 +44,6 @@ _DEFAULTS: dict[str, Any] = {
     "masks": [],
     "scribbles": ["scribbles"],
     "above": 0,
-    "sbd": [],
     "lists": {},
     "list_places": ["."],
     "starts": {},
@@ -56,6 +55,8 @@ _DEFAULTS: dict[str, Any] = {
     "base": "",
 }
 _NEEDED = {"places", "marker", "images", "classes"}
+_OF_NAMES = {"places", "marker", "also", "unless", "images", "masks", "scribbles", "lists"}
+_OF_NAMES |= {"list_places", "skip"}
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ def read_layout(layout: str) -> Layout:
     except ValueError as error:
         raise LabelFormatError(f"D202 {path}: layout cannot be read: {error}") from error
     own = content if isinstance(content, dict) else {}
-    for key, value in own.items():  # one name may stand without its list
-        if isinstance(value, str) and not isinstance(_DEFAULTS.get(key, []), str):
-            own[key] = [value]
+    own = {key: _in_lists(value) if key in _OF_NAMES else value for key, value in own.items()}
     base = read_layout(own["base"]).facts if own.get("base") else _DEFAULTS
     known = {*_DEFAULTS} | _NEEDED | CLASS_KEYS
     facts = {**base, **own}
@@ -134,6 +133,13 @@ def read_layout(layout: str) -> Layout:
         wrong = f"lacks {absent}" if absent else f"has unknown keys {unknown}"
         raise LabelFormatError(f"D401 {path}: layout {wrong}; known keys are {sorted(known)}")
     return Layout(facts, table_of({key: facts[key] for key in CLASS_KEYS & set(facts)}, path))
+
+
+def _in_lists(value: Any) -> Any:
+    """Names in lists: a single name may stand without its list."""
+    if isinstance(value, dict):
+        return {key: _in_lists(names) for key, names in value.items()}
+    return [value] if isinstance(value, str) else value
 
 
 class LayoutSource(FileSource):
@@ -195,6 +201,7 @@ class LayoutSource(FileSource):
         self._facts, self.root = self._layout.facts, self._layout.locate(Path(root))
         known = get_args(LabelIds) if self._facts["label_ids"] else ("auto",)
         check_choice("label_ids", label_ids, known)
+        check_pattern(strip=self._facts["strip"])
         self.lists = {"train": train_list, "val": val_list, "test": test_list}
         self.scribbles, self.mask_dir, self.label_ids = scribbles, mask_dir, label_ids
         super().__init__(
@@ -225,11 +232,7 @@ class LayoutSource(FileSource):
                 f"D401 {self.root}: the class file lists {len(own.names)} classes, expected the "
                 f"{len(table.names)} of the layout; correct it, or remove it"
             )
-        return ClassTable(
-            own.names, table.background, own.colours, own.aliases, table.ignore, ids=table.ids
-        )
-
-    # ------------------------------------------------------------------- files
+        return replace(table, names=own.names, colours=own.colours, aliases=own.aliases)
 
     def _stem(self, name: str, role: str) -> str | None:
         """Stem of an image, or of a label of it, from its path without suffix; ``None`` = none."""
@@ -298,8 +301,6 @@ class LayoutSource(FileSource):
         place = next(iter([*pixels, *drawn, *found]))
         return place, found[place]
 
-    # ------------------------------------------------------------------- lists
-
     def _list_stems(self, split: Split) -> list[str]:
         start, path = self._facts["starts"].get(split, ""), self._find_list(split)
         if path is not None:
@@ -336,8 +337,6 @@ class LayoutSource(FileSource):
                 if found:
                     return Path(found[0])
         return None
-
-    # ------------------------------------------------------------------- values
 
     def _find_codings(self) -> dict[str, LabelCoding]:
         codings = super()._find_codings()

@@ -34,6 +34,7 @@ __all__ = ["PascalContextSource", "VOCSource"]
 
 logger = logging.getLogger(__name__)
 
+_SBD = ("benchmark_RELEASE/dataset", "SBD/benchmark_RELEASE/dataset", "SBD")
 _SBD_FILE = "a class file of SBD (GTcls.Segmentation): copy benchmark_RELEASE/dataset/cls again"
 _CONTEXT_FILE = "a label file of PASCAL Context (MATLAB 5 with LabelMap): download it again"
 _SCANNED = 2000  # stroke files that are searched for further unknown names
@@ -77,7 +78,7 @@ class VOCSource(LayoutSource):
     def sbd_root(self) -> Path | None:
         """Folder of the SBD release with ``img/`` and ``cls/``, or ``None``."""
         bases = (self.root, *list(self.root.parents)[:3])
-        places = (base / name for base in bases for name in self._facts["sbd"])
+        places = (base / name for base in bases for name in _SBD)
         return self._sbd_root or next((p for p in places if (p / "cls").is_dir()), None)
 
     def _list_files(self) -> FileIndex:

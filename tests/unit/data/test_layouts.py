@@ -275,6 +275,9 @@ def test_left_and_right_of_densepose(tmp_path):
         one, other = (source.class_names[label].split("_") for label in (first, second))
         assert ({one[0], other[0]}, one[1]) == ({"left", "right"}, other[1])
     assert len(source.flip_pairs) == 6
+    write_list(tmp_path / "classes.txt", ["other", *source.class_names[1:]])
+    own = LayoutSource(tmp_path, "densepose")
+    assert (own.class_names[0], own.flip_pairs) == ("other", source.flip_pairs)
     assert recognised(tmp_path)[0] == "densepose"
     assert not recognised(tmp_path / "images")
 
@@ -297,10 +300,10 @@ def test_lists_of_densepose(tmp_path):
 LAYOUT = """title: streets
 places: [., data]
 marker: [pixels]
-images: {train: [pixels]}
-masks: [truth]
+images: {train: pixels}
+masks: truth
 scribbles: drawn
-lists: {train: [fit.csv], val: [held.txt]}
+lists: {train: fit.csv, val: [held.txt]}
 strip: _cam$
 unlabelled_color: [9, 9, 9]
 classes: [{name: road, color: [1, 0, 0]}, {name: car, color: [0, 1, 0]}]
@@ -325,6 +328,10 @@ def test_a_layout_of_ones_own(tmp_path):
         source.read_mask(source.records("val")[0]), stripes((0, 1), start=1)
     )
 
+    (tmp_path / "streets.yaml").write_text(LAYOUT.replace("_cam$", "("))
+    with pytest.raises(ConfigError, match=r"strip='\(': missing \)"):
+        LayoutSource(tmp_path, str(tmp_path / "streets.yaml"))
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -348,5 +355,5 @@ def test_the_card_documents_all_keys(tmp_path):
     with pytest.raises(LabelFormatError, match=r"known keys are") as error:
         read_layout(str(write_json(tmp_path / "a.json", {})))
     known = set(re.findall(r"'(\w+)'", str(error.value).split("known keys are")[1]))
-    assert known - set(keys) == {*CLASS_KEYS, "sbd"}
+    assert known - set(keys) == CLASS_KEYS
     assert set(keys) < known
