@@ -172,7 +172,7 @@ class LayoutSource(FileSource):
         LabelFormatError: If the layout, or a class file in ``root``, is faulty.
     """
 
-    _names: ClassVar[tuple[str, ...]] = LAYOUTS  # of which a folder may be one
+    _layouts: ClassVar[tuple[str, ...]] = LAYOUTS  # of which a folder may be one
     _mask_suffixes: Sequence[str] = LABEL_SUFFIXES
     _scribble_suffixes: Sequence[str] = (*LABEL_SUFFIXES, ".xml")
 
@@ -219,7 +219,7 @@ class LayoutSource(FileSource):
     @classmethod
     def matches(cls, root: Path) -> bool:
         """Whether a folder has one of the layouts, told by the names in it."""
-        return any(read_layout(name).matches(root) for name in cls._names)
+        return any(read_layout(name).matches(root) for name in cls._layouts)
 
     def _class_table(self) -> ClassTable:
         """Classes of a class file in the data set, if there is one; else those of the layout."""

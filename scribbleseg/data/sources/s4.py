@@ -67,7 +67,7 @@ class S4Source(LayoutSource):
         ConfigError: If an option is out of range.
     """
 
-    _names = ()  # the folder is also one of its data set, and only the user knows which
+    _layouts = ()  # the folder is also one of its data set, and only the user knows which
 
     def __init__(
         self,

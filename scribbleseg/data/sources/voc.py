@@ -57,7 +57,7 @@ class VOCSource(LayoutSource):
         ConfigError: If an option is out of range.
     """
 
-    _names = ("voc",)
+    _layouts = ("voc",)
 
     def __init__(
         self,
@@ -87,7 +87,9 @@ class VOCSource(LayoutSource):
             return index
         # what VOC has wins: its masks have void borders, those of SBD have not
         images = find_images(sbd / "img") if (sbd / "img").is_dir() else {}
-        masks = find_labels(sbd / "cls", "mask", self.class_names, suffixes=(".mat",))
+        masks = {}
+        if self.mask_dir is None:
+            masks = find_labels(sbd / "cls", "mask", self.class_names, suffixes=(".mat",))
         images = dict(sorted({**images, **index.images}.items()))
         return replace(index, images=images, masks={**masks, **index.masks})
 
@@ -148,7 +150,7 @@ class PascalContextSource(LayoutSource):
         ConfigError: If an option is out of range, or an alias is of no class.
     """
 
-    _names = ("context",)
+    _layouts = ("context",)
     _mask_suffixes = (*LABEL_SUFFIXES, ".mat")
 
     def __init__(

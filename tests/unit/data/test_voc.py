@@ -49,6 +49,8 @@ def test_train_aug_is_derived_and_voc_masks_win(tmp_path):
     records = {record.image_id: record for record in source.records("train")}
     np.testing.assert_array_equal(source.read_scribble(records["2010_000009"]), mask)
     assert records[VOC_STEMS[0]].scribble.path.parent.name == "SegmentationClass"
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 1 of 4 masks .*2010_000009"):
+        VOCSource(tmp_path, label_type="mask", mask_dir="SegmentationClass").records("train")
     (tmp_path / "benchmark_RELEASE" / "dataset" / "cls" / "2010_000009.mat").write_text("x")
     with pytest.raises(LabelFormatError, match=r"D202 .*2010_000009\.mat"):
         source.read_scribble(records["2010_000009"])
