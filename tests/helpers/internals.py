@@ -24,6 +24,7 @@ FILES = {
     "image job": "scribbleseg.data.jobs.job",
     "intensity": "scribbleseg.functional.intensity",
     "job settings": "scribbleseg.data.jobs.settings",
+    "layouts": "scribbleseg.data.sources.layouts",
     "losses": "scribbleseg.functional.losses",
     "MATLAB": "scribbleseg.data.matlab",
     "permutohedral": "scribbleseg.functional.permutohedral",

@@ -68,8 +68,6 @@ if TYPE_CHECKING:
 
     from scribbleseg.data import ScribbleSource
 
-    Case = Callable[[Path], ScribbleSource]
-
 
 def camvid_source(root: Path, **options: Any) -> LayoutSource:
     return LayoutSource(root, "camvid", **options)
@@ -82,12 +80,20 @@ def densepose_source(root: Path, **options: Any) -> LayoutSource:
 def block_source(root: Path, *, dataset: str = "", block: int = 10, **options: Any) -> LayoutSource:
     name = dataset or ("ade20k" if "ade20k" in root.name.casefold() else "cityscapes")
     folder = f"train/sparse_label/block{block}"
-    return LayoutSource(root, f"{name}_blocks", scribble_dir=folder, **options)
+    return LayoutSource(root, f"{name}_blocks", scribbles=folder, **options)
 
 
-def case(source: Any, tree: Callable[..., Path], /, options: dict | None = None, **of_tree: Any):
+class Case:
     """A tree with some options, read by a source with others."""
-    return lambda root: source(tree(root, **of_tree), **(options or {}))
+
+    def __init__(self, source: Any, tree: Any, /, options: dict | None = None, **of_tree: Any):
+        self.source, self.tree, self.options, self.of_tree = source, tree, options or {}, of_tree
+
+    def __call__(self, root: Path) -> ScribbleSource:
+        return self.source(self.tree(root, **self.of_tree), **self.options)
+
+
+case = Case
 
 
 def told_apart(tree: Callable[..., Path]) -> Callable[..., Path]:
@@ -360,7 +366,7 @@ def _s4_kitti(root: Path) -> Path:
 _ADE = {"values": (0, 1, 150, 255), "unlabelled": 0}
 _CITY = {"dataset": "cityscapes"}
 
-CASES: dict[str, Case] = {
+CASES: dict[str, Any] = {
     "folder/plain": case(FolderSource, told_apart(plain_folder)),
     "folder/no background": case(FolderSource, told_apart(camvid_folder)),
     "folder/no masks": case(FolderSource, plain_folder, masks=False),
@@ -434,7 +440,7 @@ CASES: dict[str, Case] = {
     "blocks/train ids": case(block_source, block_tree, _CITY, values=(0, 13, 255, 8)),
     "blocks/ade20k": case(block_source, _named(block_tree, "ADE20K"), **_ADE),
     "s4/cityscapes": case(S4Source, s4_cityscapes, _CITY),
-    "s4/cityscapes, h5": case(S4Source, s4_cityscapes, {"labels_from": "h5", **_CITY}),
+    "s4/cityscapes, h5": case(S4Source, s4_cityscapes, {"scribble_width": 3, **_CITY}),
     "s4/cityscapes, wide": case(
         S4Source, s4_cityscapes, {"scribble_width": 6, "renderer": "pillow", **_CITY}
     ),
@@ -451,32 +457,25 @@ CASES: dict[str, Case] = {
 
 # --------------------------------------------------------------------------- kinds of labels
 
-_READERS: dict[str, tuple[type, Callable[[Path], Path], dict[str, Any]]] = {
-    "folder": (FolderSource, told_apart(plain_folder), {}),
-    "voc": (VOCSource, told_apart(voc_tree), {}),
-    "voc xml": (
-        VOCSource,
-        _voc_zip,
-        {"scribbles": "scribbles.zip", "scribble_width": 2, "coordinate_offset": 1},
-    ),
-    "context 60": (PascalContextSource, context_tree, {}),
-    "context 59": (PascalContextSource, context_tree, {"num_classes": 59}),
-    "coco": (COCOSource, coco_tree, {}),
-    "densepose": (densepose_source, told_apart(densepose_tree), {}),
-    "acdc release": (ACDCSource, acdc_release, {}),
-    "acdc plain": (ACDCSource, told_apart(acdc_plain), {}),
-    "nifti": (NiftiSource, raw_acdc, {"unlabelled_value": 4}),
-    "nnunet volumes": (NnUNetSource, nnunet_volumes, {}),
-    "nnunet dense": (
-        NnUNetSource,
-        _dense_volumes,
-        {"scribble_dir": "strokes", "unlabelled_value": 9},
-    ),
-    "nnunet pictures": (NnUNetSource, told_apart(nnunet_pictures), {}),
-    "camvid": (camvid_source, told_apart(camvid_tree), {}),
-    "blocks": (block_source, block_tree, _CITY),
-    "s4 cityscapes": (S4Source, s4_cityscapes, _CITY),
-    "s4 pascal": (S4Source, _s4_voc, {"dataset": "pascal"}),
+_XML = {"scribbles": "scribbles.zip", "scribble_width": 2, "coordinate_offset": 1}
+_READERS = {
+    "folder": CASES["folder/plain"],
+    "voc": CASES["voc/png"],
+    "voc xml": case(VOCSource, _voc_zip, _XML),
+    "context 60": CASES["context/60 xml"],
+    "context 59": CASES["context/59 xml"],
+    "coco": CASES["coco/2014"],
+    "densepose": CASES["densepose"],
+    "acdc release": CASES["acdc/release"],
+    "acdc plain": CASES["acdc/plain"],
+    "nifti": CASES["nifti/acdc"],
+    "nnunet volumes": CASES["nnunet/sparse"],
+    "nnunet dense": CASES["nnunet/dense"],
+    "nnunet pictures": CASES["nnunet/pictures"],
+    "camvid": case(camvid_source, told_apart(camvid_tree)),
+    "blocks": case(block_source, block_tree, _CITY),
+    "s4 cityscapes": CASES["s4/cityscapes"],
+    "s4 pascal": CASES["s4/pascal"],
 }
 
 READERS = tuple(_READERS)
@@ -495,12 +494,12 @@ def labelled_source(root: Path, reader: str, label_type: str, **options: Any) ->
         label_type: Kind of labels.
         options: Further options of the source.
     """
-    source, tree, own = _READERS[reader]
+    chosen = _READERS[reader]
     if not any(root.iterdir()):
-        write_weak_labels(source(tree(root), **own))
+        write_weak_labels(chosen(root))
     if label_type == "pseudo":
         options["pseudo_label_dir"] = "pseudo"
-    return source(root, label_type=label_type, **own, **options)
+    return chosen.source(root, label_type=label_type, **chosen.options, **options)
 
 
 def write_weak_labels(source: ScribbleSource) -> None:

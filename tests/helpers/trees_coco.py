@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 from helpers.tiny_folders import VOC_STEMS, photo, save, scribble_xml, write_list
 
-from scribbleseg.data.sources import COCO_CATEGORIES, CONTEXT_CLASSES
+from scribbleseg.data.sources import COCO_CATEGORIES, read_layout
 
 COCO_SIZE = (24, 32)
+
+CONTEXT_CLASSES = read_layout("context").classes.names
 
 
 def context_mask(number: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.sources import SOURCES, recognised
+from scribbleseg.data.sources import SOURCES, known_layouts, recognised
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 
 if TYPE_CHECKING:
@@ -61,5 +61,7 @@ def _recognise(root: Path) -> str:
     found = recognised(root)
     if found:
         return found[0]
-    layouts = ", ".join(SOURCES)
-    raise ScribbleNotFoundError(f"{root}: not a known layout; expected one of: {layouts}")
+    raise ScribbleNotFoundError(
+        f"{root}: not a known layout; expected one of: {known_layouts()}; put the files there, or "
+        "name the layout with --source"
+    )

@@ -81,6 +81,9 @@ def _arguments(source: ScribbleSource) -> dict[str, Any]:
     bound = inspect.signature(type(source)).bind(*positional, **named)
     bound.apply_defaults()
     flat: dict[str, Any] = {}
+    if "kwargs" in bound.arguments:  # those of its base class
+        base = inspect.signature(type(source).__base__ or object).parameters.values()
+        flat = {p.name: p.default for p in base if p.default is not p.empty}
     for name, value in bound.arguments.items():
         flat |= value if name == "kwargs" else {name: value}
     # a file in the data set decides as an argument does

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scribbleseg import Facade
 from scribbleseg.data.sources.acdc import ACDCSource
@@ -12,10 +12,9 @@ from scribbleseg.data.sources.folder import FolderSource
 from scribbleseg.data.sources.layouts import LAYOUTS, LayoutSource, read_layout
 from scribbleseg.data.sources.nifti import NiftiSource
 from scribbleseg.data.sources.nnunet import NnUNetSource
-from scribbleseg.data.sources.pascal_context import PascalContextSource
 from scribbleseg.data.sources.s4 import S4Source
 from scribbleseg.data.sources.synthetic import SyntheticSource
-from scribbleseg.data.sources.voc import VOCSource
+from scribbleseg.data.sources.voc import PascalContextSource, VOCSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +35,7 @@ __all__ = [
     "S4Source",
     "SyntheticSource",
     "VOCSource",
+    "known_layouts",
     "recognised",
 ]
 
@@ -60,12 +60,17 @@ def recognised(root: Path) -> list[str]:
     """Names in :data:`SOURCES` of the layouts that a folder has, told by the names in it."""
 
     def matches(name: str) -> bool:
-        source = SOURCES[name]
-        if isinstance(source, partial):
-            return read_layout(name).matches(root)
-        return bool(source.matches(root))  # type: ignore[attr-defined]
+        layout: Any = read_layout(name) if name in LAYOUTS else SOURCES[name]
+        return bool(layout.matches(root))
 
     return [name for name in SOURCES if matches(name)]
+
+
+def known_layouts() -> str:
+    """Names in :data:`SOURCES` with the folders and files that tell each, for messages."""
+    kinds: dict[str, Any] = dict(SOURCES)
+    needs = {n: read_layout(n).needs if n in LAYOUTS else kinds[n].layout for n in SOURCES}
+    return ", ".join(f"{name} ({files})" for name, files in needs.items())
 
 
 Facade.of(__name__)

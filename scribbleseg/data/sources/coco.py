@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple, get_args
 from scribbleseg.data.classes import ClassTable
 from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.data.source import require
-from scribbleseg.data.sources.class_names import COCO_CATEGORIES
 from scribbleseg.data.sources.coco_index import CocoIndex
 from scribbleseg.data.sources.coco_masks import Crowd, Overlap
 from scribbleseg.data.sources.files import FileSource
 from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.sources.layouts import COCO_CATEGORIES
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.options import check_choice, check_flag

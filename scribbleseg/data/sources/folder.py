@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import re
 from dataclasses import replace
@@ -145,32 +146,16 @@ class FolderSource(FileSource):
         pseudo_label_dir: str | None = None,
         weak_labels: WeakLabels | None = None,
     ) -> None:
+        given = dict(locals())
         self.root = Path(root)
         if not self.root.is_dir():
             raise ScribbleNotFoundError(f"D301 {root}: no such folder; check `root`")
+        defaults = inspect.signature(FolderSource).parameters
         options = _file_options(self.root)
-        given: dict[str, tuple[Any, Any]] = {
-            "train_list": (train_list, "train.txt"),
-            "val_list": (val_list, "val.txt"),
-            "test_list": (test_list, "test.txt"),
-            "image_dir": (image_dir, "images"),
-            "scribble_dir": (scribble_dir, "scribbles"),
-            "mask_dir": (mask_dir, "masks"),
-            "unlabelled_value": (unlabelled_value, None),
-            "unlabelled_color": (unlabelled_color, None),
-            "on_missing": (on_missing, "error"),
-            "group_regex": (group_regex, None),
-            "allow_dense_scribbles": (allow_dense_scribbles, False),
-            "resize_labels": (resize_labels, False),
-            "channels": (channels, 3),
-            "intensity": (intensity, None),
-            "rgb_channels": (rgb_channels, None),
-            "max_image_pixels": (max_image_pixels, None),
-        }
-        for name, (value, default) in given.items():
-            if value != default or name not in options:
-                options[name] = value
-        self._from_file = {name: options[name] for name in given}
+        for name in _OPTIONS:
+            if given[name] != defaults[name].default or name not in options:
+                options[name] = given[name]
+        self._from_file = dict(options)
         self.image_dir = self.root / options.pop("image_dir")
         self.scribble_dir = self.root / options.pop("scribble_dir")
         self.mask_dir = self.root / options.pop("mask_dir")
@@ -234,7 +219,7 @@ class FolderSource(FileSource):
         listed: set[str] = set()
         try:
             for split in splits:
-                listed.update(self._match(self._list_stems(split), split))
+                listed.update(self._listed(split))
         except ScribbleSegError:  # the check says why this split cannot be listed
             return findings
         files = self.files
@@ -283,15 +268,14 @@ class FolderSource(FileSource):
         try:
             for name, stems in chosen.items():
                 write_text(self.root / self.lists[name], "\n".join(stems) + "\n")
-        except OSError as error:
-            logger.warning("%s: the split is not stored (%s); it is made again", self.root, error)
-        else:
             logger.info(
                 "%s: wrote train.txt (%d images) and val.txt (%d images, %s); edit them to change "
                 "the split",
                 *(self.root, len(chosen["train"]), len(chosen["val"])),
                 "with masks" if scored else "scored on scribbles",
             )
+        except OSError as error:
+            logger.warning("%s: the split is not stored (%s); it is made again", self.root, error)
         return chosen
 
     def _groups(self, stems: list[str]) -> dict[str, list[str]]:

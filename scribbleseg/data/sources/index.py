@@ -1,43 +1,45 @@
-"""Files of a data set by stem: what they are, and what to say where some are missing."""
+"""Files of a data set by stem: which there are, and which values they hold."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.data.decode import read_pixels
 from scribbleseg.data.images import LABEL_SUFFIXES
-from scribbleseg.data.lists import find_images
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.labels import LabelCoding
+from scribbleseg.data.lists import find_images, voc_stem
+from scribbleseg.errors import (
+    ConfigError,
+    LabelFormatError,
+    ScribbleNotFoundError,
+    ScribbleSegError,
+)
 from scribbleseg.functional.manifest import check_manifest, made_by_library
 from scribbleseg.types import Label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = [
-    "ROLES",
-    "FileIndex",
-    "OnMissing",
-    "check_pseudo_options",
-    "cure_for",
-    "find_labels",
-    "find_pseudo_labels",
-    "missing_files",
-]
+    from numpy.typing import NDArray
+
+    from scribbleseg.data.classes import ClassTable
+
+__all__ = ["FileIndex", "LabelIds", "OnMissing", "find_labels"]
+
+LabelIds = Literal["auto", "label", "train"]
+"""Values of files: the ids that the layout lists, class indices, or found out from the files."""
 
 OnMissing = Literal["error", "skip", "unlabelled"]
 """What to do with training images that have no scribble."""
 
-ROLES = {
-    "point": "point",
-    "box": "box",
-    "tag": "image-level label",
-    "mask": "mask",
-    "pseudo": "pseudo-label",
-    "scribble": "scribble",
-}
-_SKIP = "add them, remove the names from the list, or set `on_missing: skip`"
+_COMPARED = 4  # images whose labels in two folders are compared
+_CURE = "add them, remove the names from the list, or set `on_missing: skip`"
 _CURES = {
     "image": "copy the files there, or remove the names from the list",
     "mask": "add them, or remove the names from the list; unlabelled images can only be predicted",
@@ -54,13 +56,51 @@ class FileIndex:
         images: All images, labelled or not, in the order in which they are predicted.
         scribbles: Scribbles.
         masks: Dense labels; empty if the data set has none.
-        places: Where images, scribbles and masks are, for messages.
+        places: Where files of a role are, for messages: images, scribbles, masks and others.
     """
 
     images: dict[str, Path]
     scribbles: dict[str, Label] = field(default_factory=dict)
     masks: dict[str, Label] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
+
+    def match(self, listed: Sequence[str], split: str) -> list[str]:
+        """Names of a list as stems of images; VOC ids may have lost their underscore.
+
+        Raises:
+            ScribbleNotFoundError: If images are missing (D301).
+        """
+        found = [stem if stem in self.images else voc_stem(stem) for stem in listed]
+        self.require(found, self.images, "image", split)
+        return found
+
+    def require(
+        self, stems: Sequence[str], files: Mapping[str, object], role: str, split: str
+    ) -> None:
+        """One error for all files that are missing, not one per file.
+
+        Args:
+            stems: Stems that need a file.
+            files: Files by stem.
+            role: What they are.
+            split: Split that lists the stems.
+
+        Raises:
+            ScribbleNotFoundError: If there are any (D301).
+        """
+        missing = [stem for stem in stems if stem not in files]
+        if missing:
+            # the command checks the data set's own files only
+            more = "; `python -m scribbleseg.data check` lists all problems"
+            raise ScribbleNotFoundError(
+                f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in "
+                f"{self.place(role)} (e.g. {', '.join(missing[:5])}); {_CURES.get(role, _CURE)}"
+                f"{'' if role == 'pseudo-label' else more}"
+            )
+
+    def place(self, role: str) -> str:
+        """Where files of a role are, for messages."""
+        return self.places.get(role, f"the {role} folder")
 
 
 def find_labels(
@@ -87,13 +127,16 @@ def find_labels(
             ``_labelIds``, those in ``_labelTrainIds`` are left out as well.
 
     Raises:
-        LabelFormatError: If files of this library were made for other classes (D401), or two files
-            are of one image (D303).
+        LabelFormatError: If files of this library were made for other classes (D401), two files
+            are of one image (D303), or there are pickles only (D501).
     """
     if not folder.is_dir():
+        refuse_pickles([folder])
         return {}
     own = made_by_library(folder, class_names)
     found = find_images(folder, suffixes=suffixes, unique=False)
+    if not found:
+        refuse_pickles(sorted(folder.iterdir()))
     ends = tuple(skip)
     if any(name.endswith("_labelIds") for name in found):
         ends += ("_labelTrainIds",)
@@ -115,36 +158,18 @@ def find_labels(
     return labels
 
 
-def cure_for(role: str) -> str:
-    """What to do about missing files of a role."""
-    return _CURES.get(role, _SKIP)
+def refuse_pickles(paths: Iterable[Path]) -> None:
+    """Say that labels in a pickle are not read, if one of some paths is one.
 
-
-def missing_files(
-    stems: Sequence[str], files: Mapping[str, Any], *, role: str, split: str, place: str
-) -> str:
-    """One sentence about all files that are missing, not one per file.
-
-    Args:
-        stems: Stems that need a file.
-        files: Files by stem.
-        role: What they are.
-        split: Split that lists the stems.
-        place: Where they should be.
-
-    Returns:
-        Message of a D301 error; empty if nothing is missing.
+    Raises:
+        LabelFormatError: Naming the first (D501).
     """
-    missing = [stem for stem in stems if stem not in files]
-    if not missing:
-        return ""
-    # the command checks the data set's own files only
-    own = role != "pseudo-label"
-    more = "; `python -m scribbleseg.data check` lists all problems" if own else ""
-    return (
-        f"D301 {len(missing)} of {len(stems)} {role}s of split {split!r} missing in {place} (e.g. "
-        f"{', '.join(missing[:5])}); {cure_for(role)}{more}"
-    )
+    for path in paths:
+        if path.suffix.lower() in (".pth", ".pt", ".pkl", ".pickle"):
+            raise LabelFormatError(
+                f"D501 {path}: labels in a pickle are refused, because reading one runs the code "
+                "in it; expected label PNGs: convert them where you trust the file"
+            )
 
 
 def check_pseudo_options(label_type: str, folder: Path | None) -> None:
@@ -185,3 +210,101 @@ def find_pseudo_labels(folder: Path, class_names: Sequence[str]) -> dict[str, La
     check_manifest(folder, class_names, complete=True)
     found = find_images(folder, suffixes=(".png",))
     return {stem: Label(path, "pseudo_label") for stem, path in found.items()}
+
+
+# ----------------------------------------------------------------- which values files hold
+
+
+def stored_values(label: Label) -> NDArray[Any]:
+    """Values of a map as they are in the file."""
+    return read_pixels(label.path).values
+
+
+def some_hold(
+    labels: Mapping[str, Label],
+    wanted: Callable[[NDArray[Any]], NDArray[np.bool_]],
+    values_of: Callable[[Label], NDArray[Any]] = stored_values,
+    most: int = 128,
+) -> bool:
+    """Whether one of at most so many maps, spread over all, holds a value that is wanted."""
+    maps = [label for label in labels.values() if label.kind == "map"]
+    for label in maps[:: max(1, -(-len(maps) // most))]:
+        with suppress(ScribbleSegError):  # a faulty file is reported when it is read
+            if wanted(values_of(label)).any():
+                return True
+    return False
+
+
+def file_codings(
+    classes: ClassTable,
+    unlabelled: int | None,
+    colour: tuple[int, int, int] | None,
+    files: FileIndex,
+    values_of: Callable[[Label], NDArray[Any]],
+) -> dict[str, LabelCoding]:
+    """What values of files mean, by :attr:`~scribbleseg.types.Label.coding`.
+
+    Where 0 is unlabelled and a class file gives names only, they may count from 0 or from 1: files
+    that hold as large a value as there are classes count from 1.
+    """
+    codings = {
+        "scribble": classes.coding(unlabelled, colour=colour),
+        "mask": classes.coding(),
+        "ids": LabelCoding(len(classes.names)),
+    }
+    if unlabelled == 0 and classes.counted:
+        for name, labels in (("scribble", files.scribbles), ("mask", files.masks)):
+            if some_hold(labels, lambda values: values == len(classes.names), values_of):
+                codings[name] = classes.coding(0, first=1)
+    return codings
+
+
+def which_ids(
+    scribbles: Mapping[str, Label], masks: Mapping[str, Label], raw: LabelCoding, wanted: LabelIds
+) -> dict[str, LabelIds]:
+    """Whether files hold ids or class indices: by their names, else by their largest value.
+
+    A value beyond the indices settles it for a folder. Scribbles or blocks alone may miss such
+    classes: if only one of the two folders has one, the other is read both ways, and the way that
+    agrees with the first on the images of both counts.
+
+    Args:
+        scribbles: Files that train. Stroke files are coded as the masks that they are made from.
+        masks: Dense files.
+        raw: Coding of the ids.
+        wanted: Answer, or ``"auto"``.
+
+    Returns:
+        ``"label"`` or ``"train"`` by ``"scribble"`` and ``"mask"``.
+    """
+    if wanted != "auto":
+        return {"scribble": wanted, "mask": wanted}
+    maps = {stem: label for stem, label in scribbles.items() if label.kind == "map"} or masks
+    own, dense = _told(maps, raw.num_classes), _told(masks, raw.num_classes)
+    if own is None and dense == "label":
+        own = _agreeing(maps, masks, raw)
+    elif dense is None and own == "label":
+        dense = _agreeing(masks, maps, raw)
+    return {"scribble": own or "train", "mask": dense or "train"}
+
+
+def _told(files: Mapping[str, Label], number: int) -> LabelIds | None:
+    ends = {label.path.stem.rsplit("_", 1)[-1] for label in list(files.values())[:1]}
+    if "labelIds" in ends:
+        return "label"
+    if "labelTrainIds" in ends:
+        return "train"
+    beyond = some_hold(files, lambda v: (v >= number) & (v != IGNORE_INDEX), most=32)
+    return "label" if beyond else None
+
+
+def _agreeing(files: Mapping[str, Label], known: Mapping[str, Label], raw: LabelCoding) -> LabelIds:
+    """Reading under which files say most often what others, which hold ids, say."""
+    score: dict[LabelIds, int] = {"label": 0, "train": 0}
+    index_of = {value: index for value, index in raw.index_of().items() if index != IGNORE_INDEX}
+    for stem in sorted(files.keys() & known.keys())[:_COMPARED]:
+        own, other = (np.atleast_3d(stored_values(x[stem]))[..., 0] for x in (files, known))
+        for value, index in index_of.items() if own.shape == other.shape else ():
+            score["label"] += int(((own == value) & (other == value)).sum())
+            score["train"] += int(((own == index) & (other == value)).sum())
+    return "label" if score["label"] >= score["train"] else "train"

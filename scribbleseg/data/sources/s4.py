@@ -2,72 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.labels import LabelCoding, read_label
-from scribbleseg.data.lists import find_images, read_split
-from scribbleseg.data.sources.files import FileSource
-from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
-from scribbleseg.data.sources.layouts import (
-    LabelIds,
-    detect_label_ids,
-    id_coding,
-    own_classes,
-    read_layout,
-)
-from scribbleseg.data.sources.s4_file import read_s4
+from scribbleseg.data.sources.layouts import FOLDER, LayoutSource
 from scribbleseg.data.sources.voc import VOCSource
-from scribbleseg.data.strokes import StrokeOptions
-from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
-from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.volumes import open_hdf5, read_data_set
+from scribbleseg.errors import LabelFormatError
 from scribbleseg.functional.degrade import StrokeDrawing
-from scribbleseg.functional.strokes import Renderer, Stroke
+from scribbleseg.functional.strokes import Stroke
 from scribbleseg.options import check_choice
 
 if TYPE_CHECKING:
-    import numpy as np
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from scribbleseg.data.classes import ClassTable
     from scribbleseg.data.source import FileRole
+    from scribbleseg.data.sources.index import FileIndex
     from scribbleseg.types import Label, Record, Split
 
-__all__ = ["S4Source"]
+__all__ = ["S4File", "S4Source", "read_s4"]
 
-LabelsFrom = Literal["auto", "png", "h5"]
 S4Dataset = Literal["pascal", "cityscapes", "ade20k", "kitti360"]
 """Data set that the scribbles belong to."""
 
-
-class _Layout(NamedTuple):
-    """Folders of a data set below its root, and what a stem in them starts with."""
-
-    images: str
-    masks: str
-    scribbles: str
-    train: str
-    val: str
-    classes: str  # of this layout of the package
-
-
-_LAYOUTS = {
-    "pascal": _Layout("JPEGImages", "", "", "", "", ""),
-    "cityscapes": _Layout("leftImg8bit", "gtFine", "gtFine", "train/", "val/", "cityscapes_blocks"),
-    "ade20k": _Layout("images", "annotations", "", "training/", "validation/", "ade20k_blocks"),
-    "kitti360": _Layout("data_2d_raw", "data_2d_semantics/train", "", "", "", "cityscapes_blocks"),
-}
-_KITTI_LISTS = "data_2d_semantics/train/2013_05_28_drive_{}_frames.txt"
 _KITTI_STEM = re.compile(r"(?:.*/)?([^/]+)/image_00/(data_rect|semantic|scribble)/([^/]+)")
-_KITTI_LAST_ID = 44
+_KITTI_FOLDER = {"image": "data_rect", "mask": "semantic", "scribble": "scribble"}
 _RELEASED_WIDTH = 3.0
+_KEYS = ("scribble", "scribble_values", "image_dims", "config")
 
 
-class S4Source(FileSource):
+class S4Source(LayoutSource):
     """A data set with the scribbles of Scribbles for All unpacked in it.
 
     ========== ========================== ===================================================
@@ -78,183 +50,69 @@ class S4Source(FileSource):
     ========== ========================== ===================================================
 
     Each image has a PNG of three equal channels and an ``.h5`` with the strokes, from which
-    scribbles of another width or length are made. The value that means "not drawn" is
-    noted in the ``.h5``.
+    scribbles of another width or length are made. The value that means unlabelled is noted in the
+    ``.h5``. Without lists, VOC trains on train_aug, KITTI-360 on its list of frames, and the others
+    on their training folder.
 
     Args:
         root: Folder of the data set.
         dataset: ``"pascal"``, ``"cityscapes"``, ``"ade20k"`` or ``"kitti360"``.
-        scribbles: Folder of scribbles, relative to ``root`` or absolute; for KITTI-360 they are
-            beside the labels.
-        labels_from: ``"png"`` or ``"h5"``; ``"auto"`` prefers PNG, the published form, unless
-            ``scribble_width`` is given.
-        scribble_width: Width of strokes drawn from ``.h5``, pixels; 3 by default.
-        renderer: How strokes are drawn, see :func:`~scribbleseg.functional.strokes.rasterize`.
-        label_ids: Coding of Cityscapes and KITTI-360 files, see
-            :class:`~scribbleseg.data.sources.LayoutSource`.
-        unlabelled_value: Value of the PNGs that means "not drawn"; needed only without ``.h5``.
-        train_list: Split file of training images; by default that of the data set: train_aug for
-            VOC, the training folder, or the frames list of KITTI-360.
-        val_list: Split file of validation images.
-        on_missing: What to do with training images without scribble.
-        label_type: What trains, see :class:`~scribbleseg.data.sources.folder.FolderSource`.
-        pseudo_label_dir: Folder of pseudo-label PNGs, see
-            :class:`~scribbleseg.data.sources.folder.FolderSource`.
-        weak_labels: Where clicks, boxes and tags are.
+        scribble_width: Draw the strokes of the ``.h5`` files, this many pixels wide; by default
+            PNGs are read, the published form, and an ``.h5`` without PNG is drawn 3 pixels wide.
+        kwargs: See :class:`~scribbleseg.data.sources.LayoutSource`; ``unlabelled_value`` is needed
+            only for PNGs without ``.h5``.
 
     Raises:
         ScribbleNotFoundError: If ``root`` is not a folder of this data set.
         ConfigError: If an option is out of range.
     """
 
-    layout = "scribbles/ of Scribbles for All"
+    _layouts = ()  # the folder is also one of its data set, and only the user knows which
 
     def __init__(
         self,
         root: str | Path,
         *,
         dataset: S4Dataset,
-        scribbles: str = "scribbles",
-        labels_from: LabelsFrom = "auto",
         scribble_width: float | None = None,
-        renderer: Renderer = "distance",
-        label_ids: LabelIds = "auto",
-        unlabelled_value: int | None = None,
-        train_list: str | None = None,
-        val_list: str | None = None,
-        on_missing: OnMissing = "error",
-        label_type: LabelType = "scribble",
-        pseudo_label_dir: str | None = None,
-        weak_labels: WeakLabels | None = None,
+        **kwargs: Any,
     ) -> None:
         check_choice("dataset", dataset, get_args(S4Dataset))
-        check_choice("labels_from", labels_from, get_args(LabelsFrom))
-        check_choice("label_ids", label_ids, get_args(LabelIds))
-        if labels_from == "png" and scribble_width is not None:
-            raise ConfigError(
-                f"scribble_width={scribble_width} with labels_from='png' would not be used: the "
-                "width of a PNG is drawn in; set `labels_from: h5`"
-            )
-        self.dataset, self.label_ids = dataset, label_ids
-        wide = scribble_width is not None
-        self.labels_from = "h5" if wide and labels_from == "auto" else labels_from
-        self.lists = {"train": train_list, "val": val_list}
-        self._noted: dict[Path, int | None] = {}
-        self.root = Path(root)
-        self._voc: VOCSource | None = None
-        self._layout = _LAYOUTS[dataset]
-        if dataset == "pascal":
-            self._voc = VOCSource(root, train_list=train_list, val_list=val_list)
-            self.root = self._voc.root
-        elif not (self.root / self._layout.images).is_dir():
-            raise ScribbleNotFoundError(
-                f"D301 {root}: no {self._layout.images}/ here; set `root` to the folder of "
-                f"{dataset} into which the scribbles were unpacked"
-            )
-        self.scribble_dir = self.root / scribbles / self._layout.scribbles
-        if dataset == "kitti360":
-            self.scribble_dir = self.root / self._layout.masks
-        super().__init__(
-            self._class_table(),
-            label_type=label_type,
-            pseudo_label_dir=None if pseudo_label_dir is None else self.root / pseudo_label_dir,
-            weak_labels=weak_labels,
-            on_missing=on_missing,
-            unlabelled_value=unlabelled_value,
-            strokes=StrokeOptions(scribble_width or _RELEASED_WIDTH, renderer),
-        )
-
-    @classmethod
-    def matches(cls, root: Path) -> bool:
-        """Never: the folder is also one of its data set, and only the user knows which."""
-        return False
-
-    def _class_table(self) -> ClassTable:
+        self.dataset = dataset
+        self._scribble_suffixes = (".png", ".h5") if scribble_width is None else (".h5",)
+        width = _RELEASED_WIDTH if scribble_width is None else scribble_width
+        layout = str(FOLDER / "s4" / f"{dataset}.yaml")
+        super().__init__(root, layout, scribble_width=width, **kwargs)
+        self._voc = VOCSource(self.root) if dataset == "pascal" else None
         if self._voc is not None:
-            return self._voc.classes
-        self._spec = read_layout(self._layout.classes)
-        return own_classes(self.root, self._spec.classes)
+            self._voc.lists = self.lists
+        self._noted: dict[Path, int | None] = {}
 
     def _stem(self, name: str, role: str) -> str | None:
         """Stem of a file from its path without suffix; of KITTI-360 only those of one camera."""
-        if self.dataset == "kitti360":
-            match = _KITTI_STEM.fullmatch(name)
-            return f"{match[1]}/{match[3]}" if match is not None and match[2] == role else None
-        if self._voc is not None:
-            return name
-        return re.sub(self._spec.options.get("strip", r"\Z"), "", name)
+        if self.dataset != "kitti360":
+            return super()._stem(name, role)
+        match = _KITTI_STEM.fullmatch(name)
+        return f"{match[1]}/{match[3]}" if match and match[2] == _KITTI_FOLDER[role] else None
 
     def _list_files(self) -> FileIndex:
-        skip = () if self._voc is not None else self._spec.options.get("skip", ())
-        if self._voc is not None:
-            images, masks = self._voc.files.images, self._voc.files.masks
-        else:
-            found = find_images(self.root / self._layout.images)
-            named = {self._stem(name, "data_rect"): path for name, path in found.items()}
-            images = {stem: path for stem, path in named.items() if stem is not None}
-            masks = self._labels(self.root / self._layout.masks, "mask", skip=skip)
-        order = {"auto": (".png", ".h5"), "png": (".png",), "h5": (".h5",)}[self.labels_from]
-        return FileIndex(
-            images=images,
-            scribbles=self._labels(self.scribble_dir, "scribble", suffixes=order),
-            masks=masks,
-            places={
-                "image": str(self.root / self._layout.images),
-                "scribble": f"{self.scribble_dir} ({' or '.join(order)})",
-                "mask": str(self.root / self._layout.masks),
-            },
-        )
-
-    def _labels(
-        self, folder: Path, role: Literal["scribble", "mask"], **options: Any
-    ) -> dict[str, Label]:
-        part = {"scribble": "scribble", "mask": "semantic"}[role]
-        names = self.class_names
-        return find_labels(
-            folder, role, names, stem_of=lambda name: self._stem(name, part), **options
-        )
+        index = super()._list_files()
+        place = f"{index.places['scribble']} ({' or '.join(self._scribble_suffixes)})"
+        index = replace(index, places={**index.places, "scribble": place})
+        if self._voc is None:
+            return index
+        masks = self._voc.files.masks if self.mask_dir is None else index.masks
+        return replace(index, images=self._voc.files.images, masks=masks)
 
     def _list_stems(self, split: Split) -> list[str]:
-        if self._voc is not None:
-            return self._voc._list_stems(split)
-        if split == "test":
-            raise ScribbleNotFoundError(
-                f"D301 {self.root}: there is no split 'test', its labels are not public; use val"
-            )
-        wanted = self.lists[split]
-        if wanted is None and self.dataset == "kitti360":
-            wanted = _KITTI_LISTS.format(split)
-        prefix = self._layout.train if split == "train" else self._layout.val
-        if wanted is None:
-            return [stem for stem in self.files.images if stem.startswith(prefix)]
-        names = read_split(self.root / wanted, repeats=split == "train")
-        listed = [self._stem(name, "data_rect") or name for name in names]
-        return [stem if stem.startswith(prefix) else prefix + stem for stem in listed]
+        return super()._list_stems(split) if self._voc is None else self._voc._list_stems(split)
 
-    @cached_property
-    def codings(self) -> dict[str, LabelCoding]:
-        """What values of scribbles and masks mean, which may be coded differently."""
-        codings = {**super().codings, "scribble": self.classes.coding()}
-        facts = None if self._voc is not None else self._spec.options.get("label_ids")
-        if facts is None:
-            return codings
-        raw = id_coding(facts["ids"], facts["last"])
-        if self.dataset == "kitti360":
-            raw = id_coding(facts["ids"], _KITTI_LAST_ID)
-        pictures = {s: label for s, label in self.files.scribbles.items() if label.kind == "map"}
-        # scribbles are cut from the label files and named like them
-        own, masks = detect_label_ids(pictures, self.files.masks, raw, self.label_ids)
-        for name, way in (("scribble", own if pictures else masks), ("mask", masks)):
-            if way == "label":
-                codings[name] = raw
+    def _find_codings(self) -> dict[str, LabelCoding]:
+        codings = super()._find_codings()
+        # which value is unlabelled each PNG notes
+        if codings["scribble"] == self.classes.coding(self.unlabelled_value):
+            codings["scribble"] = self.classes.coding()
         return codings
-
-    def _noted_value(self, path: Path) -> int | None:
-        """Value that means unlabelled as the ``.h5`` beside a PNG notes it: each has its own."""
-        if path not in self._noted:
-            strokes = path.with_suffix(".h5")
-            self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
-        return self._noted[path]
 
     def inputs(self, record: Record, role: FileRole) -> list[Path]:
         """See :meth:`ScribbleSource.inputs`; an ``.h5`` says which value of a PNG is none."""
@@ -265,42 +123,34 @@ class S4Source(FileSource):
     def _read_map(self, label: Label, record: Record) -> NDArray[np.uint8]:
         if label.coding == "mask" and self._voc is not None:
             return self._voc._read_map(label, record)
-        coding = self.codings[label.coding]
+        coding = replace(self.codings[label.coding], colours={})
         if label.coding == "scribble":
-            ignore = (*coding.ignore, self._unlabelled_value(label.path))
-            coding = replace(coding, ignore=ignore, colours={})
-        return read_label(label.path, replace(coding, colours={}))
+            coding = replace(coding, ignore=(*coding.ignore, self._unlabelled_value(label.path)))
+        return read_label(label.path, coding)
 
     def _unlabelled_value(self, path: Path) -> int:
-        value = self.unlabelled_value
-        if value is None:
-            value = self._noted_value(path)
+        """Value that means unlabelled: the option, or what the ``.h5`` beside a PNG notes."""
+        if self.unlabelled_value is not None:
+            return self.unlabelled_value
+        strokes = path.with_suffix(".h5")
+        if path not in self._noted:
+            self._noted[path] = read_s4(strokes).unlabelled_value if strokes.is_file() else None
+        value = self._noted[path]
         if value is None:
             raise LabelFormatError(
-                f"D101 {path}: there is no {path.with_suffix('.h5').name} beside it that notes "
-                "which value means unlabelled; copy the .h5 files too, or set `unlabelled_value` "
+                f"D101 {path}: there is no {strokes.name} beside it that notes which value means "
+                "unlabelled; copy the .h5 files too, or set `unlabelled_value` "
                 "(background_px_value of the generator)"
             )
         label = self.codings["scribble"].index_of().get(value, IGNORE_INDEX)
-        if label != IGNORE_INDEX and self.unlabelled_value is None:
+        if label != IGNORE_INDEX:
             raise LabelFormatError(
                 f"D101 {path}: value {value} means unlabelled and class "
                 f"{self.class_names[label]!r} (id {label}) in these PNGs, so strokes of that class "
-                f"are lost; set `labels_from: h5`, or accept it with `unlabelled_value: {value}`"
+                f"are lost; set `scribble_width: 3` to draw the .h5 files, or accept it with "
+                f"`unlabelled_value: {value}`"
             )
         return value
-
-    def _classes_of(self, values: list[int], path: Path) -> list[int]:
-        known = self.codings["scribble"].index_of()
-        wrong = [value for value in values if value not in known]
-        if wrong:
-            highest = max(value for value in known if value != IGNORE_INDEX)
-            raise LabelFormatError(
-                f"D101 {path}: value {wrong[0]} on {values.count(wrong[0])} strokes, expected "
-                f"{min(known)}-{highest} or 255; the file belongs to another data set, or "
-                "`label_ids` is wrong"
-            )
-        return [known[value] for value in values]
 
     def _read_drawing(self, label: Label, record: Record) -> StrokeDrawing:
         path, drawn = label.path, self.strokes
@@ -310,10 +160,97 @@ class S4Source(FileSource):
                 f"D201 {path}: was made for an image of {content.size[1]}x{content.size[0]} (width "
                 f"x height), but the image has {size[1]}x{size[0]}; use the original image"
             )
-        ids = self._classes_of([int(value) for value in content.values], path)
+        index_of, values = self.codings["scribble"].index_of(), content.values.tolist()
+        for value in values:
+            if value not in index_of:
+                raise LabelFormatError(
+                    f"D101 {path}: value {value} on {values.count(value)} strokes, expected one of "
+                    f"{sorted(index_of)}; the file belongs to another data set, or `label_ids` is "
+                    "wrong"
+                )
         strokes = [
-            Stroke(label, points)
-            for label, points in zip(ids, content.lines, strict=True)
-            if label != IGNORE_INDEX
+            Stroke(index_of[value], line)
+            for value, line in zip(values, content.lines, strict=True)
+            if index_of[value] != IGNORE_INDEX
         ]
         return StrokeDrawing(strokes, size, drawn.width, drawn.renderer, drawn.offset)
+
+
+class S4File(NamedTuple):
+    """Content of one HDF5 file.
+
+    Attributes:
+        lines: Polylines as (x, y) in pixels, float64, shape ``(N, P, 2)``; already shortened by the
+            generator's ``scribble_scale``.
+        values: Label value of each line as in the label files, int64, shape ``(N,)``.
+        size: Height and width of the image in pixels.
+        unlabelled_value: Value of the PNG that means unlabelled; ``None`` if the file has none.
+    """
+
+    lines: NDArray[np.float64]
+    values: NDArray[np.int64]
+    size: tuple[int, int]
+    unlabelled_value: int | None
+
+
+def read_s4(path: Path) -> S4File:
+    """Strokes of one image.
+
+    Args:
+        path: HDF5 file with ``scribble``, ``scribble_values``, ``image_dims`` and ``config``.
+
+    Returns:
+        Lines and what the generator noted.
+
+    Raises:
+        ScribbleNotFoundError: If the file does not exist.
+        LabelFormatError: If it is not such a file (D202), or a value has unequal channels (D103).
+        MissingExtraError: If h5py is not installed.
+    """
+    with open_hdf5(path, "scribble") as content:
+        absent = [key for key in _KEYS if key not in content]
+        if absent:
+            raise LabelFormatError(
+                f"D202 {path}: holds no {', '.join(absent)}, expected {', '.join(_KEYS)}; this is "
+                "not a file of Scribbles for All"
+            )
+        raw = {key: read_data_set(content, key, path) for key in _KEYS}
+    lines = np.asarray(raw["scribble"], dtype=np.float64)
+    values = np.asarray(raw["scribble_values"], dtype=np.int64)
+    dims = np.asarray(raw["image_dims"]).ravel()
+    if len(lines) == 0:  # the shape of an empty list of lines
+        lines, values = np.zeros((0, 1, 2)), np.zeros((0, 3), dtype=np.int64)
+    shapes = lines.ndim == 3 and lines.shape[2] == 2 and values.shape == (len(lines), 3)
+    if not shapes or len(dims) < 2 or not np.isfinite(lines).all():
+        raise LabelFormatError(
+            f"D202 {path}: scribble {lines.shape}, scribble_values {values.shape}, image_dims "
+            f"{dims.tolist()}, expected finite (N, P, 2), (N, 3) and height, width; copy the file "
+            "again from its release"
+        )
+    for value in values.tolist():
+        if len(set(value)) > 1:
+            raise LabelFormatError(
+                f"D103 {path}: a line has the value {value}, expected three equal numbers; the "
+                "scribbles were made from coloured pictures, not from label files"
+            )
+    size = (int(dims[0]), int(dims[1]))
+    return S4File(lines, values[:, 0], size, _noted_value(raw["config"], path))
+
+
+def _noted_value(text: Any, path: Path) -> int | None:
+    """Unlabelled value of the PNG in the settings of the generator."""
+    try:
+        value = json.loads(text).get("background_px_value")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LabelFormatError(
+            f"D202 {path}: config is not a JSON object ({error}); copy the file again from its "
+            "release"
+        ) from error
+    parts = set(value) if isinstance(value, list) else {value}
+    found = next(iter(parts), None)
+    if value is not None and not (len(parts) == 1 and isinstance(found, int) and 0 <= found <= 255):
+        raise LabelFormatError(
+            f"D202 {path}: background_px_value is {value!r}, expected one value 0-255; set "
+            "`unlabelled_value`"
+        )
+    return found

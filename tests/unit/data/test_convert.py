@@ -4,78 +4,42 @@ import numpy as np
 import pytest
 import yaml
 from helpers.internals import internal
+from helpers.source_cases import CASES
 from helpers.tiny_folders import (
     STEMS,
-    acdc_plain,
     acdc_release,
-    camvid_folder,
     plain_folder,
     save,
     voc_tree,
     write_list,
 )
-from helpers.trees_coco import coco_tree, context_tree, densepose_tree
 from helpers.trees_convert import manifest_of, times
-from helpers.trees_labels import block_tree, camvid_tree, s4_cityscapes
-from helpers.trees_medical import channel_folder, nnunet_pictures, nnunet_volumes, raw_acdc
 from PIL import Image
 
 from scribbleseg import ConfigError, LabelFormatError, Record, ScribbleNotFoundError
 from scribbleseg.data import ScribbleSource, convert_source, group_pattern
 from scribbleseg.data.sources import (
     ACDCSource,
-    COCOSource,
     FolderSource,
-    LayoutSource,
-    NiftiSource,
-    NnUNetSource,
-    PascalContextSource,
-    S4Source,
     SyntheticSource,
     VOCSource,
 )
 
-
-def grouped_folder(root):
-    return FolderSource(acdc_plain(root), group_regex=r"(patient\d+)_")
-
-
-BUILDERS = {
-    "folder": lambda root: FolderSource(plain_folder(root)),
-    "nested": lambda root: FolderSource(
-        plain_folder(root, stems=tuple(f"city {n % 2}/img_{n}" for n in range(8)))
-    ),
-    "no_background": lambda root: FolderSource(camvid_folder(root)),
-    "groups": grouped_folder,
-    "voc": lambda root: VOCSource(voc_tree(root)),
-    "voc_xml": lambda root: VOCSource(voc_tree(root, scribbles="xml")),
-    "acdc": lambda root: ACDCSource(acdc_release(root)),
-    "context60": lambda root: PascalContextSource(context_tree(root)),
-    "context59": lambda root: PascalContextSource(
-        context_tree(root, scribbles="png"), num_classes=59
-    ),
-    "coco2014": lambda root: COCOSource(coco_tree(root)),
-    "coco2017": lambda root: COCOSource(coco_tree(root, year=2017), crowd="ignore", overlap="area"),
-    "densepose": lambda root: LayoutSource(densepose_tree(root), "densepose"),
-    "camvid": lambda root: LayoutSource(camvid_tree(root), "camvid"),
-    "blocks": lambda root: LayoutSource(block_tree(root), "cityscapes_blocks"),
-    "s4_png": lambda root: S4Source(s4_cityscapes(root, background=99), dataset="cityscapes"),
-    "s4_h5": lambda root: S4Source(s4_cityscapes(root), dataset="cityscapes", labels_from="h5"),
-    "nifti": lambda root: NiftiSource(raw_acdc(root), unlabelled_value=4),
-    "nnunet": lambda root: NnUNetSource(nnunet_volumes(root)),
-    "nnunet_pictures": lambda root: NnUNetSource(nnunet_pictures(root)),
-    "deep": lambda root: FolderSource(channel_folder(root, "deep")),
-    "bands": lambda root: FolderSource(channel_folder(root, "bands")),
-}
+NAMES = (
+    *("folder/own names", "folder/no background", "folder/deep grey", "folder/four bands"),
+    *("voc/png", "voc/xml", "context/60 xml", "context/59 png", "coco/2014", "coco/custom"),
+    *("densepose", "camvid", "blocks/10", "s4/cityscapes", "s4/cityscapes, h5", "acdc/release"),
+    *("nifti/acdc", "nnunet/sparse", "nnunet/pictures"),
+)
 
 
 def convert(source, out, **options):
     return convert_source(source, out, progress=False, **options)
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", NAMES)
 def test_round_trip(tmp_path, name):
-    source = BUILDERS[name](tmp_path / "raw")
+    source = CASES[name](tmp_path / "raw")
     report = convert(source, tmp_path / "plain")
     assert not report.failed
     plain = FolderSource(tmp_path / "plain")

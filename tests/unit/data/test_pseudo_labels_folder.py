@@ -207,7 +207,7 @@ def test_missing_folder(root):
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*nowhere.*`pseudo_label_dir`"):
         source.records("train")
     (root / "nowhere").mkdir()
-    with pytest.raises(ScribbleNotFoundError, match=r"D301 none of .* has a pseudo-label in"):
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 6 of 6 pseudo-labels .* missing in"):
         pseudo(root, "nowhere", on_missing="skip").records("train")
 
 

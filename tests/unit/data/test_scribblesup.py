@@ -6,8 +6,9 @@ from helpers.tiny_folders import scribble_xml
 
 from scribbleseg import Label, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.data import list_zip, names_with_aliases, read_scribblesup
-from scribbleseg.data.sources import VOC_CLASSES
+from scribbleseg.data.sources import read_layout
 
+VOC_CLASSES = read_layout("voc").classes.names
 IDS = names_with_aliases(VOC_CLASSES)
 STROKES = [("plane", [(1, 2), (5, 6)]), ("Background", [(3, 3)]), ("tv", [(0, 0), (1, 1)])]
 
@@ -24,23 +25,10 @@ def test_tags_points_and_size(tmp_path):
     np.testing.assert_array_equal(strokes[0].points, [(1, 2), (5, 6)])
 
 
-@pytest.mark.parametrize(
-    ("tag", "name"),
-    [
-        ("plane", "aeroplane"),
-        ("bike", "bicycle"),
-        ("table", "diningtable"),
-        ("plant", "pottedplant"),
-        ("monitor", "tvmonitor"),
-        ("motorcycle", "motorbike"),
-        ("couch", "sofa"),
-    ],
-)
-def test_short_names(tag, name):
-    assert IDS[tag] == VOC_CLASSES.index(name)
-
-
-def test_own_aliases():
+def test_short_names_and_own_aliases():
+    short = {"plane": "aeroplane", "bike": "bicycle", "table": "diningtable", "couch": "sofa"}
+    short |= {"plant": "pottedplant", "monitor": "tvmonitor", "motorcycle": "motorbike"}
+    assert {tag: VOC_CLASSES[IDS[tag]] for tag in short} == short
     assert names_with_aliases(("a", "b"), {"Beta": 1})["beta"] == 1
 
 
@@ -51,8 +39,6 @@ def test_zip_members_and_one_handle(tmp_path):
     members = list_zip(archive)
     assert list(members) == ["2007_000032"]
     assert len(read_scribblesup(members["2007_000032"], IDS)) == 3
-    with pytest.raises(ScribbleNotFoundError, match=r"b\.xml does not exist"):
-        read_scribblesup(strokes_in(archive, "b.xml"), IDS)
 
 
 BOMB = (
@@ -120,8 +106,5 @@ def test_broken_archives_are_named(tmp_path):
         read_scribblesup(strokes_in(tmp_path / "b.zip", "a.xml"), IDS)
     with pytest.raises(ScribbleNotFoundError, match=r"scribble c\.xml does not exist in .*b\.zip"):
         read_scribblesup(strokes_in(tmp_path / "b.zip", "c.xml"), IDS)
-
-
-def test_missing_file(tmp_path):
     with pytest.raises(ScribbleNotFoundError, match=r"does not exist"):
         read_scribblesup(strokes_in(tmp_path / "a.xml"), IDS)

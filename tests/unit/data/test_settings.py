@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers.internals import internal
 from helpers.tiny_folders import plain_folder, voc_tree
+from helpers.trees_coco import context_tree
 from helpers.trees_labels import camvid_tree
 
 import scribbleseg.data
@@ -17,7 +18,13 @@ from scribbleseg.data import (
     synthesize_folder,
     write_superpixels,
 )
-from scribbleseg.data.sources import FolderSource, LayoutSource, SyntheticSource, VOCSource
+from scribbleseg.data.sources import (
+    FolderSource,
+    LayoutSource,
+    PascalContextSource,
+    SyntheticSource,
+    VOCSource,
+)
 from scribbleseg.functional import Intensity, SuperpixelOptions
 
 coding_digest = internal("job settings").coding_digest
@@ -41,6 +48,8 @@ def test_arguments_with_their_defaults_as_plain_values(tmp_path) -> None:
     deep = FolderSource(root, intensity=Intensity("range", 0, 9))
     assert image_settings(deep) != image_settings(source)
     assert source_settings(SyntheticSource(size=32))["options"]["size"] == 32
+    context = source_settings(PascalContextSource(context_tree(tmp_path / "c"), train_list="a"))
+    assert context["options"].items() >= {"train_list": "a", "scribble_width": 3}.items()
 
 
 def test_coding_changes_with_the_class_file(tmp_path) -> None:

@@ -1,4 +1,3 @@
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -28,37 +27,6 @@ def test_roots(tmp_path, below):
     assert sorted(np.unique(label)) == [0, 2, 20, 255]
 
 
-def test_png_is_preferred_over_xml(tmp_path):
-    source = VOCSource(voc_tree(tmp_path, scribbles="both"))
-    assert {r.scribble.path.parent.name for r in source.records("train")} == {
-        "pascal_2012_scribble"
-    }
-    strokes = VOCSource(tmp_path, scribbles="pascal_2012")
-    assert {r.scribble.path.suffix for r in strokes.records("train")} == {".xml"}
-
-
-def test_xml_scribbles_agree_with_the_masks(tmp_path):
-    source = VOCSource(voc_tree(tmp_path, scribbles="xml"))
-    record = source.with_mask(source.records("train")[0])
-    scribble, mask = source.read_scribble(record), source.read_mask(record)
-    drawn = scribble != 255
-    assert sorted(np.unique(scribble)) == [0, 2, 20, 255]
-    assert (scribble[drawn] == mask[drawn]).all()
-    thick = VOCSource(tmp_path, scribble_width=5, renderer="pillow").read_scribble(record)
-    assert (thick != 255).sum() > drawn.sum()
-
-
-def test_zip_of_scribbles(tmp_path):
-    voc = voc_tree(tmp_path, scribbles="xml") / "VOCdevkit" / "VOC2012"
-    with zipfile.ZipFile(voc / "scribbles.zip", "w") as archive:
-        for path in (voc / "pascal_2012").iterdir():
-            archive.write(path, f"pascal_2012/{path.name}")
-    source = VOCSource(tmp_path, scribbles="scribbles.zip")
-    direct = VOCSource(tmp_path)
-    for packed, plain in zip(source.records("train"), direct.records("train"), strict=True):
-        np.testing.assert_array_equal(source.read_scribble(packed), direct.read_scribble(plain))
-
-
 def sbd_tree(root, stems, mask):
     from scipy.io import savemat
 
@@ -81,6 +49,8 @@ def test_train_aug_is_derived_and_voc_masks_win(tmp_path):
     records = {record.image_id: record for record in source.records("train")}
     np.testing.assert_array_equal(source.read_scribble(records["2010_000009"]), mask)
     assert records[VOC_STEMS[0]].scribble.path.parent.name == "SegmentationClass"
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 1 of 4 masks .*2010_000009"):
+        VOCSource(tmp_path, label_type="mask", mask_dir="SegmentationClass").records("train")
     (tmp_path / "benchmark_RELEASE" / "dataset" / "cls" / "2010_000009.mat").write_text("x")
     with pytest.raises(LabelFormatError, match=r"D202 .*2010_000009\.mat"):
         source.read_scribble(records["2010_000009"])
