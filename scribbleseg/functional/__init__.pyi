@@ -12,7 +12,8 @@ from scribbleseg.functional.cam import (
     normalize_in_boxes as normalize_in_boxes,
 )
 from scribbleseg.functional.cam_refinement import (
-    CAMRefinement as CAMRefinement, colour_boundary as colour_boundary, refine_cam as refine_cam,
+    CAMRefinement as CAMRefinement, colour_boundary as colour_boundary,
+    refine_cam as refine_cam,
 )
 from scribbleseg.functional.cell_labels import (
     BackgroundScope as BackgroundScope, cell_purity as cell_purity,
@@ -43,7 +44,7 @@ from scribbleseg.functional.crf import (
 from scribbleseg.functional.degrade import (
     Anchor as Anchor, Degradation as Degradation, StrokeDrawing as StrokeDrawing,
     degrade_drawing as degrade_drawing, degrade_scribble as degrade_scribble,
-    degrade_strokes as degrade_strokes, sub_polyline as sub_polyline,
+    sub_polyline as sub_polyline,
 )
 from scribbleseg.functional.distance import (
     boundary_distance_map as boundary_distance_map, distance_to_mask as distance_to_mask,
@@ -55,7 +56,6 @@ from scribbleseg.functional.distributed import (
     get_rank as get_rank, get_world_size as get_world_size, is_distributed as is_distributed,
     mean_over_ranks as mean_over_ranks,
 )
-from scribbleseg.functional.eigen import leading_eigenvectors as leading_eigenvectors
 from scribbleseg.functional.feature_plan import (
     FeatureFile as FeatureFile, FeaturePlan as FeaturePlan, FeaturePlanner as FeaturePlanner,
 )
@@ -69,14 +69,15 @@ from scribbleseg.functional.gaussian import (
 )
 from scribbleseg.functional.geometry import (
     area_pool as area_pool, class_labels_from_scribble as class_labels_from_scribble,
-    one_hot_labels as one_hot_labels, resize_labels as resize_labels, whole_cells as whole_cells,
+    one_hot_labels as one_hot_labels, resize_labels as resize_labels,
+    whole_cells as whole_cells,
 )
 from scribbleseg.functional.grid_edges import (
     edge_counts as edge_counts, edge_ends as edge_ends, grid_edge_weights as grid_edge_weights,
 )
 from scribbleseg.functional.grid_tree import (
-    GridTree as GridTree, grid_mst as grid_mst, grid_tree as grid_tree,
-    packed_argsort as packed_argsort, root_tree as root_tree,
+    GridTree as GridTree, grid_mst as grid_mst, packed_argsort as packed_argsort,
+    root_tree as root_tree,
 )
 from scribbleseg.functional.hand_drawing import hand_drawn as hand_drawn
 from scribbleseg.functional.heat import overlay_heat as overlay_heat
@@ -133,11 +134,10 @@ from scribbleseg.functional.prototype_vote import (
 from scribbleseg.functional.prototypes import (
     ClassPrototypes as ClassPrototypes, ConfidenceWeights as ConfidenceWeights,
     confidence_weights as confidence_weights, confident_prototypes as confident_prototypes,
-    cosine_similarity_maps as cosine_similarity_maps, masked_class_means as masked_class_means,
     predicted_class_labels as predicted_class_labels,
 )
 from scribbleseg.functional.pseudo_labels import (
-    filter_pseudo_labels as filter_pseudo_labels, keep_most_confident as keep_most_confident,
+    filter_pseudo_labels as filter_pseudo_labels,
     present_class_probabilities as present_class_probabilities,
 )
 from scribbleseg.functional.random_walk import (
@@ -149,9 +149,7 @@ from scribbleseg.functional.random_walker import (
 )
 from scribbleseg.functional.regions import (
     majority_labels as majority_labels, region_means as region_means,
-    region_sizes as region_sizes, region_sums as region_sums,
-    region_to_pixels as region_to_pixels, region_votes as region_votes,
-    relabel_consecutive as relabel_consecutive,
+    region_sizes as region_sizes, region_sums as region_sums, region_votes as region_votes,
 )
 from scribbleseg.functional.regularizers.dense_crf import (
     dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
@@ -173,9 +171,9 @@ from scribbleseg.functional.regularizers.variational import (
     total_variation_loss as total_variation_loss,
 )
 from scribbleseg.functional.sampling import (
-    BottomKSlots as BottomKSlots, SlotRows as SlotRows, bottom_k as bottom_k,
-    bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
-    rank_in_run as rank_in_run, sample_keys as sample_keys, sortable_keys as sortable_keys,
+    BottomKSlots as BottomKSlots, SlotRows as SlotRows, bottom_k_per_set as bottom_k_per_set,
+    priority_keys as priority_keys, rank_in_run as rank_in_run, sample_keys as sample_keys,
+    sortable_keys as sortable_keys,
 )
 from scribbleseg.functional.schedules import (
     RampShape as RampShape, ScheduleName as ScheduleName, ramp_factor as ramp_factor,
@@ -210,7 +208,7 @@ from scribbleseg.functional.superpixels import (
 )
 from scribbleseg.functional.synthesis import (
     image_seed as image_seed, synthesize_points as synthesize_points,
-    synthesize_scribbles as synthesize_scribbles, synthesize_strokes as synthesize_strokes,
+    synthesize_scribbles as synthesize_scribbles,
 )
 from scribbleseg.functional.transition import (
     attention_walk as attention_walk, dense_random_walk as dense_random_walk,

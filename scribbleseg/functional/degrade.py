@@ -32,7 +32,6 @@ __all__ = [
     "StrokeDrawing",
     "degrade_drawing",
     "degrade_scribble",
-    "degrade_strokes",
     "sub_polyline",
 ]
 
@@ -150,36 +149,14 @@ def sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArr
     return np.concatenate([cuts[:1], inside, cuts[1:]])
 
 
-def degrade_strokes(
-    strokes: Sequence[Stroke], degradation: Degradation, *, image_id: str
-) -> list[Stroke]:
-    """Strokes that are left, each with what is left of it.
-
-    A stroke of length L keeps the part from ``u r L`` to ``L - (1 - u) r L``, with ``r`` the share
-    that is taken away and ``u`` its own random number (1/2 for the anchor ``"center"``): a stretch
-    of ``(1 - r) L``, which lies within that of every smaller ``r``.
-
-    Args:
-        strokes: Polylines in drawing order; the number of a stroke is its place here.
-        degradation: What is taken away.
-        image_id: Stem of the image.
-
-    Returns:
-        The remaining strokes in their order.
-
-    Example:
-        >>> line = Stroke(1, [(0, 0), (8, 0)])
-        >>> degrade_strokes([line], Degradation(shrink=0.5, anchor="center"), image_id="a")
-        [Stroke(label=1, points=array([[2., 0.],
-               [6., 0.]]))]
-    """
-    return [stroke for stroke in _remaining(strokes, degradation, image_id) if stroke is not None]
-
-
 def degrade_drawing(
     drawing: StrokeDrawing, degradation: Degradation, *, image_id: str
 ) -> NDArray[np.uint8]:
     """Pixels of degraded strokes.
+
+    A stroke of length L keeps the part from ``u r L`` to ``L - (1 - u) r L``, with ``r`` the share
+    that is taken away and ``u`` its own random number (1/2 for the anchor ``"center"``): a stretch
+    of ``(1 - r) L``, which lies within that of every smaller ``r``.
 
     A pixel on which strokes cross belongs to the last of them in the whole drawing; it is not
     labelled by what lies below when that one is gone, so that no label ever changes.
@@ -230,7 +207,7 @@ def degrade_scribble(
 
     A stroke is a connected part of one class, pixels that touch at a corner included; strokes are
     numbered by class, then in row order. Its curve is the longest way through its pixels along the
-    middle, a stretch of it is kept as :func:`degrade_strokes` says, and so are the pixels of the
+    middle, a stretch of it is kept as :func:`degrade_drawing` says, and so are the pixels of the
     stroke that are no farther from the stretch than half of the stroke's greatest width. Crossing
     strokes of one class are one stroke here: of the branches off its curve little remains. Takes
     O(N log N) for N labelled pixels.

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from scribbleseg.functional.grid_edges import edge_counts, edge_ends, grid_edge_weights
+from scribbleseg.functional.grid_edges import edge_counts, edge_ends
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GridTree", "grid_mst", "grid_tree", "packed_argsort", "root_tree"]
+__all__ = ["GridTree", "grid_mst", "packed_argsort", "root_tree"]
 
 
 class GridTree(NamedTuple):
@@ -35,30 +35,6 @@ class GridTree(NamedTuple):
     parent: Tensor  #: next vertex towards the root; the root's is itself
     parent_edge: Tensor  #: edge to the parent, 0..M-1; M at the root
     depth: Tensor  #: number of edges to the root
-
-
-def grid_tree(features: Tensor) -> GridTree:
-    """Rooted minimum spanning trees of a batch of images or embeddings.
-
-    :func:`.grid_edge_weights`, :func:`grid_mst` and :func:`root_tree` in a row, with their time and
-    memory. No gradient passes through the choice of a tree.
-
-    Args:
-        features: Image or embedding, float, shape ``(B, E, H, W)``.
-
-    Returns:
-        The trees, rooted at the first pixel.
-
-    Raises:
-        ValueError: If ``features`` is not four-dimensional or has no pixels.
-
-    Example:
-        >>> grid_tree(torch.tensor([[[[0.0, 1.0], [3.0, 3.0]]]])).parent.tolist()
-        [[0, 0, 3, 1]]
-    """
-    weights = grid_edge_weights(features.detach())
-    size = (features.shape[2], features.shape[3])
-    return root_tree(grid_mst(weights, size=size), size=size)
 
 
 def grid_mst(edge_weights: Tensor, *, size: tuple[int, int]) -> Tensor:

@@ -20,8 +20,6 @@ __all__ = [
     "ConfidenceWeights",
     "confidence_weights",
     "confident_prototypes",
-    "cosine_similarity_maps",
-    "masked_class_means",
     "predicted_class_labels",
 ]
 
@@ -51,74 +49,6 @@ def _check_maps(features: Tensor, maps: Tensor, name: str) -> None:
             f"features {tuple(features.shape)} and {name} {tuple(maps.shape)} disagree: expected "
             f"(B, D, h, w) and (B, C, h, w); resize {name} to the feature size first"
         )
-
-
-def masked_class_means(features: Tensor, masks: Tensor) -> ClassPrototypes:
-    r"""Weighted mean feature of each class in each image.
-
-    .. math:: p_{bc} = \frac{\sum_u m_{bcu} f_{bu}}{\sum_u m_{bcu}}
-
-    (masked average pooling; Zhang et al., SG-One, 2020, eq. 2). Differentiable in features and
-    masks. Time O(B·C·D·h·w), memory O(B·(C + D)·h·w); no synchronisation.
-
-    Args:
-        features: Shape ``(B, D, h, w)``; 16-bit input is computed in float32.
-        masks: Weights ≥ 0, such as one-hot labels or probabilities, shape ``(B, C, h, w)``.
-
-    Returns:
-        Means in the unit of the features; a class whose weights are all 0 is not valid and zero.
-
-    Raises:
-        ValueError: If the shapes disagree.
-
-    Example:
-        >>> masks = torch.tensor([[[[1.0, 0.0]], [[0.0, 0.0]]]])
-        >>> masked_class_means(torch.tensor([[[[3.0, 5.0]]]]), masks).prototypes.tolist()
-        [[[3.0], [0.0]]]
-    """
-    _check_maps(features, masks, "masks")
-    with torch.autocast(features.device.type, enabled=False):
-        f = full_precision(features).flatten(2)
-        m = masks.flatten(2).to(f.dtype)
-        mass = m.sum(2)
-        valid = mass > 0
-        means = torch.bmm(m, f.transpose(1, 2)) / torch.where(valid, mass, 1)[..., None]
-    return ClassPrototypes(means, valid)
-
-
-def cosine_similarity_maps(features: Tensor, prototypes: Tensor) -> Tensor:
-    r"""Cosine of the angle between each pixel's feature and each prototype.
-
-    .. math:: s_{bmu} = \frac{f_{bu} \cdot p_m}{\|f_{bu}\| \, \|p_m\|}
-
-    Differentiable. Time O(B·M·D·h·w), memory O(B·(M + D)·h·w).
-
-    Args:
-        features: Shape ``(B, D, h, w)``; 16-bit input is computed in float32.
-        prototypes: Shared ``(M, D)``, or per image ``(B, M, D)``.
-
-    Returns:
-        Shape ``(B, M, h, w)``, in [-1, 1]; 0 where either vector is zero.
-
-    Raises:
-        ValueError: If the shapes disagree.
-
-    Example:
-        >>> f = torch.tensor([[[[3.0]], [[4.0]]]])
-        >>> round(cosine_similarity_maps(f, torch.tensor([[1.0, 0.0]])).item(), 4)
-        0.6
-    """
-    expected = (len(features), prototypes.shape[-2], features.shape[1])
-    if features.ndim != 4 or prototypes.shape not in (expected, expected[1:]):
-        raise ValueError(
-            f"features {tuple(features.shape)} and prototypes {tuple(prototypes.shape)} disagree: "
-            "expected (B, D, h, w) and (M, D) or (B, M, D)"
-        )
-    with torch.autocast(features.device.type, enabled=False):
-        f = F.normalize(full_precision(features).flatten(2), dim=1, eps=_EPS)
-        p = F.normalize(full_precision(prototypes).to(f.dtype), dim=-1, eps=_EPS)
-        similarity = torch.matmul(p, f)
-    return similarity.view(*similarity.shape[:2], *features.shape[2:])
 
 
 class ConfidenceWeights(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,7 @@ from scribbleseg.functional.losses import full_precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["filter_pseudo_labels", "keep_most_confident", "present_class_probabilities"]
+__all__ = ["filter_pseudo_labels", "present_class_probabilities"]
 
 
 def present_class_probabilities(
@@ -133,81 +133,3 @@ def filter_pseudo_labels(
     if labels is None:
         return found
     return torch.where(labels == ignore_index, found, labels)
-
-
-def keep_most_confident(
-    labels: Tensor,
-    confidence: Tensor,
-    *,
-    fraction: float | Tensor,
-    num_classes: int,
-    per: Literal["image", "batch"] = "image",
-    valid: Tensor | None = None,
-    ignore_index: int = IGNORE_INDEX,
-) -> Tensor:
-    r"""Keeps the most confident share of the pixels of each class, ignores the rest.
-
-    .. math:: \hat y_i = y_i \text{ if } \operatorname{rank}_{y_i}(i) <
-        \lceil \rho_{y_i} \, n_{y_i} \rceil \text{ else ignore}
-
-    with n the pixels of a class and the rank counted from its most confident one: one threshold for
-    all classes would keep little of the hard ones (class-balanced self-training, Zou et al., ECCV
-    2018). Not differentiable. Time O(N log N), memory O(N + B·C) for N = B·H·W pixels: 30 ms
-    for 500×375 on one core. No loop over classes, no device synchronisation.
-
-    Args:
-        labels: Class ids, int64, shape ``(B, H, W)``; those outside 0..C-1 become ignored.
-        confidence: Larger = surer, such as the largest probability, float, shape ``(B, H, W)``.
-        fraction: Share :math:`\rho` to keep in [0, 1], for all classes, or one per class, shape
-            ``(C,)``; rounded up, so a class keeps at least one pixel unless its share is 0.
-        num_classes: C.
-        per: Rank the pixels of a class within each image, or over the whole batch.
-        valid: False on pixels to ignore and not to count, shape ``(B, H, W)``.
-        ignore_index: Value of pixels without a label, here and in ``labels``.
-
-    Returns:
-        Class ids, int64, shape ``(B, H, W)``; of equally confident pixels the first in memory stay.
-
-    Raises:
-        ValueError: If the shapes disagree, ``fraction`` is a number outside [0, 1] or ``per`` is
-            unknown.
-
-    Example:
-        >>> labels = torch.tensor([[[0, 0, 0, 0, 1, 1]]])
-        >>> confidence = torch.tensor([[[0.9, 0.7, 0.8, 0.6, 0.3, 0.2]]])
-        >>> keep_most_confident(labels, confidence, fraction=0.5, num_classes=2).tolist()
-        [[[0, 255, 0, 255, 1, 255]]]
-    """
-    if labels.ndim != 3 or labels.shape != confidence.shape:
-        raise ValueError(
-            f"labels {tuple(labels.shape)} and confidence {tuple(confidence.shape)} disagree: "
-            "expected (B, H, W) for both"
-        )
-    if isinstance(fraction, (int, float)) and not 0 <= fraction <= 1:
-        raise ValueError(f"fraction={fraction} is not in [0, 1]; 30 % is 0.3")
-    if per not in ("image", "batch"):
-        raise ValueError(f'per={per!r}, expected "image" or "batch"')
-    device, images = labels.device, len(labels) if per == "image" else 1
-    # an id beyond the classes would count in the group of the next image
-    counted = (labels != ignore_index) & (labels >= 0) & (labels < num_classes)
-    if valid is not None:
-        counted = counted & (valid > 0)
-    # one group per class (and image), and a last one of the pixels that do not count
-    group = labels
-    if per == "image":
-        group = group + num_classes * torch.arange(images, device=device).view(-1, 1, 1)
-    last = images * num_classes
-    group = torch.where(counted, group, last).flatten()
-    sizes = torch.zeros(last + 1, dtype=torch.int64, device=device)
-    sizes.scatter_add_(0, group, torch.ones_like(group))
-    share = sizes.new_ones(num_classes, dtype=torch.float64) * fraction
-    quota = torch.zeros_like(sizes)
-    # 0.07 · 100 is a little more than 7 in floating point
-    quota[:last] = (sizes[:last] * share.repeat(images) - 1e-9).ceil().long()
-    # two stable sorts: by confidence, then by group, which keeps the order within each group
-    order = confidence.detach().flatten().argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    ordered = group[order]
-    rank = torch.arange(len(order), device=device) - (sizes.cumsum(0) - sizes)[ordered]
-    keep = torch.zeros_like(counted.flatten()).scatter_(0, order, rank < quota[ordered])
-    return torch.where(keep.view_as(labels), labels, ignore_index)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import scipy.sparse
 import torch
 import torch.nn.functional as F
 
@@ -28,7 +26,6 @@ def sparse_random_walk(
     num_steps: int = 256,
     suppress_boundary: bool = True,
     clamp: tuple[Tensor, Tensor] | None = None,
-    method: Literal["shift", "sparse"] = "shift",
 ) -> Tensor:
     r"""Class maps after a random walk that does not cross boundaries.
 
@@ -53,15 +50,13 @@ def sparse_random_walk(
         clamp: ``(mask, value)`` of the cells whose values are known: bool of the shape of
             ``boundary`` and maps of the shape of ``x``. The value replaces :math:`x^0` at the
             start and x after every step, as absorbing boundary values do.
-        method: ``"shift"`` adds shifted maps on the device of ``x``; ``"sparse"`` multiplies by a
-            compressed matrix in scipy, on the CPU and three times slower there, as a reference.
 
     Returns:
         New maps of the shape of ``x``; float32 for 16-bit input.
 
     Raises:
-        ValueError: If shapes disagree, x is not floating-point, ``radius``, ``beta`` or
-            ``num_steps`` is out of range or ``method`` is unknown.
+        ValueError: If shapes disagree, x is not floating-point, or ``radius``, ``beta`` or
+            ``num_steps`` is out of range.
 
     Example:
         >>> x = torch.tensor([[[1.0, 0.0, 0.0, 0.0]]])
@@ -69,7 +64,7 @@ def sparse_random_walk(
         >>> sparse_random_walk(x, wall).round(decimals=2).tolist()
         [[[0.5, 0.5, 0.0, 0.0]]]
     """
-    _check(x, boundary, clamp, beta, num_steps, method)
+    _check(x, boundary, clamp, beta, num_steps)
     single = x.ndim == 3
     maps, walls = full_precision(x), full_precision(boundary)
     walls = walls.to(maps.dtype)
@@ -83,8 +78,7 @@ def sparse_random_walk(
         maps = torch.where(known[0][:, None], known[1], maps)
     if maps.numel() and num_steps:
         affinity = boundary_to_affinity(walls, radius=radius, crop=False) ** beta
-        walk = _walk_by_shifts if method == "shift" else _walk_by_matrix
-        maps = walk(maps, affinity, radius, num_steps, known)
+        maps = _walk_by_shifts(maps, affinity, radius, num_steps, known)
     else:
         maps = maps.clone()  # may still be x itself
     return maps[0] if single else maps
@@ -96,7 +90,6 @@ def _check(
     clamp: tuple[Tensor, Tensor] | None,
     beta: float,
     num_steps: int,
-    method: str,
 ) -> None:
     batch = x.shape[:-3]
     if x.ndim not in (3, 4) or boundary.shape != (*batch, *x.shape[-2:]):
@@ -115,8 +108,6 @@ def _check(
         raise ValueError(f"beta must be positive, got {beta}: larger stops at weaker boundaries")
     if num_steps < 0:
         raise ValueError(f"num_steps must be at least 0, got {num_steps}")
-    if method not in ("shift", "sparse"):
-        raise ValueError(f'method must be "shift" or "sparse", got {method!r}')
 
 
 def _walk_by_shifts(
@@ -168,42 +159,6 @@ def _walk_by_shifts(
         centre.addcdiv_(inflow, degree)
     rows = centre.reshape(batch, classes, height, row)
     return rows[..., :width].contiguous()
-
-
-def _walk_by_matrix(
-    maps: Tensor,
-    affinity: Tensor,
-    radius: int,
-    num_steps: int,
-    known: tuple[Tensor, Tensor] | None,
-) -> Tensor:
-    """The same with a compressed sparse matrix per image."""
-    batch, classes, height, width = maps.shape
-    index = np.arange(height * width, dtype=np.int32)
-    steps = [dy * width + dx for (dy, dx), *_ in path_offsets(radius)]
-    walked = maps.cpu().flatten(2).transpose(1, 2).numpy()
-    results = []
-    for image in range(batch):
-        weights = affinity[image].flatten(1).cpu().numpy()
-        number, source = np.nonzero(weights)  # pairs that leave the image have affinity 0
-        target = source + np.array(steps)[number]
-        pairs = scipy.sparse.coo_matrix(
-            (weights[number, source], (source, target)), shape=(index.size, index.size)
-        ).tocsr()
-        similarity = pairs + pairs.T + scipy.sparse.eye_array(index.size, dtype=weights.dtype)
-        share = 1 / np.asarray(similarity.sum(axis=1)).reshape(-1)
-        constant = np.zeros((1, 1), dtype=weights.dtype)
-        if known is not None:
-            mask = known[0][image].flatten().cpu().numpy()
-            share[mask] = 0
-            value = known[1][image].flatten(1).T.cpu().numpy()
-            constant = np.where(mask[:, None], value, 0)
-        matrix = scipy.sparse.diags_array(share, dtype=weights.dtype) @ similarity.tocsr()
-        current = np.ascontiguousarray(walked[image])
-        for _ in range(num_steps):
-            current = matrix @ current + constant
-        results.append(torch.from_numpy(current).T.reshape(classes, height, width))
-    return torch.stack(results).to(maps.device)
 
 
 def normalize_class_scores(

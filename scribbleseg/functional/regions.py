@@ -18,15 +18,7 @@ from scribbleseg.functional.losses import full_precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "majority_labels",
-    "region_means",
-    "region_sizes",
-    "region_sums",
-    "region_to_pixels",
-    "region_votes",
-    "relabel_consecutive",
-]
+__all__ = ["majority_labels", "region_means", "region_sizes", "region_sums", "region_votes"]
 
 
 def _slots(regions: Tensor, num_regions: int) -> Tensor:
@@ -126,34 +118,6 @@ def region_means(features: Tensor, regions: Tensor, num_regions: int) -> Tensor:
     return sums / region_sizes(regions, num_regions).clamp_min(1)[:, None].to(sums.dtype)
 
 
-def region_to_pixels(values: Tensor, regions: Tensor) -> Tensor:
-    """Every pixel gets the value of its region. Time and memory O(B·D·N), differentiable.
-
-    Args:
-        values: Value per region, shape ``(B, D, S)``.
-        regions: Ids, integer, shape ``(B, …)``.
-
-    Returns:
-        Type of ``values``, shape ``(B, D, …)``; 0 where a pixel belongs to no region.
-
-    Raises:
-        ValueError: If the shapes disagree.
-
-    Example:
-        >>> region_to_pixels(torch.tensor([[[5.0, 7.0]]]), torch.tensor([[1, 0, -1]])).tolist()
-        [[[7.0, 5.0, 0.0]]]
-    """
-    if values.ndim != 3 or len(values) != len(regions):
-        raise ValueError(
-            f"values {tuple(values.shape)} and regions {tuple(regions.shape)} disagree: expected "
-            "(B, D, S) and (B, …) with the same B"
-        )
-    slots = _slots(regions, values.shape[2])
-    padded = torch.cat((values, torch.zeros_like(values[..., :1])), dim=2)
-    spread = padded.gather(2, slots[:, None].expand(-1, values.shape[1], -1))
-    return spread.view(*values.shape[:2], *regions.shape[1:])
-
-
 def region_votes(
     labels: Tensor,
     regions: Tensor,
@@ -232,34 +196,3 @@ def majority_labels(
     votes = region_votes(labels, regions, num_regions, num_classes, ignore_index=ignore_index)
     most, winner = votes.max(1)
     return torch.where(most > 0, winner, ignore_index)
-
-
-def relabel_consecutive(regions: Tensor, num_regions: int) -> tuple[Tensor, Tensor]:
-    """Renumbers the regions that are there to 0, 1, 2 … in each image, in the order of their ids.
-
-    A crop holds few of the regions of its image; smaller tables suffice after this. Time and
-    memory O(B·N + B·S), no sorting.
-
-    Args:
-        regions: Ids, integer, shape ``(B, …)``.
-        num_regions: S, an upper bound of the ids plus one.
-
-    Returns:
-        Ids, int64, shape ``(B, …)``, -1 where a pixel belongs to no region; and the number of
-        regions of each image, int64, shape ``(B,)``.
-
-    Raises:
-        ValueError: If ``regions`` is not an integer batch.
-
-    Example:
-        >>> ids, count = relabel_consecutive(torch.tensor([[7, 2, 7, -1]]), 10)
-        >>> ids.tolist(), count.tolist()
-        ([[1, 0, 1, -1]], [2])
-    """
-    slots = _slots(regions, num_regions)
-    there = slots.new_zeros(len(slots), num_regions + 1)
-    there.scatter_(1, slots, 1)
-    there[:, num_regions] = 0
-    new = there.cumsum(1) - 1
-    new[:, num_regions] = -1
-    return new.gather(1, slots).view(regions.shape), there.sum(1)

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BottomKSlots",
     "SlotRows",
-    "bottom_k",
     "bottom_k_per_set",
     "priority_keys",
     "rank_in_run",
@@ -52,7 +51,7 @@ def sample_keys(uid: Tensor, cell: Tensor, *, seed: int = 0) -> Tensor:
 
     Returns:
         The key's 64 bits as int64 (``keys.numpy().view("uint64")`` is the unsigned value, by which
-        :func:`bottom_k` orders), shape of the inputs.
+        :func:`sortable_keys` orders), shape of the inputs.
 
     Example:
         >>> a, b = sample_keys(torch.tensor([7, 8]), torch.tensor([0, 0])).tolist()
@@ -103,31 +102,6 @@ def priority_keys(keys: Tensor, first: Tensor | None = None) -> Tensor:
     """
     halves = _shift(keys, 1)
     return halves if first is None else torch.where(first, sortable_keys(halves), halves)
-
-
-def bottom_k(keys: Tensor, k: int) -> Tensor:
-    """Positions of the k smallest keys, read as unsigned numbers; equal keys by position.
-
-    A uniform sample without replacement of what the keys belong to: the sample of a union is the
-    sample of the union of the parts' samples. Time O(n·log n), memory O(n).
-
-    Args:
-        keys: From :func:`sample_keys`, int64, shape ``(n,)``.
-        k: Size of the sample, ≥ 0.
-
-    Returns:
-        Ascending positions, int64, shape ``(min(k, n),)``.
-
-    Raises:
-        ValueError: If k is negative.
-
-    Example:
-        >>> bottom_k(torch.tensor([5, -1, 3, 9]), 2).tolist()
-        [0, 2]
-    """
-    if k < 0:
-        raise ValueError(f"k={k}, expected at least 0")
-    return torch.argsort(sortable_keys(keys), stable=True)[:k].sort().values
 
 
 def bottom_k_per_set(sets: Tensor, keys: Tensor, ids: Tensor, k: int) -> Tensor:

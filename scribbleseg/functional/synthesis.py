@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["image_seed", "synthesize_points", "synthesize_scribbles", "synthesize_strokes"]
+__all__ = ["image_seed", "synthesize_points", "synthesize_scribbles"]
 
 _CORE = 0.5  # of a region's greatest depth: a thin object is never eroded away
 
@@ -55,8 +55,13 @@ def synthesize_scribbles(
 ) -> NDArray[np.uint8]:
     """Scribbles of a dense mask; every drawn pixel has its class in the mask.
 
-    See :func:`synthesize_strokes` for the strokes. A stroke is cut off where it would leave the
-    connected region that it belongs to, so that no boundary is crossed, not even within a class.
+    Every connected region of every class gets a stroke. Regions are eroded, which may cut them into
+    parts; regions with little room less so, so that thin objects remain. Each part's stroke follows
+    the longest path along its medial axis, made smooth, and shifted by a slow random wobble as far
+    as there is room; a random stretch of it is kept. A round part gets a line through its middle,
+    one in which there is no way to go a dot. A stroke is cut off where it would leave its region,
+    so that no boundary is crossed, not even within a class. It depends on the shape of its part,
+    the place and the seed alone. Takes O(N log N) for N pixels.
 
     Args:
         mask: Class ids, uint8, shape ``(H, W)``; 255 = void, never drawn on.
@@ -76,38 +81,6 @@ def synthesize_scribbles(
     style = ScribbleStyle() if style is None else style
     regions, plans = _plan_strokes(mask, style, seed)
     return _draw(plans, regions, style.width)
-
-
-def synthesize_strokes(
-    mask: NDArray[np.uint8],
-    style: ScribbleStyle | None = None,
-    *,
-    seed: int | Sequence[int] = 0,
-) -> list[Stroke]:
-    """One stroke for every connected region of every class, as polylines.
-
-    Regions are eroded, which may cut them into parts; regions with little room less so, so that
-    thin objects remain. Each part's stroke follows the longest path along its medial axis, made
-    smooth, and shifted by a slow random wobble as far as there is room; a random stretch of it is
-    kept. A round part gets a line through its middle, one in which there is no way to go a dot. The
-    stroke of a part depends on its shape, its place and the seed alone. Takes O(N log N) for N
-    pixels.
-
-    Args:
-        mask: Class ids, uint8, shape ``(H, W)``; 255 = void.
-        style: How to draw; by default :class:`ScribbleStyle` as it is.
-        seed: Seed of this image, see :func:`image_seed`.
-
-    Returns:
-        Strokes, class by class, the largest part first. Where a region is narrower than the stroke
-        is wide, drawing it leaves the region: :func:`synthesize_scribbles` cuts that off.
-
-    Example:
-        >>> [stroke.label for stroke in synthesize_strokes(np.full((20, 40), 3, np.uint8))]
-        [3]
-    """
-    _, plans = _plan_strokes(mask, ScribbleStyle() if style is None else style, seed)
-    return [plan.stroke for plan in plans]
 
 
 def synthesize_points(

@@ -53,10 +53,9 @@ def tree_filter(
         ValueError: If the shapes disagree or ``sigma`` is not positive.
 
     Example:
-        >>> from scribbleseg.functional.grid_tree import grid_tree
-        >>> image = torch.tensor([[[[0.0, 0.0, 9.0, 9.0]]]])
         >>> weights = torch.tensor([[0.0, 81.0, 0.0]])
-        >>> tree_filter(torch.tensor([[[[1.0, 3, 5, 7]]]]), weights, grid_tree(image)).tolist()
+        >>> tree = root_tree(grid_mst(weights, size=(1, 4)), size=(1, 4))
+        >>> tree_filter(torch.tensor([[[[1.0, 3, 5, 7]]]]), weights, tree).tolist()
         [[[[2.0, 2.0, 6.0, 6.0]]]]
     """
     shape = (len(values), values.shape[-2] * values.shape[-1]) if values.ndim == 4 else None

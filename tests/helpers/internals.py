@@ -13,6 +13,7 @@ FILES = {
     "COCO index": "scribbleseg.data.coco_index",
     "COCO mask writer": "scribbleseg.data.coco_masks",
     "convert": "scribbleseg.data.jobs.convert",
+    "degrade": "scribbleseg.functional.degrade",
     "encoder weights": "scribbleseg.nn.encoder_weights",
     "folder prediction": "scribbleseg.folder_prediction",
     "folder source": "scribbleseg.data.sources.folder",
@@ -37,6 +38,7 @@ FILES = {
     "strokes": "scribbleseg.functional.strokes",
     "superpixels": "scribbleseg.data.jobs.superpixels",
     "synthesize": "scribbleseg.data.jobs.synthesize",
+    "synthesis": "scribbleseg.functional.synthesis",
     "tree filter": "scribbleseg.functional.tree_filter",
     "volumes": "scribbleseg.data.sources.volumes",
 }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.functional.grid_edges import grid_edge_weights
-from scribbleseg.functional.grid_tree import GridTree, grid_mst, root_tree
+from scribbleseg.functional.grid_tree import grid_mst, root_tree
 from scribbleseg.functional.losses import full_precision, masked_mean
 from scribbleseg.functional.tree_filter import tree_filter
 
@@ -25,7 +25,6 @@ def tree_soft_labels(
     embedding: Tensor | None = None,
     sigma_low: float = 0.02,
     sigma_high: float = 1.0,
-    image_tree: GridTree | None = None,
 ) -> Tensor:
     r"""Predictions averaged along the tree of the image, then along that of the embedding.
 
@@ -45,7 +44,6 @@ def tree_soft_labels(
         sigma_low: Bandwidth of squared colour distances; 0.02 for VOC, 0.002 for Cityscapes and
             ADE20K.
         sigma_high: Bandwidth of squared embedding distances.
-        image_tree: Tree of the resized image if it is at hand, for instance from a data worker.
 
     Returns:
         Soft labels, probabilities of shape ``(B, C, h, w)``, float32 for 16-bit input.
@@ -72,15 +70,14 @@ def tree_soft_labels(
         )
     colours = full_precision(image.detach())
     colours = F.interpolate(colours, size, mode="bilinear", align_corners=False)
-    result = _average(probabilities, colours, sigma_low, image_tree)
-    return result if embedding is None else _average(result, embedding, sigma_high, None)
+    result = _average(probabilities, colours, sigma_low)
+    return result if embedding is None else _average(result, embedding, sigma_high)
 
 
-def _average(values: Tensor, features: Tensor, sigma: float, tree: GridTree | None) -> Tensor:
+def _average(values: Tensor, features: Tensor, sigma: float) -> Tensor:
     weights = grid_edge_weights(features)
     size = (features.shape[2], features.shape[3])
-    if tree is None:
-        tree = root_tree(grid_mst(weights, size=size), size=size)
+    tree = root_tree(grid_mst(weights, size=size), size=size)
     return tree_filter(values, weights, tree, sigma=sigma)
 
 
@@ -93,7 +90,6 @@ def tree_energy_loss(
     sigma_low: float = 0.02,
     sigma_high: float = 1.0,
     detach_target: bool = False,
-    image_tree: GridTree | None = None,
     across_ranks: bool = False,
 ) -> Tensor:
     r"""Distance between predictions and their averages along trees, where nothing is drawn.
@@ -117,7 +113,6 @@ def tree_energy_loss(
         sigma_high: Bandwidth of squared embedding distances.
         detach_target: Whether the averages are constants; then the embedding gets no gradient. The
             published method lets gradients through.
-        image_tree: Tree of the resized image if it is at hand, for instance from a data worker.
         across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
             average is the loss of one process on all images. Every rank must then call.
 
@@ -145,7 +140,6 @@ def tree_energy_loss(
             embedding=embedding,
             sigma_low=sigma_low,
             sigma_high=sigma_high,
-            image_tree=image_tree,
         )
     mask = unlabelled[:, None].to(probabilities.dtype)
     mask = F.interpolate(mask, probabilities.shape[2:], mode="nearest")[:, 0]

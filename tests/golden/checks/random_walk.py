@@ -76,11 +76,8 @@ def check_sparse_random_walk(v: Vectors) -> None:
             break
         x, boundary = v.tensor(f"case{case}_x"), v.tensor(f"case{case}_edge")[0]
         for steps, name in ((1, "rw_one_step"), (2**exponent, "rw")):
-            for method in ("shift", "sparse"):
-                walked = sparse_random_walk(
-                    x, boundary, radius=radius, beta=beta, num_steps=steps, method=method
-                )
-                v.compare(f"case{case}_{name}", walked, rtol=0, atol=1e-4)
+            walked = sparse_random_walk(x, boundary, radius=radius, beta=beta, num_steps=steps)
+            v.compare(f"case{case}_{name}", walked, rtol=0, atol=1e-4)
 
 
 @check("ptrecl", "scribble")
@@ -99,17 +96,15 @@ def check_scribble_walk(v: Vectors) -> None:
     classes = torch.nonzero(present[0])[:, 0] + 1
     known = (small[0] == classes[:, None, None]).float()
     radius, beta, steps = (int(n) for n in v.param("radius_beta_steps"))
-    for method in ("shift", "sparse"):
-        walked = sparse_random_walk(
-            v.tensor("cam0"),
-            v.tensor("edge0"),
-            radius=radius,
-            beta=beta,
-            num_steps=steps,
-            clamp=(small[0] != 255, known),
-            method=method,
-        )
-        v.compare("clamped_walk0", walked, atol=1e-5)
+    walked = sparse_random_walk(
+        v.tensor("cam0"),
+        v.tensor("edge0"),
+        radius=radius,
+        beta=beta,
+        num_steps=steps,
+        clamp=(small[0] != 255, known),
+    )
+    v.compare("clamped_walk0", walked, atol=1e-5)
 
 
 @check("spml_propagation", "random_walk")

@@ -6,11 +6,11 @@ import torch
 from helpers.internals import internal
 
 from scribbleseg.functional import (
+    GridTree,
     edge_counts,
     edge_ends,
     grid_edge_weights,
     grid_mst,
-    grid_tree,
     packed_argsort,
     root_tree,
 )
@@ -21,6 +21,11 @@ SIZES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7), (16, 17)]
 def image(size, kind: str) -> torch.Tensor:
     x = torch.rand(3, 2, *size, generator=torch.Generator().manual_seed(0))
     return {"random": x, "ties": (2 * x).round(), "constant": torch.zeros_like(x)}[kind]
+
+
+def tree_of(image: torch.Tensor) -> GridTree:
+    size = tuple(image.shape[2:])
+    return root_tree(grid_mst(grid_edge_weights(image), size=size), size=size)
 
 
 def naive_kruskal(weights: torch.Tensor, size) -> list[bool]:
@@ -114,12 +119,12 @@ def test_long_paths_are_followed_to_the_end() -> None:
 
 def test_images_do_not_influence_each_other_and_no_gradient() -> None:
     x = image((5, 7), "random").requires_grad_()
-    together = grid_tree(x)
+    together = tree_of(x)
     for b in range(len(x)):
-        for whole, single in zip(together, grid_tree(x[b : b + 1]), strict=True):
+        for whole, single in zip(together, tree_of(x[b : b + 1]), strict=True):
             assert torch.equal(whole[b : b + 1], single)
             assert not whole.requires_grad
-    assert grid_tree(x[:0]).parent.shape == (0, 35)
+    assert tree_of(x[:0]).parent.shape == (0, 35)
 
 
 def test_bad_input_is_named() -> None:

@@ -2,12 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from scribbleseg.functional import (
     confident_prototypes,
-    cosine_similarity_maps,
-    masked_class_means,
     predicted_class_labels,
 )
 
@@ -81,51 +78,6 @@ def test_confident_prototypes_are_float32_constants_under_autocast(example) -> N
     assert found.dtype == torch.float32
     assert not found.requires_grad
     torch.testing.assert_close(found, confident_prototypes(features, logits, present).prototypes)
-
-
-def test_masked_means_equal_indexing(example) -> None:
-    features, logits, _ = example
-    labels = logits.argmax(1)
-    masks = F.one_hot(labels, 5).permute(0, 3, 1, 2)
-    means, valid = masked_class_means(features, masks)
-    for b in range(2):
-        for c in range(4):
-            inside = features[b][:, labels[b] == c]
-            torch.testing.assert_close(means[b, c], inside.mean(1))
-    assert not valid[:, 4].any()
-    assert means[:, 4].abs().max() == 0
-    soft = logits.softmax(1)
-    padded = masked_class_means(F.pad(features, (0, 3), value=9.0), F.pad(soft, (0, 3)))
-    torch.testing.assert_close(padded.prototypes, masked_class_means(features, soft).prototypes)
-    assert torch.autograd.gradcheck(
-        lambda f, m: masked_class_means(f, m).prototypes,
-        (
-            features[..., :2, :2].clone().requires_grad_(),
-            soft[..., :2, :2].clone().requires_grad_(),
-        ),
-    )
-    half = masked_class_means(features.half(), soft.half())
-    assert half.prototypes.dtype == torch.float32
-    with pytest.raises(ValueError, match="resize masks"):
-        masked_class_means(features, soft[..., :3])
-
-
-def test_cosine_maps_equal_torch(example) -> None:
-    features = example[0]
-    g = torch.Generator().manual_seed(2)
-    shared = torch.randn(3, 5, generator=g, dtype=torch.float64)
-    found = cosine_similarity_maps(features, shared)
-    expected = F.cosine_similarity(features[:, None], shared[None, :, :, None, None], dim=2)
-    torch.testing.assert_close(found, expected)
-    own = torch.stack([shared, 2 * shared.flip(0)])
-    found = cosine_similarity_maps(3 * features, own)
-    torch.testing.assert_close(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1].flip(0))
-    assert cosine_similarity_maps(features * 0, shared).abs().max() == 0
-    with torch.autocast("cpu", torch.bfloat16):
-        assert cosine_similarity_maps(features.bfloat16(), shared.float()).dtype == torch.float32
-    with pytest.raises(ValueError, match="disagree"):
-        cosine_similarity_maps(features, shared[:, :2])
 
 
 def test_predicted_classes_count_strictly_more_pixels() -> None:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from scribbleseg.functional import (
-    bottom_k,
     bottom_k_per_set,
     priority_keys,
     rank_in_run,
@@ -46,16 +45,19 @@ def test_keys_look_uniform_and_independent_of_the_seed() -> None:
 
 def test_sample_of_a_union_is_the_sample_of_the_samples() -> None:
     keys = sample_keys(torch.arange(100) // 10, torch.arange(100) % 10)
-    expected = bottom_k(keys, 12)
-    left, right = bottom_k(keys[:37], 12), bottom_k(keys[37:], 12) + 37
-    both = torch.cat([left, right])
-    assert torch.equal(both[bottom_k(keys[both], 12)], expected)
-    unsigned = keys.numpy().view(np.uint64)
-    assert expected.tolist() == sorted(np.argsort(unsigned)[:12].tolist())
-    assert bottom_k(keys, 1000).tolist() == list(range(100))
-    assert bottom_k(keys[:0], 3).shape == (0,)
+
+    def smallest(rows: torch.Tensor, k: int = 12) -> torch.Tensor:
+        return rows[bottom_k_per_set(rows * 0, sortable_keys(keys[rows]), rows, k)]
+
+    rows = torch.arange(100)
+    expected = smallest(rows)
+    both = torch.cat([smallest(rows[:37]), smallest(rows[37:])])
+    assert torch.equal(smallest(both), expected)
+    assert expected.tolist() == np.argsort(keys.numpy().view(np.uint64))[:12].tolist()
+    assert sorted(smallest(rows, 1000).tolist()) == list(range(100))
+    assert smallest(rows[:0]).shape == (0,)
     with pytest.raises(ValueError, match="k=-1"):
-        bottom_k(keys, -1)
+        smallest(rows, -1)
 
 
 def test_per_set_equals_a_loop() -> None:

@@ -8,12 +8,16 @@ from scribbleseg.functional import (
     GridTree,
     grid_edge_weights,
     grid_mst,
-    grid_tree,
     root_tree,
     tree_filter,
 )
 
 SWEEPS = [internal("tree filter")._LevelSweeps, internal("tree filter")._DoublingSweeps]
+
+
+def tree_of(image: torch.Tensor) -> GridTree:
+    size = tuple(image.shape[2:])
+    return root_tree(grid_mst(grid_edge_weights(image), size=size), size=size)
 
 
 def example(size, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor, GridTree]:
@@ -23,7 +27,7 @@ def example(size, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor, Gri
     image = {"random": image, "ties": (2 * image).round(), "constant": 0 * image}[kind]
     values = torch.randn(3, 4, *size, generator=generator, dtype=torch.float64)
     weights = grid_edge_weights(image)
-    return values.requires_grad_(), weights.requires_grad_(), grid_tree(image)
+    return values.requires_grad_(), weights.requires_grad_(), tree_of(image)
 
 
 def naive(values, weights, tree, sigma: float) -> torch.Tensor:
@@ -83,7 +87,7 @@ def test_gradient(sweeps, which) -> None:
 def test_paths_agree_on_deep_trees() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 40, 33, generator=generator)
-    weights, tree = grid_edge_weights(image), grid_tree(image)
+    weights, tree = grid_edge_weights(image), tree_of(image)
     assert tree.depth.max() > 64
     found = {}
     for sweeps in SWEEPS:
