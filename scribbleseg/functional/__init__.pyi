@@ -1,15 +1,13 @@
 """Public names of this package: what type checkers see, and what it imports at first use."""
 
 from scribbleseg.functional.affinity import (
-    affinity_targets as affinity_targets, boundary_to_affinity as boundary_to_affinity,
-    pair_displacement as pair_displacement, pair_indices as pair_indices,
+    boundary_to_affinity as boundary_to_affinity, pair_indices as pair_indices,
     pair_offsets as pair_offsets, path_offsets as path_offsets,
 )
 from scribbleseg.functional.cam import (
-    assemble_cam as assemble_cam, cam_labels as cam_labels,
-    cam_probabilities as cam_probabilities, class_activation_maps as class_activation_maps,
-    image_tag_loss as image_tag_loss, merge_flips as merge_flips,
-    normalize_in_boxes as normalize_in_boxes,
+    assemble_cam as assemble_cam, cam_background_score as cam_background_score,
+    cam_labels as cam_labels, cam_probabilities as cam_probabilities,
+    normalize_class_scores as normalize_class_scores, normalize_in_boxes as normalize_in_boxes,
 )
 from scribbleseg.functional.cam_refinement import (
     CAMRefinement as CAMRefinement, colour_boundary as colour_boundary,
@@ -28,10 +26,6 @@ from scribbleseg.functional.confident_labels import (
     clamp_seeds as clamp_seeds, confident_labels as confident_labels,
     crf_index_refiner as crf_index_refiner, merge_confident_labels as merge_confident_labels,
     spread_by_crf as spread_by_crf, synthesize_mask as synthesize_mask,
-)
-from scribbleseg.functional.consistency import (
-    ConsistencyForm as ConsistencyForm, consistency_loss as consistency_loss,
-    mean_teacher_consistency as mean_teacher_consistency,
 )
 from scribbleseg.functional.contact_sheet import (
     contact_sheet as contact_sheet, thumbnails as thumbnails,
@@ -85,15 +79,6 @@ from scribbleseg.functional.image_files import (
     ImageFile as ImageFile, find_images as find_images, unique_names as unique_names,
     write_arrays as write_arrays, write_atomic as write_atomic, write_text as write_text,
 )
-from scribbleseg.functional.image_kmeans import (
-    color_features as color_features, grid_clusters as grid_clusters,
-    image_kmeans as image_kmeans, join_local_features as join_local_features,
-    location_features as location_features,
-)
-from scribbleseg.functional.image_segments import (
-    Segments as Segments, segment_index as segment_index,
-    segment_prototypes as segment_prototypes,
-)
 from scribbleseg.functional.images import (
     colorize as colorize, compose_panel as compose_panel, overlay_labels as overlay_labels,
     write_image as write_image, write_label as write_label,
@@ -128,22 +113,11 @@ from scribbleseg.functional.preprocess import (
     normalize as normalize, preprocess as preprocess, resize_image as resize_image,
     resized_shape as resized_shape,
 )
-from scribbleseg.functional.prototype_vote import (
-    decode_margin as decode_margin, prototype_margin as prototype_margin,
-)
-from scribbleseg.functional.prototypes import (
-    ClassPrototypes as ClassPrototypes, ConfidenceWeights as ConfidenceWeights,
-    confidence_weights as confidence_weights, confident_prototypes as confident_prototypes,
-    predicted_class_labels as predicted_class_labels,
-)
 from scribbleseg.functional.pseudo_labels import (
     filter_pseudo_labels as filter_pseudo_labels,
     present_class_probabilities as present_class_probabilities,
 )
-from scribbleseg.functional.random_walk import (
-    cam_background_score as cam_background_score,
-    normalize_class_scores as normalize_class_scores, sparse_random_walk as sparse_random_walk,
-)
+from scribbleseg.functional.random_walk import sparse_random_walk as sparse_random_walk
 from scribbleseg.functional.random_walker import (
     random_walker as random_walker, random_walker_labels as random_walker_labels,
 )
@@ -184,8 +158,7 @@ from scribbleseg.functional.scribble_styles import (
 )
 from scribbleseg.functional.set_clustering import (
     SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
-    agreement_threshold as agreement_threshold, cluster_set as cluster_set,
-    prototype_statistics as prototype_statistics, sharded_kmeans as sharded_kmeans,
+    cluster_set as cluster_set, sharded_kmeans as sharded_kmeans,
 )
 from scribbleseg.functional.skeletons import (
     PixelGraph as PixelGraph, longest_paths as longest_paths, medial_axis as medial_axis,
@@ -197,8 +170,7 @@ from scribbleseg.functional.strokes import (
 )
 from scribbleseg.functional.superpixel_affinity import (
     RegionGraph as RegionGraph, adjacent_regions as adjacent_regions,
-    graph_smoothness as graph_smoothness, superpixel_affinity as superpixel_affinity,
-    superpixel_histograms as superpixel_histograms,
+    superpixel_affinity as superpixel_affinity, superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.superpixels import (
     MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
@@ -209,11 +181,6 @@ from scribbleseg.functional.superpixels import (
 from scribbleseg.functional.synthesis import (
     image_seed as image_seed, synthesize_points as synthesize_points,
     synthesize_scribbles as synthesize_scribbles,
-)
-from scribbleseg.functional.transition import (
-    attention_walk as attention_walk, dense_random_walk as dense_random_walk,
-    embedding_affinity as embedding_affinity, transition_logits as transition_logits,
-    transition_matrix as transition_matrix,
 )
 from scribbleseg.functional.tree_filter import tree_filter as tree_filter
 from scribbleseg.functional.tta import (

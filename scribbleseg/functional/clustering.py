@@ -113,7 +113,7 @@ def spherical_kmeans(
     O(iters·redo·n·k·D); memory one normalised float32 copy, O(n·D), or none if the rows are
     float32 of unit length on the host. No gradient. Input on a GPU is
     copied to the host (a synchronisation), so this is not for training steps: see
-    :func:`~scribbleseg.functional.image_kmeans.image_kmeans`.
+    :func:`~scribbleseg.methods.spml.clusters.image_kmeans`.
 
     The result depends on ``seed`` alone, up to rounding that varies with the number of threads.
     faiss deadlocks with several threads in a forked process; in DataLoader workers it gets one.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from scribbleseg.functional.losses import full_precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["cam_background_score", "normalize_class_scores", "sparse_random_walk"]
+__all__ = ["sparse_random_walk"]
 
 
 @torch.no_grad()
@@ -159,81 +159,3 @@ def _walk_by_shifts(
         centre.addcdiv_(inflow, degree)
     rows = centre.reshape(batch, classes, height, row)
     return rows[..., :width].contiguous()
-
-
-def normalize_class_scores(
-    scores: Tensor,
-    class_labels: Tensor,
-    *,
-    floor: float = 0.0,
-    absent: Literal["zero", "keep"] = "zero",
-) -> Tensor:
-    r"""Class maps divided by their own maximum, for the classes of the image.
-
-    .. math:: s'_c(p) = \frac{s_c(p)}{\max(\max_q s_c(q), \phi)}
-
-    (Ke et al., ICLR 2021, appendix). Time and memory O(C·h·w).
-
-    Args:
-        scores: Non-negative scores, float, shape ``(…, C, h, w)``.
-        class_labels: Multi-hot classes of the image, shape ``(…, C)``.
-        floor: Smallest divisor :math:`\phi`, so that a hardly visible class is not blown up.
-        absent: What happens to other classes: set to zero, or kept as they are.
-
-    Returns:
-        Scores of the same shape, at most 1 for the classes of the image; float32 for 16-bit input.
-        A map that is zero everywhere stays so.
-
-    Raises:
-        ValueError: If the shapes disagree or ``absent`` is unknown.
-
-    Example:
-        >>> scores = torch.tensor([[[0.2, 0.4]], [[0.1, 0.3]]])
-        >>> normalize_class_scores(scores, torch.tensor([1, 0])).tolist()
-        [[[0.5, 1.0]], [[0.0, 0.0]]]
-    """
-    if scores.ndim < 3 or class_labels.shape != scores.shape[:-2]:
-        raise ValueError(
-            f"scores {tuple(scores.shape)} and class_labels {tuple(class_labels.shape)} disagree: "
-            "expected (…, C, h, w) and (…, C)"
-        )
-    if absent not in ("zero", "keep"):
-        raise ValueError(f'absent must be "zero" or "keep", got {absent!r}')
-    scores = full_precision(scores)
-    divisor = scores.amax(dim=(-2, -1), keepdim=True).clamp_min(floor)
-    divided = scores / torch.where(divisor > 0, divisor, 1)
-    others = torch.zeros_like(scores) if absent == "zero" else scores
-    return torch.where(class_labels[..., None, None] > 0, divided, others)
-
-
-def cam_background_score(cam: Tensor, *, alpha: float = 6.0) -> Tensor:
-    r"""Background score of activation maps: high where no class is active.
-
-    .. math:: s_0(p) = (1 - \max_c s_c(p))^\alpha
-
-    (Ahn and Kwak, CVPR 2018, eq. 2). Time and memory O(C·h·w).
-
-    Args:
-        cam: Foreground activations in [0, 1], float, shape ``(…, C, h, w)`` without background.
-        alpha: Larger leaves less to the background, positive.
-
-    Returns:
-        Score in [0, 1], shape ``(…, 1, h, w)``, to be put before the foreground; float32 for
-        16-bit input.
-
-    Raises:
-        ValueError: If there is no class or ``alpha`` is not positive.
-
-    Example:
-        >>> cam_background_score(torch.full((2, 1, 1), 0.5), alpha=2).item()
-        0.25
-    """
-    if cam.ndim < 3 or cam.shape[-3] == 0:
-        raise ValueError(
-            f"cam must have shape (…, C, h, w) with C > 0, got {tuple(cam.shape)}; an image "
-            "without classes is all background"
-        )
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
-    peak = full_precision(cam).amax(dim=-3, keepdim=True)
-    return (1 - peak) ** alpha

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = [
-    "SetPrototypes",
-    "StreamingLloyd",
-    "agreement_threshold",
-    "cluster_set",
-    "prototype_statistics",
-    "sharded_kmeans",
-]
+__all__ = ["SetPrototypes", "StreamingLloyd", "cluster_set", "sharded_kmeans"]
 
 
 class SetPrototypes(NamedTuple):
@@ -175,73 +168,3 @@ class StreamingLloyd:
         sizes, self.sizes = self.sizes, torch.zeros_like(self.sizes)
         self.sums = torch.zeros_like(self.sums)
         return sizes
-
-
-def agreement_threshold(
-    margin: Tensor, is_class: Tensor, *, weights: Tensor | None = None, quantiles: int = 97
-) -> float:
-    r"""Threshold at which margins agree best with labels, which need not be true.
-
-    .. math:: \theta = \arg\max_\theta \mathrm{IoU}(\{S > \theta\}, \{l = c\})
-
-    over quantiles of S (our definition: it takes the place of a search on true masks). Time
-    O(n·log n).
-
-    Args:
-        margin: S, shape ``(n,)``.
-        is_class: Whether the label is the class, bool, shape ``(n,)``.
-        weights: Weight per row.
-        quantiles: Thresholds tried.
-
-    Returns:
-        θ; 0 for ``n = 0``.
-
-    Example:
-        >>> margin = torch.tensor([-0.3, 0.1, 0.4, 0.6])
-        >>> 0.1 <= agreement_threshold(margin, torch.tensor([0, 0, 1, 1]).bool()) < 0.4
-        True
-    """
-    if not len(margin):
-        return 0.0
-    weight = torch.ones_like(margin) if weights is None else weights.to(margin)
-    order = margin.argsort()
-    ordered, share = margin[order].double(), weight[order].double()
-    below = share.cumsum(0)
-    positive = (share * is_class[order]).cumsum(0)
-    levels = torch.linspace(0, 1, quantiles + 2, dtype=torch.float64)[1:-1] * below[-1]
-    index = torch.searchsorted(below, levels).clamp_max(len(ordered) - 1)
-    # equal margins are above or below a threshold together
-    index = torch.searchsorted(ordered, ordered[index], right=True) - 1
-    hit = positive[-1] - positive[index]
-    union = (below[-1] - below[index]) + positive[index]
-    return float(ordered[index[(hit / union.clamp_min(1e-12)).argmax()]])
-
-
-def prototype_statistics(
-    foreground: SetPrototypes, background: SetPrototypes, *, near: float = 0.99
-) -> dict[str, float]:
-    """Signs of trouble in the prototypes of a class, for reports.
-
-    Args:
-        foreground: Of the class.
-        background: Of what surrounds it.
-        near: Cosine from which two prototypes of a set count as one.
-
-    Returns:
-        ``smallest`` and ``largest`` cluster by weight, ``duplicates`` (pairs), and ``overlap``: the
-        largest cosine between foreground and background, which label noise brings near 1.
-    """
-    own = foreground.centroids[: foreground.number]
-    around = background.centroids[: background.number]
-    sizes = torch.cat([foreground.sizes[: len(own)], background.sizes[: len(around)]])
-    pairs = 0
-    for unit in (own, around):
-        if len(unit):
-            pairs += int(((unit @ unit.T).triu(1) > near).sum())
-    overlap = float((own @ around.T).max()) if len(own) and len(around) else 0.0
-    return {
-        "smallest": float(sizes.min()) if len(sizes) else 0.0,
-        "largest": float(sizes.max()) if len(sizes) else 0.0,
-        "duplicates": float(pairs),
-        "overlap": overlap,
-    }

@@ -23,7 +23,6 @@ from helpers.method_facts import (
 )
 
 from scribbleseg import InferenceConfig
-from scribbleseg.functional import transition_logits, transition_matrix
 from scribbleseg.methods import (
     CAMModule,
     CC4SModule,
@@ -40,6 +39,8 @@ from scribbleseg.methods import (
     SegmentMemory,
     SPMLModule,
     transition_eigenvalues,
+    transition_logits,
+    transition_matrix,
 )
 from scribbleseg.nn import REGULARIZERS, Arch, build_network, evaluation_mode
 

@@ -20,7 +20,7 @@ FILES = {
     "gaussian": "scribbleseg.functional.gaussian",
     "grid edges": "scribbleseg.functional.grid_edges",
     "grid tree": "scribbleseg.functional.grid_tree",
-    "image k-means": "scribbleseg.functional.image_kmeans",
+    "image k-means": "scribbleseg.methods.spml.clusters",
     "image job": "scribbleseg.data.jobs.job",
     "intensity": "scribbleseg.functional.intensity",
     "job settings": "scribbleseg.data.jobs.settings",

@@ -16,7 +16,7 @@ from scribbleseg.functional.images import compose_panel, overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.functional.superpixels import region_boundaries
-from scribbleseg.functional.transition import transition_logits, transition_matrix
+from scribbleseg.methods.cc4s.similarity import transition_logits, transition_matrix
 from scribbleseg.methods.cc4s.views import Lattice
 from scribbleseg.nn.modes import evaluation_mode
 

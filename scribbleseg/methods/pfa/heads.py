@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.prototypes import (
+from scribbleseg.methods.partial import PartiallySupervisedModule
+from scribbleseg.methods.pfa.augmentation import PixelQueries, PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.evaluation import HeadScores
+from scribbleseg.methods.pfa.prototypes import (
     ClassPrototypes,
     confident_prototypes,
     predicted_class_labels,
 )
-from scribbleseg.methods.partial import PartiallySupervisedModule
-from scribbleseg.methods.pfa.augmentation import PixelQueries, PrototypeFeatureAugmentation
-from scribbleseg.methods.pfa.evaluation import HeadScores
 from scribbleseg.nn.prototype_bank import PrototypeBank
 from scribbleseg.options import check_choice, check_number, check_whole
 from scribbleseg.types import SegOutput

@@ -9,21 +9,29 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.cam import normalize_class_scores
 from scribbleseg.functional.geometry import resize_labels
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional.losses import full_precision
+from scribbleseg.methods.spml.clusters import (
     color_features,
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
 )
-from scribbleseg.functional.image_segments import segment_index, segment_prototypes
-from scribbleseg.functional.losses import full_precision
-from scribbleseg.functional.random_walk import normalize_class_scores
-from scribbleseg.functional.transition import dense_random_walk, embedding_affinity
 from scribbleseg.methods.spml.embedding import EmbeddingModule
-from scribbleseg.methods.spml.retrieval import SegmentMemory, nearest_segments
-from scribbleseg.methods.spml.segments import rows_of_pixels, weak_labels_on_grid
+from scribbleseg.methods.spml.retrieval import (
+    SegmentMemory,
+    dense_random_walk,
+    embedding_affinity,
+    nearest_segments,
+)
+from scribbleseg.methods.spml.segments import (
+    rows_of_pixels,
+    segment_index,
+    segment_prototypes,
+    weak_labels_on_grid,
+)
 from scribbleseg.options import check_choice, check_whole
 
 if TYPE_CHECKING:

@@ -10,17 +10,19 @@ from golden.vectors import Vectors
 
 from scribbleseg.functional import (
     bottom_k_per_set,
+    lloyd_accumulate,
+    sample_keys,
+    sortable_keys,
+    spherical_kmeans,
+)
+from scribbleseg.methods import (
     color_features,
     grid_clusters,
     image_kmeans,
     join_local_features,
-    lloyd_accumulate,
     location_features,
-    sample_keys,
     segment_index,
     segment_prototypes,
-    sortable_keys,
-    spherical_kmeans,
 )
 
 IGNORE = 255

@@ -12,7 +12,6 @@ from scribbleseg.functional import (
     boundary_to_affinity,
     confident_labels,
     merge_confident_labels,
-    pair_displacement,
     schedule_factor,
     sparse_random_walk,
     synthesize_mask,
@@ -22,6 +21,7 @@ from scribbleseg.methods import (
     affinity_loss,
     boundary_of_flips,
     displacement_loss,
+    pair_displacement,
     refine_centroids,
 )
 

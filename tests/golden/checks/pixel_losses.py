@@ -10,13 +10,11 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    consistency_loss,
     contour_length_loss,
     entropy_loss,
     gated_crf_loss,
     intensity_variance,
     level_set_loss,
-    mean_teacher_consistency,
     multi_scale_probabilities,
     mumford_shah_loss,
     partial_cross_entropy,
@@ -26,7 +24,9 @@ from scribbleseg.functional import (
 )
 from scribbleseg.methods import (
     bank_pseudo_label,
+    consistency_loss,
     dynamic_mixed_pseudo_label,
+    mean_teacher_consistency,
     mixed_dice_loss,
     soft_mixed_loss,
     update_probability_bank,

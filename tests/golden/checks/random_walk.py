@@ -10,20 +10,22 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    affinity_targets,
     cam_background_score,
     class_labels_from_scribble,
-    dense_random_walk,
-    embedding_affinity,
     normalize_class_scores,
     one_hot_labels,
     pair_indices,
     path_offsets,
     random_walker,
     sparse_random_walk,
+)
+from scribbleseg.methods import (
+    SimilarityMeasurement,
+    affinity_targets,
+    dense_random_walk,
+    embedding_affinity,
     transition_matrix,
 )
-from scribbleseg.nn import SimilarityMeasurement
 
 
 @check("losses_pairwise", "random_walker")

@@ -7,13 +7,11 @@ from scribbleseg.functional import (
     assemble_cam,
     cam_labels,
     cam_probabilities,
-    class_activation_maps,
     colour_boundary,
-    image_tag_loss,
-    merge_flips,
     normalize_in_boxes,
     refine_cam,
 )
+from scribbleseg.methods import class_activation_maps, image_tag_loss, merge_flips
 
 METHODS = ("none", "crf", "random_walk", "random_walker")
 

@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from scribbleseg.functional import (
     StreamingLloyd,
-    agreement_threshold,
     cluster_set,
     lloyd_accumulate,
     sharded_kmeans,
     spherical_kmeans,
 )
+from scribbleseg.methods import agreement_threshold
 
 
 def blobs(count: int = 600, k: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

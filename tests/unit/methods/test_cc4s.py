@@ -18,12 +18,7 @@ from helpers.training import quiet_trainer
 
 import scribbleseg
 from scribbleseg import CheckpointError, ConfigError, DataInfo, load_start
-from scribbleseg.functional import (
-    entropy_loss,
-    region_boundaries,
-    transition_logits,
-    transition_matrix,
-)
+from scribbleseg.functional import entropy_loss, region_boundaries
 from scribbleseg.methods import (
     CC4SModule,
     HorizontalFlipView,
@@ -38,6 +33,8 @@ from scribbleseg.methods import (
     feature_consistency_loss,
     random_view,
     transition_eigenvalues,
+    transition_logits,
+    transition_matrix,
     walk_column,
 )
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.nn import SimilarityMeasurement
+from scribbleseg.methods import SimilarityMeasurement
 
 
 def block(**options) -> SimilarityMeasurement:

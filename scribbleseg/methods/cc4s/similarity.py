@@ -8,13 +8,140 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from scribbleseg.functional.transition import attention_walk, transition_logits
+from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["SimilarityMeasurement", "SimilarityOutput"]
+__all__ = [
+    "SimilarityMeasurement",
+    "SimilarityOutput",
+    "attention_walk",
+    "transition_logits",
+    "transition_matrix",
+]
+
+
+def transition_logits(query: Tensor, key: Tensor) -> Tensor:
+    r"""Similarity of every cell to every cell, before normalisation.
+
+    .. math:: E_{ij} = \langle q_i, k_j \rangle
+
+    without the usual division by the root of d (Pan et al., ICCV 2021, section 3.2). Computed in
+    float32 also under autocast, because the products overflow 16 bits. Time O(B·N²·d) and memory
+    O(B·N²) for N = h·w: 48 MB per image at 59×59.
+
+    Args:
+        query: Feature of the cell that receives, shape ``(B, d, h, w)``.
+        key: Feature of the cell that gives, shape ``(B, d, h, w)``; its grid may differ.
+
+    Returns:
+        Logits, shape ``(B, N, N)``, row-major cells; rows are queries.
+
+    Raises:
+        ValueError: If batch or channels disagree.
+
+    Example:
+        >>> transition_logits(torch.ones(1, 2, 1, 3), torch.ones(1, 2, 1, 3)).shape
+        torch.Size([1, 3, 3])
+    """
+    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} disagree: expected "
+            "(B, d, h, w) twice, with equal B and d"
+        )
+    with torch.autocast(query.device.type, enabled=False):
+        rows, columns = full_precision(query).flatten(2), full_precision(key).flatten(2)
+        return rows.transpose(1, 2) @ columns
+
+
+def transition_matrix(logits: Tensor, *, axis: Literal["key", "query"] = "key") -> Tensor:
+    r"""Transition probabilities from logits.
+
+    .. math:: P_{ij} = \frac{e^{E_{ij}}}{\sum_j e^{E_{ij}}} \;(\text{key}), \qquad
+        Q_{ij} = \frac{e^{E_{ij}}}{\sum_i e^{E_{ij}}} \;(\text{query})
+
+    (Pan et al., ICCV 2021, section 3.2: the walk uses P, the released consistency loss Q.) Time
+    and memory O(B·N²).
+
+    Args:
+        logits: See :func:`transition_logits`, shape ``(B, N, N)``.
+        axis: The cells whose probabilities sum to one: ``"key"`` makes every row a distribution,
+            ``"query"`` every column.
+
+    Returns:
+        Probabilities, same shape; float32 for 16-bit input.
+
+    Raises:
+        ValueError: If ``axis`` is unknown or the shape is wrong.
+
+    Example:
+        >>> transition_matrix(torch.zeros(1, 2, 2)).tolist()
+        [[[0.5, 0.5], [0.5, 0.5]]]
+    """
+    if axis not in ("key", "query"):
+        raise ValueError(f'axis must be "key" or "query", got {axis!r}')
+    if logits.ndim != 3:
+        raise ValueError(f"logits must have shape (B, N, N), got {tuple(logits.shape)}")
+    return full_precision(logits).softmax(dim=2 if axis == "key" else 1)
+
+
+def attention_walk(
+    query: Tensor, key: Tensor, value: Tensor, *, chunk_size: int | None = 512
+) -> Tensor:
+    r"""One step of the random walk given by its factors.
+
+    .. math:: y_i = \sum_j P_{ij} v_j, \qquad P = \mathrm{softmax}_j(\langle q_i, k_j \rangle)
+
+    (Pan et al., ICCV 2021, eq. 2). The matrix exists for ``chunk_size`` queries at a time and is
+    computed again for the gradient. Time O(B·N²·(d + D)), memory O(B·N·``chunk_size``).
+
+    Args:
+        query: See :func:`transition_logits`, shape ``(B, d, h, w)``.
+        key: Shape ``(B, d, h, w)``.
+        value: What is averaged, shape ``(B, D, h, w)``, on the grid of the keys.
+        chunk_size: Queries at a time; ``None`` for all.
+
+    Returns:
+        Averages, shape ``(B, D, h, w)`` on the grid of the queries; float32 for 16-bit input.
+
+    Raises:
+        ValueError: If shapes disagree or ``chunk_size`` is not positive.
+
+    Example:
+        >>> flat = torch.zeros(1, 2, 1, 2)
+        >>> attention_walk(flat, flat, torch.tensor([[[[0.0, 1.0]]]])).tolist()
+        [[[[0.5, 0.5]]]]
+    """
+    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} disagree: expected "
+            "(B, d, h, w) twice, with equal B and d"
+        )
+    if value.ndim != 4 or value.shape[0] != key.shape[0] or value.shape[2:] != key.shape[2:]:
+        raise ValueError(
+            f"value {tuple(value.shape)} and key {tuple(key.shape)} disagree: expected "
+            "(B, D, h, w) and (B, d, h, w)"
+        )
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, or None for no chunks, got {chunk_size}")
+    with torch.autocast(query.device.type, enabled=False):
+        rows = full_precision(query).flatten(2).transpose(1, 2)
+        keys = full_precision(key).flatten(2)
+        values = full_precision(value).flatten(2).transpose(1, 2)
+        if chunk_size is None or rows.shape[1] <= chunk_size:
+            walked = _step(rows, keys, values)
+        else:
+            chunks = torch.split(rows, chunk_size, dim=1)
+            parts = [checkpoint(_step, part, keys, values, use_reentrant=False) for part in chunks]
+            walked = torch.cat(parts, dim=1)
+        return walked.transpose(1, 2).reshape(-1, value.shape[1], *query.shape[2:])
+
+
+def _step(rows: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return torch.softmax(rows @ keys, dim=2) @ values
 
 
 class SimilarityOutput(NamedTuple):
@@ -35,7 +162,7 @@ class SimilarityOutput(NamedTuple):
     def energy(self) -> Tensor:
         """Transition logits, shape ``(B, h·w, h·w)``; formed only when asked for.
 
-        See :func:`~scribbleseg.functional.transition.transition_logits`.
+        See :func:`~scribbleseg.methods.cc4s.similarity.transition_logits`.
         """
         return transition_logits(self.query, self.key)
 
@@ -58,7 +185,7 @@ class SimilarityMeasurement(nn.Module):
             which between aligned corners is the published bilinear resampling; cells behind the
             last one get its walk, for sizes that are not of the form n·s + 1. ``"mean"``: the
             average of s×s cells, for features whose cells cover the image like tiles.
-        chunk_size: See :func:`~scribbleseg.functional.transition.attention_walk`.
+        chunk_size: See :func:`~scribbleseg.methods.cc4s.similarity.attention_walk`.
 
     Raises:
         ValueError: If an argument is out of range or ``reduction`` exceeds the channels.

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from helpers.internals import internal
 
-from scribbleseg.functional import (
+from scribbleseg.methods import (
     color_features,
     grid_clusters,
     image_kmeans,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional import (
+from scribbleseg.methods import (
     attention_walk,
     dense_random_walk,
     embedding_affinity,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from scribbleseg.functional import consistency_loss, mean_teacher_consistency
+from scribbleseg.methods import consistency_loss, mean_teacher_consistency
 
 FORMS = ["l1", "l2", "kl", "cosine", "soft_ce", "prob_ce"]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional import segment_index, segment_prototypes
+from scribbleseg.methods import segment_index, segment_prototypes
 
 
 @pytest.fixture

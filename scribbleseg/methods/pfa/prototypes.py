@@ -1,4 +1,4 @@
-"""Prototypes: mean features of classes, chosen by mask or by confidence, and similarity to them."""
+"""Local prototypes: mean features of the most confident pixels of each class."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional import decode_margin, prototype_margin
+from scribbleseg.methods import decode_margin, prototype_margin
 
 COUNTS = {
     "num_foreground": torch.tensor([6, 4, 1, 0]),

@@ -1,4 +1,4 @@
-"""Over-segmentation of images by spherical k-means of their pixel embeddings, batched in torch."""
+"""Over-segmentation of images by spherical k-means of their pixel embeddings."""
 
 from __future__ import annotations
 

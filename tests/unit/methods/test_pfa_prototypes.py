@@ -3,10 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional import (
-    confident_prototypes,
-    predicted_class_labels,
-)
+from scribbleseg.methods import confident_prototypes, predicted_class_labels
 
 
 @pytest.fixture
