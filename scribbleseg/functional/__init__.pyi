@@ -1,9 +1,5 @@
 """Public names of this package: what type checkers see, and what it imports at first use."""
 
-from scribbleseg.functional.affinity import (
-    boundary_to_affinity as boundary_to_affinity, pair_indices as pair_indices,
-    pair_offsets as pair_offsets, path_offsets as path_offsets,
-)
 from scribbleseg.functional.cam import (
     assemble_cam as assemble_cam, cam_background_score as cam_background_score,
     cam_labels as cam_labels, cam_probabilities as cam_probabilities,
@@ -13,19 +9,9 @@ from scribbleseg.functional.cam_refinement import (
     CAMRefinement as CAMRefinement, colour_boundary as colour_boundary,
     refine_cam as refine_cam,
 )
-from scribbleseg.functional.cell_labels import (
-    BackgroundScope as BackgroundScope, cell_purity as cell_purity,
-    downsample_label as downsample_label,
-    foreground_background_cells as foreground_background_cells, label_canvas as label_canvas,
-)
 from scribbleseg.functional.clustering import (
     LloydSums as LloydSums, lloyd_accumulate as lloyd_accumulate,
     spherical_kmeans as spherical_kmeans,
-)
-from scribbleseg.functional.confident_labels import (
-    clamp_seeds as clamp_seeds, confident_labels as confident_labels,
-    crf_index_refiner as crf_index_refiner, merge_confident_labels as merge_confident_labels,
-    spread_by_crf as spread_by_crf, synthesize_mask as synthesize_mask,
 )
 from scribbleseg.functional.contact_sheet import (
     contact_sheet as contact_sheet, thumbnails as thumbnails,
@@ -56,40 +42,42 @@ from scribbleseg.functional.feature_plan import (
 from scribbleseg.functional.feature_store import (
     BottomKFeatureStore as BottomKFeatureStore, StoredFeatures as StoredFeatures,
 )
-from scribbleseg.functional.flip_pairs import mirrored_ids as mirrored_ids
+from scribbleseg.functional.gated_crf import (
+    GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
+)
 from scribbleseg.functional.gaussian import (
-    exact_gaussian_filter as exact_gaussian_filter, pixel_features as pixel_features,
+    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
+    exact_gaussian_filter as exact_gaussian_filter, kernel_energy as kernel_energy,
+    pixel_features as pixel_features, scale_kernel_inputs as scale_kernel_inputs,
     window_gaussian_filter as window_gaussian_filter,
 )
 from scribbleseg.functional.geometry import (
-    area_pool as area_pool, class_labels_from_scribble as class_labels_from_scribble,
-    one_hot_labels as one_hot_labels, resize_labels as resize_labels,
-    whole_cells as whole_cells,
-)
-from scribbleseg.functional.grid_edges import (
-    edge_counts as edge_counts, edge_ends as edge_ends, grid_edge_weights as grid_edge_weights,
+    BackgroundScope as BackgroundScope, area_pool as area_pool, cell_purity as cell_purity,
+    class_labels_from_scribble as class_labels_from_scribble,
+    downsample_label as downsample_label,
+    foreground_background_cells as foreground_background_cells, label_canvas as label_canvas,
+    mirrored_ids as mirrored_ids, one_hot_labels as one_hot_labels,
+    resize_labels as resize_labels, whole_cells as whole_cells,
 )
 from scribbleseg.functional.grid_tree import (
-    GridTree as GridTree, grid_mst as grid_mst, packed_argsort as packed_argsort,
-    root_tree as root_tree,
+    GridTree as GridTree, edge_counts as edge_counts, edge_ends as edge_ends,
+    grid_mst as grid_mst, packed_argsort as packed_argsort, root_tree as root_tree,
 )
-from scribbleseg.functional.hand_drawing import hand_drawn as hand_drawn
-from scribbleseg.functional.heat import overlay_heat as overlay_heat
 from scribbleseg.functional.image_files import (
     ImageFile as ImageFile, find_images as find_images, unique_names as unique_names,
     write_arrays as write_arrays, write_atomic as write_atomic, write_text as write_text,
 )
 from scribbleseg.functional.images import (
-    colorize as colorize, compose_panel as compose_panel, overlay_labels as overlay_labels,
-    write_image as write_image, write_label as write_label,
+    colorize as colorize, compose_panel as compose_panel, overlay_heat as overlay_heat,
+    overlay_labels as overlay_labels, write_image as write_image, write_label as write_label,
 )
 from scribbleseg.functional.intensity import (
     Intensity as Intensity, IntensityMode as IntensityMode,
     check_rgb_channels as check_rgb_channels, rgb_view as rgb_view,
 )
-from scribbleseg.functional.label_regions import (
-    Regions as Regions, label_regions as label_regions, region_depth as region_depth,
-    region_distance as region_distance,
+from scribbleseg.functional.kernel_losses import (
+    dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
+    normalized_cut_loss as normalized_cut_loss,
 )
 from scribbleseg.functional.losses import (
     absent_class_loss as absent_class_loss, check_reduction as check_reduction,
@@ -114,35 +102,23 @@ from scribbleseg.functional.preprocess import (
     resized_shape as resized_shape,
 )
 from scribbleseg.functional.pseudo_labels import (
-    filter_pseudo_labels as filter_pseudo_labels,
-    present_class_probabilities as present_class_probabilities,
+    clamp_seeds as clamp_seeds, confident_labels as confident_labels,
+    crf_index_refiner as crf_index_refiner, filter_pseudo_labels as filter_pseudo_labels,
+    merge_confident_labels as merge_confident_labels,
+    present_class_probabilities as present_class_probabilities, spread_by_crf as spread_by_crf,
+    synthesize_mask as synthesize_mask,
 )
-from scribbleseg.functional.random_walk import sparse_random_walk as sparse_random_walk
+from scribbleseg.functional.random_walk import (
+    boundary_to_affinity as boundary_to_affinity, pair_indices as pair_indices,
+    pair_offsets as pair_offsets, path_offsets as path_offsets,
+    sparse_random_walk as sparse_random_walk,
+)
 from scribbleseg.functional.random_walker import (
     random_walker as random_walker, random_walker_labels as random_walker_labels,
 )
 from scribbleseg.functional.regions import (
     majority_labels as majority_labels, region_means as region_means,
     region_sizes as region_sizes, region_sums as region_sums, region_votes as region_votes,
-)
-from scribbleseg.functional.regularizers.dense_crf import (
-    dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
-    normalized_cut_loss as normalized_cut_loss,
-)
-from scribbleseg.functional.regularizers.gated_crf import (
-    GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
-)
-from scribbleseg.functional.regularizers.kernel_energy import (
-    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
-    kernel_energy as kernel_energy, scale_kernel_inputs as scale_kernel_inputs,
-)
-from scribbleseg.functional.regularizers.tree_energy import (
-    tree_energy_loss as tree_energy_loss, tree_soft_labels as tree_soft_labels,
-)
-from scribbleseg.functional.regularizers.variational import (
-    contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,
-    level_set_loss as level_set_loss, mumford_shah_loss as mumford_shah_loss,
-    total_variation_loss as total_variation_loss,
 )
 from scribbleseg.functional.sampling import (
     BottomKSlots as BottomKSlots, SlotRows as SlotRows, bottom_k_per_set as bottom_k_per_set,
@@ -153,16 +129,14 @@ from scribbleseg.functional.schedules import (
     RampShape as RampShape, ScheduleName as ScheduleName, ramp_factor as ramp_factor,
     schedule_factor as schedule_factor,
 )
-from scribbleseg.functional.scribble_styles import (
-    PointStyle as PointStyle, PointsPer as PointsPer, ScribbleStyle as ScribbleStyle,
-)
 from scribbleseg.functional.set_clustering import (
     SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
     cluster_set as cluster_set, sharded_kmeans as sharded_kmeans,
 )
 from scribbleseg.functional.skeletons import (
-    PixelGraph as PixelGraph, longest_paths as longest_paths, medial_axis as medial_axis,
-    pixel_graph as pixel_graph,
+    PixelGraph as PixelGraph, Regions as Regions, label_regions as label_regions,
+    longest_paths as longest_paths, medial_axis as medial_axis, pixel_graph as pixel_graph,
+    region_depth as region_depth, region_distance as region_distance,
 )
 from scribbleseg.functional.strokes import (
     Renderer as Renderer, Stroke as Stroke, covered_pixels as covered_pixels,
@@ -179,12 +153,22 @@ from scribbleseg.functional.superpixels import (
     region_boundaries as region_boundaries, slic_regions as slic_regions,
 )
 from scribbleseg.functional.synthesis import (
-    image_seed as image_seed, synthesize_points as synthesize_points,
+    PointStyle as PointStyle, PointsPer as PointsPer, ScribbleStyle as ScribbleStyle,
+    hand_drawn as hand_drawn, image_seed as image_seed, synthesize_points as synthesize_points,
     synthesize_scribbles as synthesize_scribbles,
+)
+from scribbleseg.functional.tree_energy import (
+    grid_edge_weights as grid_edge_weights, tree_energy_loss as tree_energy_loss,
+    tree_soft_labels as tree_soft_labels,
 )
 from scribbleseg.functional.tree_filter import tree_filter as tree_filter
 from scribbleseg.functional.tta import (
     multi_scale_probabilities as multi_scale_probabilities,
     resized_window_probabilities as resized_window_probabilities, scale_image as scale_image,
     sliding_window_logits as sliding_window_logits, window_starts as window_starts,
+)
+from scribbleseg.functional.variational import (
+    contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,
+    level_set_loss as level_set_loss, mumford_shah_loss as mumford_shah_loss,
+    total_variation_loss as total_variation_loss,
 )

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.cam import cam_labels, cam_probabilities
-from scribbleseg.functional.confident_labels import confident_labels
 from scribbleseg.functional.crf import CRFParams, dense_crf
 from scribbleseg.functional.geometry import area_pool
+from scribbleseg.functional.pseudo_labels import confident_labels
 from scribbleseg.functional.random_walk import sparse_random_walk
 from scribbleseg.functional.random_walker import random_walker_labels
 

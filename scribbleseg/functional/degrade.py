@@ -13,8 +13,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.label_regions import label_regions, region_depth
-from scribbleseg.functional.skeletons import longest_paths, pixel_graph
+from scribbleseg.functional.skeletons import label_regions, longest_paths, pixel_graph, region_depth
 from scribbleseg.functional.strokes import Renderer, Stroke, rasterize
 from scribbleseg.functional.synthesis import image_seed
 from scribbleseg.options import check_choice, check_number, check_whole

@@ -1,6 +1,9 @@
-"""Minimum spanning trees of images and their parents.
+"""Minimum spanning trees of images seen as 4-connected grids, and their parents.
 
-Vertices and edges are numbered as in :mod:`.grid_edges`. Among equal weights the earlier edge wins,
+A grid ``(H, W)`` has ``N = H·W`` vertices in row-major order and ``M = (H-1)·W + H·(W-1)`` edges:
+first the vertical ones ``(y, x)-(y+1, x)`` in row-major order of their upper ends, then the
+horizontal ones ``(y, x)-(y, x+1)`` in row-major order of their left ends. Every array over edges
+has this order. Among equal weights the earlier edge wins,
 so that flat regions give the same tree everywhere. On the CPU scipy finds the tree and its parents;
 elsewhere plain torch does, with a fixed number of steps so that it never waits for the device. Both
 give the same tree.
@@ -16,14 +19,13 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from scribbleseg.functional.grid_edges import edge_counts, edge_ends
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GridTree", "grid_mst", "packed_argsort", "root_tree"]
+__all__ = ["GridTree", "edge_counts", "edge_ends", "grid_mst", "packed_argsort", "root_tree"]
 
 
 class GridTree(NamedTuple):
@@ -275,3 +277,41 @@ def _parent_edge(parent: Tensor, size: tuple[int, int]) -> Tensor:
 def _doublings(steps: int) -> int:
     """How often a step must be doubled to reach over ``steps`` elements."""
     return (steps - 1).bit_length()
+
+
+def edge_counts(size: tuple[int, int]) -> tuple[int, int]:
+    """Numbers of vertical and of horizontal edges; together M. Time and memory O(1).
+
+    Args:
+        size: Grid ``(H, W)`` in pixels.
+
+    Returns:
+        ``(H-1)·W`` and ``H·(W-1)``; 0 for a single row or column.
+
+    Example:
+        >>> edge_counts((3, 4))
+        (8, 9)
+    """
+    height, width = size
+    return (height - 1) * width, height * (width - 1)
+
+
+def edge_ends(
+    size: tuple[int, int], *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Both vertices of every edge. Time and memory O(N).
+
+    Args:
+        size: Grid ``(H, W)`` in pixels.
+        device: Where the result lives.
+
+    Returns:
+        Upper or left vertices, and lower or right vertices; int64, each of shape ``(M,)``.
+
+    Example:
+        >>> [ends.tolist() for ends in edge_ends((2, 2))]
+        [[0, 1, 0, 2], [2, 3, 1, 3]]
+    """
+    index = torch.arange(size[0] * size[1], device=device).view(size)
+    first = torch.cat([index[:-1].flatten(), index[:, :-1].flatten()])
+    return first, torch.cat([index[1:].flatten(), index[:, 1:].flatten()])

@@ -1,19 +1,30 @@
-"""Class maps propagated by a random walk over nearby cells that no boundary separates."""
+"""Affinities of nearby cells that no boundary separates, and random walks along them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
-from scribbleseg.functional.affinity import boundary_to_affinity, path_offsets
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["sparse_random_walk"]
+__all__ = [
+    "boundary_to_affinity",
+    "pair_indices",
+    "pair_offsets",
+    "path_offsets",
+    "sparse_random_walk",
+]
+
+_MAX_RADIUS = 64
+"""Paths stay below 256 cells, so that one byte numbers the cells of a path."""
+Offset = tuple[int, int]
 
 
 @torch.no_grad()
@@ -32,7 +43,7 @@ def sparse_random_walk(
     .. math:: x^0 = x\,(1 - B), \quad x^{t+1} = T x^t, \quad T = \mathrm{diag}(S 1)^{-1} S, \quad
         S_{ij} = a_{ij}^\beta, \; S_{ii} = 1
 
-    with a from :func:`~scribbleseg.functional.affinity.boundary_to_affinity` over the pairs closer
+    with a from :func:`boundary_to_affinity` over the pairs closer
     than ``radius`` that lie in the image (Ahn et al., CVPR 2019, eq. 12 and 13). It averages, so
     the bounds of :math:`x^0` hold; it does not preserve sums. No gradient is recorded.
 
@@ -42,8 +53,7 @@ def sparse_random_walk(
     Args:
         x: Class maps, float, shape ``(C, h, w)`` or ``(B, C, h, w)``.
         boundary: Boundary probability B in [0, 1], shape ``(h, w)`` or ``(B, h, w)``.
-        radius: Neighbourhood in cells, exclusive; see
-            :func:`~scribbleseg.functional.affinity.path_offsets`.
+        radius: Neighbourhood in cells, exclusive; see :func:`path_offsets`.
         beta: Exponent of the affinities, positive; larger stops at weaker boundaries.
         num_steps: t, at least 0; 256 = 2\ :sup:`8` is usual.
         suppress_boundary: Start from :math:`x (1 - B)`; otherwise from x.
@@ -159,3 +169,218 @@ def _walk_by_shifts(
         centre.addcdiv_(inflow, degree)
     rows = centre.reshape(batch, classes, height, row)
     return rows[..., :width].contiguous()
+
+
+@lru_cache(maxsize=8)
+def path_offsets(radius: int) -> tuple[tuple[Offset, ...], ...]:
+    r"""Displacements shorter than a radius, each with the cells on its straight path.
+
+    .. math:: \{(y, x) : (d_y x - d_x y)^2 < d_y^2 + d_x^2\} \text{ within the box spanned by }
+        (0, 0) \text{ and } (d_y, d_x), \qquad d_y^2 + d_x^2 < r^2
+
+    Of two opposite displacements only the one to the right or downwards is listed (Ahn et al.,
+    CVPR 2019, section 4.2). Paths are sorted by their number of cells, then by displacement row
+    by row; this order indexes the pair axis everywhere. Time and memory O(r³); cached.
+
+    Args:
+        radius: r in cells, 2 to 64; the length r itself is excluded.
+
+    Returns:
+        One tuple of ``(dy, dx)`` cells per displacement. The first cell is the displacement
+        itself, the last one is ``(0, 0)``.
+
+    Raises:
+        ValueError: If the radius is outside its range.
+
+    Example:
+        >>> path_offsets(2)[:3]
+        (((0, 1), (0, 0)), ((1, 0), (0, 0)), ((1, -1), (0, -1), (1, 0), (0, 0)))
+    """
+    if not 2 <= radius <= _MAX_RADIUS:
+        raise ValueError(
+            f"radius must be 2 to {_MAX_RADIUS} cells, got {radius}; 5 is usual for random walks, "
+            "10 for training"
+        )
+    span = range(-radius + 1, radius)
+    ends = [(0, dx) for dx in range(1, radius)]
+    ends += [(dy, dx) for dy in range(1, radius) for dx in span if dy * dy + dx * dx < radius**2]
+    return tuple(sorted((_path(dy, dx) for dy, dx in ends), key=len))
+
+
+def _path(dy: int, dx: int) -> tuple[Offset, ...]:
+    cells = [
+        (y, x)
+        for y in range(min(dy, 0), max(dy, 0) + 1)
+        for x in range(min(dx, 0), max(dx, 0) + 1)
+        if (dy * x - dx * y) ** 2 < dy * dy + dx * dx
+    ]
+    return tuple(sorted(cells, key=lambda cell: -abs(cell[0]) - abs(cell[1])))
+
+
+@lru_cache(maxsize=8)
+def _offset_table(radius: int, device: torch.device) -> Tensor:
+    """The paths on a device, int8, shape ``(2, P, longest)``, ended by ``(0, 0)``; at most 3 MB.
+
+    Kept, because each copy to a device is waited for, and they are needed in every training step.
+    """
+    paths = path_offsets(radius)
+    longest = len(paths[-1])
+    padded = [[*path, *[(0, 0)] * (longest - len(path))] for path in paths]
+    with torch.inference_mode(False):  # or the table could not be used outside of it later
+        return torch.tensor(padded, dtype=torch.int8, device=device).movedim(2, 0).contiguous()
+
+
+def pair_indices(
+    size: tuple[int, int], *, radius: int, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Flat positions of all pairs whose source has every displacement inside the grid.
+
+    .. math:: \text{sources: rows } [0, h - f), \text{ columns } [f, w - f), \quad f = r - 1
+
+    (Ahn et al., CVPR 2019, eq. 3, cropped so that every source has the same P partners.) Time and
+    memory O(P·N). The first call for a radius copies the displacements to the device and waits for
+    it, later ones do not (those of the last 8 radii and devices are kept).
+
+    Args:
+        size: Grid size ``(h, w)``.
+        radius: See :func:`path_offsets`, which also gives the order of the P displacements.
+        device: Where the result lives.
+
+    Returns:
+        Sources, int64, shape ``(N,)``, and their partners, int64, shape ``(P, N)``, both row-major
+        indices into the grid; N = (h - f)·(w - 2f), or 0 if the grid is smaller than that.
+
+    Raises:
+        ValueError: If the radius is outside its range.
+
+    Example:
+        >>> source, partner = pair_indices((2, 3), radius=2)
+        >>> source.tolist(), partner.tolist()
+        ([1], [[2], [4], [3], [5]])
+    """
+    (height, width), reach = size, radius - 1
+    grid = torch.arange(height * width, device=device).reshape(height, width)
+    rows, columns = max(height - reach, 0), max(width - 2 * reach, 0)
+    source = grid[:rows, reach : reach + columns].reshape(-1)
+    down, right = _offset_table(radius, grid.device)[:, :, 0].long()
+    return source, source + (down * width + right)[:, None]
+
+
+def pair_offsets(radius: int, *, device: torch.device | None = None) -> Tensor:
+    """Displacement of each pair from its source to its partner, on a device; cached there.
+
+    Args:
+        radius: See :func:`path_offsets`, which also gives their order.
+        device: Where the result lives.
+
+    Returns:
+        Cells down and to the right, int8, shape ``(2, P)``.
+
+    Example:
+        >>> pair_offsets(2).tolist()
+        [[0, 1, 1, 1], [1, 0, -1, 1]]
+    """
+    return _offset_table(radius, torch.zeros((), device=device).device)[:, :, 0]
+
+
+def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) -> Tensor:
+    r"""Affinity of each pair of nearby cells: no boundary may lie on the path between them.
+
+    .. math:: a_{ij} = 1 - \max_{k \in \Pi_{ij}} B_k
+
+    (Ahn et al., CVPR 2019, eq. 6). The gradient goes to the strongest cell of a path, the first
+    one in path order if several are equal. Time O(B·N·L) for L path cells in all (242 at r = 5,
+    2134 at r = 10); memory O(B·P·N), the result and one byte per pair for the gradient.
+
+    Args:
+        boundary: Boundary probability in [0, 1], float, shape ``(B, h, w)``.
+        radius: See :func:`path_offsets`.
+        crop: Only the sources of :func:`pair_indices`, for training; otherwise every cell is a
+            source, and pairs that leave the grid have affinity 0.
+
+    Returns:
+        Affinity in [0, 1], shape ``(B, P, N)`` if cropped, else ``(B, P, h, w)``; float32 for
+        16-bit input. Empty (N = 0) if cropped from a grid smaller than the neighbourhood.
+
+    Raises:
+        ValueError: If the shape is wrong or the radius is outside its range.
+
+    Example:
+        >>> wall = torch.tensor([[[0.0, 1.0, 0.0]]])
+        >>> boundary_to_affinity(wall, radius=2, crop=False)[0, 0].tolist()
+        [[0.0, 0.0, 0.0]]
+    """
+    if boundary.ndim != 3:
+        raise ValueError(
+            f"boundary must have shape (B, h, w), got {tuple(boundary.shape)}; remove the channel "
+            "axis with boundary[:, 0]"
+        )
+    affinity: Tensor = _PathAffinity.apply(full_precision(boundary), radius, crop)
+    return affinity.flatten(2) if crop else affinity
+
+
+def _source_box(
+    size: tuple[int, int], end: Offset, reach: int, crop: bool
+) -> tuple[int, int, int, int]:
+    """First row, rows, first column, columns of the sources of one displacement."""
+    (height, width), (dy, dx) = size, end
+    if crop:
+        return 0, max(height - reach, 0), reach, max(width - 2 * reach, 0)
+    return 0, max(height - dy, 0), max(-dx, 0), max(width - abs(dx), 0)
+
+
+class _PathAffinity(torch.autograd.Function):
+    """One minus the running maximum over shifted views; remembers only which view won."""
+
+    @staticmethod
+    def forward(ctx: Any, boundary: Tensor, radius: int, crop: bool) -> Tensor:
+        (batch, height, width), reach = boundary.shape, radius - 1
+        paths = path_offsets(radius)
+        grid = (max(height - reach, 0), max(width - 2 * reach, 0)) if crop else (height, width)
+        affinity = boundary.new_zeros(batch, len(paths), *grid)
+        winners = None
+        if ctx.needs_input_grad[0]:
+            winners = torch.zeros_like(affinity, dtype=torch.uint8)
+        for number, path in enumerate(paths):
+            row, rows, column, columns = _source_box((height, width), path[0], reach, crop)
+            views = [
+                boundary[:, row + y : row + y + rows, column + x : column + x + columns]
+                for y, x in path
+            ]
+            start = 0 if crop else column
+            part = (slice(None), number, slice(0, rows), slice(start, start + columns))
+            best = views[0].clone(memory_format=torch.contiguous_format)
+            winner = torch.zeros_like(best, dtype=torch.uint8)
+            better = torch.empty_like(best, dtype=torch.bool)
+            for cell, view in enumerate(views[1:], 1):
+                if winners is not None:
+                    # cells are numbered upwards, so the last one that was better is the largest;
+                    # byte arithmetic is ten times faster here than a masked fill
+                    torch.gt(view, best, out=better)
+                    torch.maximum(winner, better.view(torch.uint8) * cell, out=winner)
+                torch.maximum(best, view, out=best)
+            affinity[part] = 1 - best
+            if winners is not None:
+                winners[part] = winner
+        if winners is not None:
+            ctx.save_for_backward(winners)
+            ctx.size, ctx.radius, ctx.crop = (height, width), radius, crop
+        return affinity
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (winners,) = ctx.saved_tensors
+        (height, width), reach = ctx.size, ctx.radius - 1
+        index = torch.arange(height * width, device=grad.device).reshape(height, width)
+        total = grad.new_zeros(grad.shape[0], height * width)
+        down, right = _offset_table(ctx.radius, grad.device).long()
+        steps = down * width + right
+        for number, path in enumerate(path_offsets(ctx.radius)):
+            row, rows, column, columns = _source_box(ctx.size, path[0], reach, ctx.crop)
+            start = 0 if ctx.crop else column
+            part = (slice(None), number, slice(0, rows), slice(start, start + columns))
+            source = index[row : row + rows, column : column + columns]
+            strongest = source + steps[number, winners[part].long()]
+            total.scatter_add_(1, strongest.flatten(1), grad[part].flatten(1).neg())
+        return total.reshape(-1, height, width), None, None

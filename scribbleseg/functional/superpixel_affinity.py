@@ -1,4 +1,4 @@
-"""Graph of adjacent superpixels weighted by colour and texture, and smoothness on it."""
+"""Graph of adjacent superpixels weighted by colour and texture."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def tree_filter(
 
     Args:
         values: :math:`q`, float, shape ``(B, C, H, W)``; 16 bits are computed in float32.
-        edge_weights: :math:`\omega \ge 0` in the edge order of :mod:`.grid_edges`, float, shape
+        edge_weights: :math:`\omega \ge 0` in the edge order of :mod:`.grid_tree`, float, shape
             ``(B, M)``.
         tree: Trees of ``(H, W)`` grids, on the same device.
         sigma: Bandwidth, in units of the weights.

@@ -18,7 +18,7 @@ FILES = {
     "folder prediction": "scribbleseg.folder_prediction",
     "folder source": "scribbleseg.data.sources.folder",
     "gaussian": "scribbleseg.functional.gaussian",
-    "grid edges": "scribbleseg.functional.grid_edges",
+    "grid edges": "scribbleseg.functional.tree_energy",
     "grid tree": "scribbleseg.functional.grid_tree",
     "image k-means": "scribbleseg.methods.spml.clusters",
     "image job": "scribbleseg.data.jobs.job",

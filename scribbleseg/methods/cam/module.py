@@ -9,8 +9,7 @@ import torch.nn.functional as F
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam import assemble_cam, cam_probabilities
-from scribbleseg.functional.flip_pairs import mirrored_ids
-from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
+from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble, mirrored_ids
 from scribbleseg.functional.losses import full_precision, weighted_mean
 from scribbleseg.functional.tta import scale_image
 from scribbleseg.methods.base import ScribbleSegModule

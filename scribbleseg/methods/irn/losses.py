@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.affinity import pair_indices, pair_offsets
 from scribbleseg.functional.losses import full_precision, weighted_mean
+from scribbleseg.functional.random_walk import pair_indices, pair_offsets
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ def affinity_loss(
 
     Args:
         affinity: a in [0, 1], float, shape ``(B, P, N)``; see
-            :func:`~scribbleseg.functional.affinity.boundary_to_affinity`.
+            :func:`~scribbleseg.functional.random_walk.boundary_to_affinity`.
         background: Pairs within the background, bool, same shape; see
             :func:`~scribbleseg.methods.irn.losses.affinity_targets`.
         foreground: Pairs within one object class.

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.affinity import boundary_to_affinity
-from scribbleseg.functional.cell_labels import downsample_label
 from scribbleseg.functional.distributed import mean_over_ranks
+from scribbleseg.functional.geometry import downsample_label
 from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.random_walk import boundary_to_affinity
 from scribbleseg.methods.irn.heads import BoundaryHead, DisplacementHead, pooling_of
 from scribbleseg.methods.irn.losses import (
     affinity_loss,

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.cell_labels import (
+from scribbleseg.functional.feature_store import BottomKFeatureStore
+from scribbleseg.functional.geometry import (
     BackgroundScope,
     downsample_label,
     foreground_background_cells,
 )
-from scribbleseg.functional.feature_store import BottomKFeatureStore
 from scribbleseg.functional.set_clustering import cluster_set
 from scribbleseg.methods.ptrecl.prototypes import PrototypePairs, Vote, label_by_margin
 

@@ -21,6 +21,7 @@ __all__ = [
     "total_variation_loss",
 ]
 
+
 Reduction = Literal["mean", "sum"]
 
 

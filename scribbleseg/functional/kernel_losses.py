@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from scribbleseg.functional.regularizers.kernel_energy import KernelOptions, kernel_energy
+from scribbleseg.functional.gaussian import KernelOptions, kernel_energy
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from scribbleseg.functional.regularizers.kernel_energy import KernelFilter, KernelSums
+    from scribbleseg.functional.gaussian import KernelFilter, KernelSums
 
 __all__ = ["dense_crf_loss", "kernel_cut_loss", "normalized_cut_loss"]
+
 
 _EPS = 1e-12
 
