@@ -39,9 +39,6 @@ from scribbleseg.functional.distributed import (
 from scribbleseg.functional.feature_plan import (
     FeatureFile as FeatureFile, FeaturePlan as FeaturePlan, FeaturePlanner as FeaturePlanner,
 )
-from scribbleseg.functional.feature_store import (
-    BottomKFeatureStore as BottomKFeatureStore, StoredFeatures as StoredFeatures,
-)
 from scribbleseg.functional.gated_crf import (
     GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
 )
@@ -121,9 +118,8 @@ from scribbleseg.functional.regions import (
     region_sizes as region_sizes, region_sums as region_sums, region_votes as region_votes,
 )
 from scribbleseg.functional.sampling import (
-    BottomKSlots as BottomKSlots, SlotRows as SlotRows, bottom_k_per_set as bottom_k_per_set,
-    priority_keys as priority_keys, rank_in_run as rank_in_run, sample_keys as sample_keys,
-    sortable_keys as sortable_keys,
+    bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
+    sample_keys as sample_keys, sortable_keys as sortable_keys,
 )
 from scribbleseg.functional.schedules import (
     RampShape as RampShape, ScheduleName as ScheduleName, ramp_factor as ramp_factor,

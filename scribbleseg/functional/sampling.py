@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "BottomKSlots",
-    "SlotRows",
-    "bottom_k_per_set",
-    "priority_keys",
-    "rank_in_run",
-    "sample_keys",
-    "sortable_keys",
-]
+__all__ = ["bottom_k_per_set", "priority_keys", "sample_keys", "sortable_keys"]
 
-_LOWEST, _LAST = -(1 << 63), (1 << 63) - 1
+_LOWEST = -(1 << 63)
 
 
 def _signed(value: int) -> int:
@@ -133,22 +125,11 @@ def bottom_k_per_set(sets: Tensor, keys: Tensor, ids: Tensor, k: int) -> Tensor:
     order = _lexicographic(sets, ids, keys)
     once = order[_starts(sets[order]) | _starts(ids[order])]
     once = once[_lexicographic(sets[once], keys[once], ids[once])]
-    return once[rank_in_run(sets[once]) < k]
+    return once[_rank_in_run(sets[once]) < k]
 
 
-def rank_in_run(x: Tensor) -> Tensor:
-    """Position of each element within its run of equal neighbours. Time and memory O(n).
-
-    Args:
-        x: Shape ``(n,)``.
-
-    Returns:
-        int64 from 0, shape ``(n,)``.
-
-    Example:
-        >>> rank_in_run(torch.tensor([4, 4, 9, 4])).tolist()
-        [0, 1, 0, 0]
-    """
+def _rank_in_run(x: Tensor) -> Tensor:
+    """Position of each element, from 0, within its run of equal neighbours."""
     position = torch.arange(len(x), device=x.device)
     return position - torch.where(_starts(x), position, 0).cummax(0).values
 
@@ -163,80 +144,3 @@ def _lexicographic(*columns: Tensor) -> Tensor:
 def _starts(x: Tensor) -> Tensor:
     first = torch.ones(min(1, len(x)), dtype=torch.bool, device=x.device)
     return torch.cat([first, x[1:] != x[:-1]])
-
-
-class SlotRows(NamedTuple):
-    """Columns of equal length that describe sampled items.
-
-    Attributes:
-        sets: Set of each row, int64, shape ``(n,)``.
-        keys: From :func:`priority_keys`, int64, shape ``(n,)``.
-        ids: What each row is, ≥ 0, int64, shape ``(n,)``.
-        weights: float32, shape ``(n,)``.
-        slots: Slot that the row holds, -1 for a row that holds none, int64, shape ``(n,)``.
-    """
-
-    sets: Tensor
-    keys: Tensor
-    ids: Tensor
-    weights: Tensor
-    slots: Tensor
-
-
-class BottomKSlots:
-    """Which item lies in which of the fixed slots of each set. Memory 20·S·N bytes.
-
-    Args:
-        num_sets: Number of sets S.
-        capacity: Slots per set N.
-
-    Attributes:
-        keys: From :func:`priority_keys`; the largest int64 in an empty slot; shape ``(S, N)``.
-        ids: -1 in an empty slot, int64, shape ``(S, N)``.
-        weights: float32, shape ``(S, N)``.
-    """
-
-    def __init__(self, num_sets: int, capacity: int) -> None:
-        self.keys = torch.full((num_sets, capacity), _LAST)
-        self.ids = torch.full((num_sets, capacity), -1)
-        self.weights = torch.zeros(num_sets, capacity)
-
-    def limit(self) -> Tensor:
-        """Largest key that may still enter each set, shape ``(S,)``. O(S·N)."""
-        return self.keys.amax(1)
-
-    def rows(self) -> SlotRows:
-        """The filled slots as columns. O(S·N)."""
-        sets, slots = (self.ids >= 0).nonzero(as_tuple=True)
-        return SlotRows(
-            sets, self.keys[sets, slots], self.ids[sets, slots], self.weights[sets, slots], slots
-        )
-
-    def assign(self, rows: SlotRows) -> tuple[Tensor, Tensor]:
-        """Refill all slots with the N smallest keys per set of ``rows``.
-
-        A chosen row that holds a slot keeps it, so its payload need not move; the others get free
-        ones. Time O((n + S·N)·log(n + S·N)), memory O(n + S·N).
-
-        Args:
-            rows: Candidates. What lies in a slot now and is not among them is dropped.
-
-        Returns:
-            Positions of the chosen rows and their slots, both int64 of equal shape.
-        """
-        kept = bottom_k_per_set(rows.sets, rows.keys, rows.ids, self.keys.shape[1])
-        sets, slots = rows.sets[kept], rows.slots[kept]
-        held = slots >= 0
-        taken = torch.zeros_like(self.ids, dtype=torch.bool)
-        taken[sets[held], slots[held]] = True
-        free = torch.argsort(taken.to(torch.uint8), dim=1, stable=True)
-        new = sets[~held]
-        slots[~held] = free[new, rank_in_run(new)]
-        for own, value, empty in (
-            (self.keys, rows.keys, _LAST),
-            (self.ids, rows.ids, -1),
-            (self.weights, rows.weights, 0),
-        ):
-            own.fill_(empty)
-            own[sets, slots] = value[kept]
-        return kept, slots

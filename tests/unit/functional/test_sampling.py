@@ -7,7 +7,6 @@ import torch
 from scribbleseg.functional import (
     bottom_k_per_set,
     priority_keys,
-    rank_in_run,
     sample_keys,
     sortable_keys,
 )
@@ -76,11 +75,6 @@ def test_per_set_equals_a_loop() -> None:
     assert bottom_k_per_set(sets, keys, ids, 0).shape == (0,)
     with pytest.raises(ValueError, match="k=-2"):
         bottom_k_per_set(sets, keys, ids, -2)
-
-
-def test_rank_in_run() -> None:
-    assert rank_in_run(torch.tensor([5, 5, 5, 2, 7, 7])).tolist() == [0, 1, 2, 0, 0, 1]
-    assert rank_in_run(torch.tensor([], dtype=torch.int64)).shape == (0,)
 
 
 def test_what_comes_first_does_so_and_order_stays_that_of_the_keys() -> None:
