@@ -165,6 +165,5 @@ from scribbleseg.functional.tta import (
 )
 from scribbleseg.functional.variational import (
     contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,
-    level_set_loss as level_set_loss, mumford_shah_loss as mumford_shah_loss,
-    total_variation_loss as total_variation_loss,
+    level_set_loss as level_set_loss, total_variation_loss as total_variation_loss,
 )

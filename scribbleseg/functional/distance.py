@@ -70,26 +70,14 @@ def distance_to_mask(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     )
 
 
-def _weights(
-    mask: NDArray[np.bool_], sharpness: float, quantize: bool, *, falling: bool
-) -> NDArray[np.float32]:
-    """``min(sqrt(sharpness) · distance, 255) / 255``, in whole levels if ``quantize``.
-
-    ``falling`` = one minus that.
-    """
+def _weights(mask: NDArray[np.bool_], sharpness: float, *, falling: bool) -> NDArray[np.float32]:
+    """``min(sqrt(sharpness) · distance, 255) / 255`` in whole levels, or one minus that."""
     if not (math.isfinite(sharpness) and sharpness > 0):
         raise ValueError(
             f"sharpness={sharpness} is not a positive number; the weight saturates "
             "255 / sqrt(sharpness) pixels away from its source"
         )
     distance = distance_to_mask(mask)  # in place from here on: fresh pages cost more than the sums
-    if not quantize:
-        distance *= math.sqrt(sharpness)
-        np.minimum(distance, _LEVELS, out=distance)
-        if falling:
-            np.subtract(_LEVELS, distance, out=distance)
-        distance /= _LEVELS
-        return distance
     # Levels are cut off, so the last bit of a distance could change one: go back to the squared
     # distances, which are whole numbers, and look their levels up.
     height, width = mask.shape
@@ -114,7 +102,6 @@ def scribble_distance_map(
     sharpness: float = math.e,
     background: int | None = 0,
     ignore_index: int = IGNORE_INDEX,
-    quantize: bool = True,
 ) -> NDArray[np.float32]:
     r"""Weight that is 1 on the scribbles and falls with the distance from them.
 
@@ -131,7 +118,6 @@ def scribble_distance_map(
         sharpness: λ above 0; it multiplies the squared distance.
         background: Class whose scribbles are no sources; ``None`` = all are.
         ignore_index: Value of pixels that are not drawn.
-        quantize: Cut off to 255 levels, as the equation says; False keeps fractions.
 
     Returns:
         Weights in [0, 1], shape ``(H, W)``; all 0 if nothing but background is drawn.
@@ -147,7 +133,7 @@ def scribble_distance_map(
     sources = _label_map(scribble, "scribble") != ignore_index
     if background is not None:
         sources &= scribble != background
-    return _weights(sources, sharpness, quantize, falling=True)
+    return _weights(sources, sharpness, falling=True)
 
 
 def label_boundary(
@@ -196,7 +182,6 @@ def boundary_distance_map(
     sharpness: float = math.e**6,
     background: int | None = 0,
     ignore_index: int = IGNORE_INDEX,
-    quantize: bool = True,
 ) -> NDArray[np.float32]:
     r"""Weight that is 0 on the boundaries of a label map and rises with the distance from them.
 
@@ -212,7 +197,6 @@ def boundary_distance_map(
         sharpness: λ above 0; it multiplies the squared distance.
         background: Class that is not foreground, or ``None``; see :func:`label_boundary`.
         ignore_index: Value that is no class.
-        quantize: Cut off to 255 levels, as the equation says; False keeps fractions.
 
     Returns:
         Weights in [0, 1], shape ``(H, W)``; all 1 if there is no boundary.
@@ -226,4 +210,4 @@ def boundary_distance_map(
         [[255.0, 255.0, 200.0, 100.0, 0.0]]
     """
     boundary = label_boundary(labels, background=background, ignore_index=ignore_index)
-    return _weights(boundary, sharpness, quantize, falling=False)
+    return _weights(boundary, sharpness, falling=False)

@@ -43,7 +43,6 @@ def gated_crf_loss(
     source: Tensor | None = None,
     destination: Tensor | None = None,
     compatibility: Tensor | None = None,
-    count_border: bool = False,
     across_ranks: bool = False,
 ) -> Tensor:
     r"""Disagreement of neighbours that look alike (Obukhov et al., arXiv 1906.04651, eq. 5-9).
@@ -71,8 +70,6 @@ def gated_crf_loss(
         destination: :math:`d`, which pixels are penalised, as ``source``.
         compatibility: :math:`\mu`, cost of each pair of classes, not negative, zero diagonal, shape
             ``(C, C)``; rows are scaled to sum to C-1.
-        count_border: Add the constant that the published code adds without ``source``, from pairs
-            with pixels beyond the border (a black image of probability 0 at position 0).
         across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
             average is the loss of one process on all images. Every rank must then call.
 
@@ -107,7 +104,6 @@ def gated_crf_loss(
             tuple(map(tuple, kernels)),
             radius,
             dilation,
-            count_border,
             across_ranks,
         )
     return result
@@ -146,7 +142,6 @@ class _GatedCRF(torch.autograd.Function):
         kernels: tuple[tuple[float, float, float], ...],
         radius: int,
         dilation: int,
-        count_border: bool,
         across_ranks: bool,
     ) -> Tensor:
         height, width = probs.shape[-2:]
@@ -193,8 +188,6 @@ class _GatedCRF(torch.autograd.Function):
             back = torch.einsum("kc,bkhw->bchw", cost, informing)
             energy = (d * probs * forth).sum()
             gradient = (d * forth + s * back) / total
-        if count_border and source is None and cost is None:
-            energy = energy + (d * _border(colours, kernels, radius, dilation)).sum()
         ctx.save_for_backward(gradient)
         return energy / total
 
@@ -202,7 +195,7 @@ class _GatedCRF(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return (grad_output * gradient, *(None,) * 9)
+        return (grad_output * gradient, *(None,) * 8)
 
 
 def _kernel(
@@ -219,28 +212,6 @@ def _kernel(
         exponent = difference * (-0.5 / sigma_rgb**2) - 0.5 * distance / sigma_xy**2
         value += weight * exponent.exp_()
     return value
-
-
-def _border(
-    colours: Tensor,
-    kernels: tuple[tuple[float, float, float], ...],
-    radius: int,
-    dilation: int,
-) -> Tensor:
-    """Kernel between each pixel and the zero padding that its window reaches."""
-    height, width = colours.shape[-2:]
-    reach = torch.arange(-radius, radius + 1, device=colours.device) * dilation
-    rows = torch.arange(height, device=colours.device, dtype=colours.dtype)
-    columns = torch.arange(width, device=colours.device, dtype=colours.dtype)
-    inside_y = ((rows[:, None] + reach >= 0) & (rows[:, None] + reach < height)).sum(1)
-    inside_x = ((columns[:, None] + reach >= 0) & (columns[:, None] + reach < width)).sum(1)
-    outside = len(reach) ** 2 - inside_y[:, None] * inside_x
-    squared = (rows.square()[:, None] + columns.square())[None, None]
-    colour = colours.square().sum(1, keepdim=True)
-    value = torch.zeros_like(colour)
-    for weight, sigma_xy, sigma_rgb in kernels:
-        value += weight * torch.exp(-0.5 * squared / sigma_xy**2 - 0.5 * colour / sigma_rgb**2)
-    return value * outside
 
 
 def _check(

@@ -13,13 +13,7 @@ from scribbleseg.functional.losses import full_precision, masked_mean
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "contour_length_loss",
-    "intensity_variance",
-    "level_set_loss",
-    "mumford_shah_loss",
-    "total_variation_loss",
-]
+__all__ = ["contour_length_loss", "intensity_variance", "level_set_loss", "total_variation_loss"]
 
 
 Reduction = Literal["mean", "sum"]
@@ -153,40 +147,6 @@ def level_set_loss(
         second = torch.einsum("bcn,bn->bc", weights, values.square().sum(dim=1))
         explained = first.square().sum(dim=2) / mass.clamp_min(1e-8)
     return _reduced((second - explained).sum(), probs, reduction)
-
-
-def mumford_shah_loss(
-    probs: Tensor,
-    image: Tensor,
-    *,
-    mask: Tensor | None = None,
-    reduction: Reduction = "mean",
-    length_weight: float = 1.0,
-) -> Tensor:
-    r"""Piecewise constant Mumford-Shah energy (Kim & Ye, IEEE TIP 2020).
-
-    .. math:: L = L_{\text{level set}} + \lambda L_{\text{TV}}
-
-    see :func:`level_set_loss` and :func:`total_variation_loss`. The published code swaps image and
-    prediction in the first term; this one does not. Time and memory O(B·C·H·W).
-
-    Args:
-        probs: Probabilities, float, shape ``(B, C, H, W)``.
-        image: Intensities, shape ``(B, K, H, W)``.
-        mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
-        reduction: ``"sum"`` as published (weight 1e-6), or ``"mean"`` to divide by B·H·W.
-        length_weight: :math:`\lambda`.
-
-    Returns:
-        Scalar, not negative.
-
-    Example:
-        >>> mumford_shah_loss(torch.full((1, 2, 3, 3), 0.5), torch.ones(1, 1, 3, 3)).item()
-        0.0
-    """
-    region = level_set_loss(probs, image, mask=mask, reduction=reduction)
-    length = total_variation_loss(probs, mask=mask, reduction=reduction)
-    return region + length_weight * length
 
 
 def intensity_variance(

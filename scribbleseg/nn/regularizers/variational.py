@@ -85,9 +85,11 @@ class ContourLength(Regularizer):
 
 
 class MumfordShah(ColourRegularizer):
-    """Piecewise constant Mumford-Shah energy.
+    """Piecewise constant Mumford-Shah energy (Kim & Ye, IEEE TIP 2020): level set + λ · length.
 
-    See :func:`~scribbleseg.functional.variational.mumford_shah_loss`.
+    See :func:`~scribbleseg.functional.variational.level_set_loss` and
+    :func:`~scribbleseg.functional.variational.total_variation_loss`. The published code swaps image
+    and prediction in the first term; this one does not.
 
     Args:
         weight: Factor of the term.
