@@ -17,7 +17,7 @@ from scribbleseg.functional.contact_sheet import (
     contact_sheet as contact_sheet, thumbnails as thumbnails,
 )
 from scribbleseg.functional.crf import (
-    CRFBackend as CRFBackend, CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS,
+    CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS,
     dense_crf as dense_crf, mean_field as mean_field, unary_from_labels as unary_from_labels,
     unary_from_probs as unary_from_probs,
 )
@@ -46,7 +46,7 @@ from scribbleseg.functional.gaussian import (
     KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
     exact_gaussian_filter as exact_gaussian_filter, kernel_energy as kernel_energy,
     pixel_features as pixel_features, scale_kernel_inputs as scale_kernel_inputs,
-    window_gaussian_filter as window_gaussian_filter,
+    window_gaussian_filter as window_gaussian_filter, window_pairs as window_pairs,
 )
 from scribbleseg.functional.geometry import (
     BackgroundScope as BackgroundScope, area_pool as area_pool, cell_purity as cell_purity,

@@ -8,6 +8,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from scribbleseg.functional.distributed import mean_over_ranks
+from scribbleseg.functional.gaussian import window_pairs
 from scribbleseg.functional.geometry import area_pool, whole_cells
 from scribbleseg.functional.losses import full_precision
 
@@ -113,23 +114,6 @@ def _scaled_compatibility(cost: Tensor) -> Tensor:
     return (len(cost) - 1) * cost / cost.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def _half_window(radius: int) -> list[tuple[int, int]]:
-    """One of each pair of opposite offsets."""
-    return [
-        (dy, dx)
-        for dy in range(radius + 1)
-        for dx in range(-radius, radius + 1)
-        if dy > 0 or dx > 0
-    ]
-
-
-def _overlap(offset: int, length: int) -> tuple[slice, slice]:
-    """Positions i and i + offset that are both inside."""
-    return slice(max(0, -offset), min(length, length - offset)), slice(
-        max(0, offset), min(length, length + offset)
-    )
-
-
 class _GatedCRF(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -155,24 +139,18 @@ class _GatedCRF(torch.autograd.Function):
         degree = probs.new_zeros(probs.shape[0], 1, height, width)
         informed = torch.zeros_like(probs)
         informing = informed if symmetric else torch.zeros_like(probs)
-        for dy, dx in _half_window(radius):
-            dy, dx = dy * dilation, dx * dilation
-            if dy >= height or abs(dx) >= width:
-                continue
-            (iy, jy), (ix, jx) = _overlap(dy, height), _overlap(dx, width)
-            kernel = _kernel(colours, (iy, ix), (jy, jx), float(dy * dy + dx * dx), kernels)
-            p_i, p_j = probs[..., iy, ix], probs[..., jy, jx]
-            s_i, s_j = s[..., iy, ix], s[..., jy, jx]
-            degree[..., iy, ix] += kernel * s_j
-            degree[..., jy, jx] += kernel * s_i
+        for here, there, squared in window_pairs((height, width), radius, dilation):
+            kernel = _kernel(colours[here], colours[there], squared, kernels)
+            degree[here] += kernel * s[there]
+            degree[there] += kernel * s[here]
             if symmetric:
-                informed[..., iy, ix].addcmul_(kernel, p_j)
-                informed[..., jy, jx].addcmul_(kernel, p_i)
+                informed[here].addcmul_(kernel, probs[there])
+                informed[there].addcmul_(kernel, probs[here])
                 continue
-            informed[..., iy, ix].addcmul_(kernel * s_j, p_j)
-            informed[..., jy, jx].addcmul_(kernel * s_i, p_i)
-            informing[..., iy, ix].addcmul_(kernel * d[..., jy, jx], p_j)
-            informing[..., jy, jx].addcmul_(kernel * d[..., iy, ix], p_i)
+            informed[here].addcmul_(kernel * s[there], probs[there])
+            informed[there].addcmul_(kernel * s[here], probs[here])
+            informing[here].addcmul_(kernel * d[there], probs[there])
+            informing[there].addcmul_(kernel * d[here], probs[here])
         if given is None:
             total = torch.full_like(degree[0, 0, 0, 0], float(degree.numel()))
         else:
@@ -199,17 +177,13 @@ class _GatedCRF(torch.autograd.Function):
 
 
 def _kernel(
-    colours: Tensor,
-    here: tuple[slice, slice],
-    there: tuple[slice, slice],
-    distance: float,
-    kernels: tuple[tuple[float, float, float], ...],
+    here: Tensor, there: Tensor, squared: float, kernels: tuple[tuple[float, float, float], ...]
 ) -> Tensor:
-    """Kernel values of all pairs at one offset, shape ``(B, 1, h', w')``."""
-    difference = (colours[(..., *here)] - colours[(..., *there)]).square().sum(1, keepdim=True)
+    """Kernel values of pairs with these colours and squared distance, shape ``(B, 1, h', w')``."""
+    difference = (here - there).square().sum(1, keepdim=True)
     value = torch.zeros_like(difference)
     for weight, sigma_xy, sigma_rgb in kernels:
-        exponent = difference * (-0.5 / sigma_rgb**2) - 0.5 * distance / sigma_xy**2
+        exponent = difference * (-0.5 / sigma_rgb**2) - 0.5 * squared / sigma_xy**2
         value += weight * exponent.exp_()
     return value
 

@@ -12,7 +12,7 @@ from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.permutohedral import PermutohedralLattice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -25,6 +25,7 @@ __all__ = [
     "pixel_features",
     "scale_kernel_inputs",
     "window_gaussian_filter",
+    "window_pairs",
 ]
 
 _CHUNK_ELEMENTS = 2**24  # kernel values held at a time by the exact filter: 64 MiB in float32
@@ -123,6 +124,35 @@ class _ExactSums(torch.autograd.Function):
         return _ExactSums.apply(grads[0], features), None
 
 
+def window_pairs(
+    size: tuple[int, int], radius: int, dilation: int = 1
+) -> Iterator[tuple[Any, Any, int]]:
+    """One of each two opposite offsets within a square window, without its centre.
+
+    Args:
+        size: Height and width of the maps in pixels.
+        radius: Half side of the window in steps of ``dilation``.
+        dilation: Pixels between neighbours of the window.
+
+    Yields:
+        Indices of the pixels whose partner lies inside the map and of their partners, for maps
+        ``(…, H, W)``, and the squared distance of the two in pixels.
+
+    Example:
+        >>> for here, there, squared in window_pairs((1, 3), 1):
+        ...     print(torch.arange(3)[None][here].tolist(), squared)
+        [[0, 1]] 1
+    """
+    height, width = size
+    for rows, columns in product(range(radius + 1), range(-radius, radius + 1)):
+        down, right = rows * dilation, columns * dilation
+        if (down == 0 and right <= 0) or down >= height or abs(right) >= width:
+            continue
+        here = (..., slice(0, height - down), slice(max(-right, 0), width - max(right, 0)))
+        there = (..., slice(down, height), slice(max(right, 0), width - max(-right, 0)))
+        yield here, there, down**2 + right**2
+
+
 def window_gaussian_filter(
     image: Tensor, values: Tensor, *, sigma_xy: float, sigma_rgb: float, radius: int = 5
 ) -> Tensor:
@@ -160,13 +190,9 @@ def window_gaussian_filter(
     colour = image.detach().to(values.dtype) / sigma_rgb
     maps = values.detach().transpose(1, 2).reshape(len(image), -1, height, width)
     sums = maps.clone()
-    for down, right in product(range(radius + 1), range(-radius, radius + 1)):
-        if (down == 0 and right <= 0) or down >= height or abs(right) >= width:
-            continue  # the other half of the window follows from symmetry
-        here = (..., slice(0, height - down), slice(max(-right, 0), width - max(right, 0)))
-        there = (..., slice(down, height), slice(max(right, 0), width - max(-right, 0)))
+    for here, there, distance in window_pairs((height, width), radius):
         squared = (colour[here] - colour[there]).square_().sum(1, keepdim=True)
-        kernel = squared.add_((down**2 + right**2) / sigma_xy**2).mul_(-0.5).exp_()
+        kernel = squared.add_(distance / sigma_xy**2).mul_(-0.5).exp_()
         sums[here].addcmul_(kernel, maps[there])
         sums[there].addcmul_(kernel, maps[here])
     return sums.flatten(2).transpose(1, 2)

@@ -13,6 +13,7 @@ FILES = {
     "COCO index": "scribbleseg.data.coco_index",
     "COCO mask writer": "scribbleseg.data.coco_masks",
     "convert": "scribbleseg.data.jobs.convert",
+    "crf": "scribbleseg.functional.crf",
     "degrade": "scribbleseg.functional.degrade",
     "encoder weights": "scribbleseg.nn.encoder_weights",
     "folder prediction": "scribbleseg.folder_prediction",
