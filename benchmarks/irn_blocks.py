@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from ops_memory import peak_mib
 from rounds import alternate, judge, median, parse, save
 
-from scribbleseg.functional import boundary_to_affinity, pair_offsets, sparse_random_walk
+from scribbleseg.functional import boundary_to_affinity, sparse_random_walk
 from scribbleseg.methods import (
     affinity_loss,
     affinity_targets,
     displacement_loss,
     pair_displacement,
+    pair_offsets,
 )
 
 VARIANTS = ("loss", "walk", "dense")

@@ -17,8 +17,8 @@ from scribbleseg.functional.contact_sheet import (
     contact_sheet as contact_sheet, thumbnails as thumbnails,
 )
 from scribbleseg.functional.crf import (
-    CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS,
-    dense_crf as dense_crf, mean_field as mean_field, unary_from_labels as unary_from_labels,
+    CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS, dense_crf as dense_crf,
+    mean_field as mean_field, unary_from_labels as unary_from_labels,
     unary_from_probs as unary_from_probs,
 )
 from scribbleseg.functional.degrade import (
@@ -43,9 +43,8 @@ from scribbleseg.functional.gated_crf import (
     GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
 )
 from scribbleseg.functional.gaussian import (
-    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
-    exact_gaussian_filter as exact_gaussian_filter, kernel_energy as kernel_energy,
-    pixel_features as pixel_features, scale_kernel_inputs as scale_kernel_inputs,
+    exact_gaussian_filter as exact_gaussian_filter, pixel_features as pixel_features,
+    scale_kernel_inputs as scale_kernel_inputs,
     window_gaussian_filter as window_gaussian_filter, window_pairs as window_pairs,
 )
 from scribbleseg.functional.geometry import (
@@ -73,6 +72,7 @@ from scribbleseg.functional.intensity import (
     check_rgb_channels as check_rgb_channels, rgb_view as rgb_view,
 )
 from scribbleseg.functional.kernel_losses import (
+    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
     dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
     normalized_cut_loss as normalized_cut_loss,
 )
@@ -106,9 +106,8 @@ from scribbleseg.functional.pseudo_labels import (
     synthesize_mask as synthesize_mask,
 )
 from scribbleseg.functional.random_walk import (
-    boundary_to_affinity as boundary_to_affinity, pair_indices as pair_indices,
-    pair_offsets as pair_offsets, path_offsets as path_offsets,
-    sparse_random_walk as sparse_random_walk,
+    boundary_to_affinity as boundary_to_affinity, path_offsets as path_offsets,
+    path_table as path_table, sparse_random_walk as sparse_random_walk,
 )
 from scribbleseg.functional.random_walker import (
     random_walker as random_walker, random_walker_labels as random_walker_labels,

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from scribbleseg.functional.gaussian import KernelOptions, kernel_energy
+from scribbleseg.functional.gaussian import (
+    exact_gaussian_filter,
+    pixel_features,
+    scale_kernel_inputs,
+    window_gaussian_filter,
+)
+from scribbleseg.functional.permutohedral import PermutohedralLattice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
-    from scribbleseg.functional.gaussian import KernelFilter, KernelSums
-
-__all__ = ["dense_crf_loss", "kernel_cut_loss", "normalized_cut_loss"]
-
+__all__ = [
+    "KernelFilter",
+    "KernelOptions",
+    "KernelSums",
+    "dense_crf_loss",
+    "kernel_cut_loss",
+    "normalized_cut_loss",
+]
 
 _EPS = 1e-12
+KernelFilter = Literal["permutohedral", "exact", "window"]
 
 
 def dense_crf_loss(
@@ -24,12 +37,8 @@ def dense_crf_loss(
     image: Tensor,
     *,
     roi: Tensor | None = None,
-    sigma_rgb: float = 15.0,
-    sigma_xy: float = 100.0,
-    scale_factor: float = 0.5,
     normalize: Literal["none", "degree"] = "degree",
-    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
-    radius: int = 5,
+    **kernel: Any,
 ) -> Tensor:
     r"""Potts energy of soft masks on a fully connected Gaussian kernel, up to a constant.
 
@@ -58,13 +67,8 @@ def dense_crf_loss(
             On the lattice the others still create points that neighbours blur through, so that the
             value depends on their colours: by some percent with ``normalize="none"``, below 1e-4
             with ``"degree"``. Fill padding with one colour.
-        sigma_rgb: Bandwidth in grey levels.
-        sigma_xy: Bandwidth in pixels of ``image``.
-        scale_factor: Image and ROI are first shrunk by this, nearest neighbour, in (0, 1].
         normalize: ``"none"`` as published (weight 2e-9 with the lattice), or ``"degree"``.
-        filter: ``"permutohedral"`` as published, ``"exact"`` for tests and tiny images, or
-            ``"window"``: only pairs up to ``radius`` apart.
-        radius: Half side of the window in pixels of the shrunk image.
+        kernel: Fields of :class:`~scribbleseg.functional.kernel_losses.KernelOptions`.
 
     Returns:
         Scalar without unit, in [0, 1] for ``"degree"`` (on the lattice, nearly), at most 0 for
@@ -80,7 +84,6 @@ def dense_crf_loss(
     """
     if normalize not in ("none", "degree"):
         raise ValueError(f"normalize={normalize!r}: expected 'none' or 'degree'")
-    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
 
     def energy(sums: KernelSums) -> tuple[Tensor, Tensor]:
         batch = len(sums.within)
@@ -91,7 +94,7 @@ def dense_crf_loss(
         loss = torch.where(total > 0, 1 - within / _nonzero(total), 0).sum() / batch
         return loss, sums.filtered * (-2 / batch / _nonzero(total))[:, None, None]
 
-    return kernel_energy(probs, image, roi, options=options, energy=energy)
+    return _loss(probs, image, roi, KernelOptions(**kernel), energy)
 
 
 def normalized_cut_loss(
@@ -99,12 +102,8 @@ def normalized_cut_loss(
     image: Tensor,
     *,
     roi: Tensor | None = None,
-    sigma_rgb: float = 15.0,
-    sigma_xy: float = 100.0,
-    scale_factor: float = 0.5,
     class_mask: Tensor | None = None,
-    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
-    radius: int = 5,
+    **kernel: Any,
 ) -> Tensor:
     r"""Normalised cut of soft masks on a fully connected Gaussian kernel.
 
@@ -120,12 +119,8 @@ def normalized_cut_loss(
         probs: See :func:`dense_crf_loss`, as for all arguments not listed here.
         image: RGB in 0..255.
         roi: Pixels that take part.
-        sigma_rgb: Bandwidth in grey levels.
-        sigma_xy: Bandwidth in pixels of ``image``.
-        scale_factor: Image and ROI are first shrunk by this.
         class_mask: Classes that count in each image, bool or 0/1, shape ``(B, C)``; all by default.
-        filter: Way of filtering.
-        radius: Half side of the window.
+        kernel: Fields of :class:`~scribbleseg.functional.kernel_losses.KernelOptions`.
 
     Returns:
         Scalar without unit in [0, C]; an exact differentiable 0 if the ROI is empty or no class
@@ -140,13 +135,8 @@ def normalized_cut_loss(
         1.0
     """
     counted = _counted(class_mask, probs)
-    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
-    return kernel_energy(
-        probs,
-        image,
-        roi,
-        options=options,
-        energy=lambda sums: _normalized_cut(sums, counted),
+    return _loss(
+        probs, image, roi, KernelOptions(**kernel), lambda sums: _normalized_cut(sums, counted)
     )
 
 
@@ -157,12 +147,8 @@ def kernel_cut_loss(
     gamma: float = 0.1,
     normalize: Literal["none", "degree"] = "degree",
     roi: Tensor | None = None,
-    sigma_rgb: float = 15.0,
-    sigma_xy: float = 100.0,
-    scale_factor: float = 0.5,
     class_mask: Tensor | None = None,
-    filter: KernelFilter = "permutohedral",  # noqa: A002 (the name of the option)
-    radius: int = 5,
+    **kernel: Any,
 ) -> Tensor:
     r"""Normalised cut plus dense CRF energy, in one pass of the filter.
 
@@ -178,12 +164,8 @@ def kernel_cut_loss(
         gamma: Weight of the CRF energy relative to the normalised cut, not negative.
         normalize: ``"none"`` as published, or ``"degree"``, for which 0.1 is a start.
         roi: Pixels that take part.
-        sigma_rgb: Bandwidth in grey levels.
-        sigma_xy: Bandwidth in pixels of ``image``.
-        scale_factor: Image and ROI are first shrunk by this.
         class_mask: Classes that count in the normalised cut, shape ``(B, C)``; all by default.
-        filter: Way of filtering.
-        radius: Half side of the window.
+        kernel: Fields of :class:`~scribbleseg.functional.kernel_losses.KernelOptions`.
 
     Returns:
         Scalar without unit, not negative (on the lattice, nearly); an exact differentiable 0 if
@@ -203,7 +185,6 @@ def kernel_cut_loss(
             "or 'degree'"
         )
     counted = _counted(class_mask, probs)
-    options = KernelOptions(sigma_rgb, sigma_xy, scale_factor, filter, radius)
 
     def energy(sums: KernelSums) -> tuple[Tensor, Tensor]:
         cut = sums.volume.sum(1) - sums.within.sum(1)
@@ -214,7 +195,7 @@ def kernel_cut_loss(
         slope = sums.degree - 2 * sums.filtered
         return loss + (weight * cut).sum(), gradient + weight[:, None, None] * slope
 
-    return kernel_energy(probs, image, roi, options=options, energy=energy)
+    return _loss(probs, image, roi, KernelOptions(**kernel), energy)
 
 
 def _normalized_cut(sums: KernelSums, counted: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -238,3 +219,95 @@ def _counted(class_mask: Tensor | None, probs: Tensor) -> Tensor | None:
 
 def _nonzero(x: Tensor) -> Tensor:
     return torch.where(x > 0, x, 1)
+
+
+class KernelSums(NamedTuple):
+    """What one pass of the filter over soft masks S = r ⊙ p and the ROI r gives; N = h·w."""
+
+    filtered: Tensor  # r ⊙ W S, (B, C, N)
+    degree: Tensor  # r ⊙ W r, (B, 1, N)
+    within: Tensor  # S_c^T W S_c, (B, C)
+    volume: Tensor  # r^T W S_c, (B, C)
+    total: Tensor  # r^T W r, (B,)
+
+
+class KernelOptions(NamedTuple):
+    """The kernel W of a loss and how to filter with it.
+
+    Attributes:
+        sigma_rgb: Bandwidth in grey levels.
+        sigma_xy: Bandwidth in pixels of the unscaled image.
+        scale_factor: Image and ROI are first shrunk by this, nearest neighbour, in (0, 1].
+        filter: ``"permutohedral"`` as published, ``"exact"`` for tests and tiny images, or
+            ``"window"``: only pairs up to ``radius`` apart.
+        radius: Half side of the window in pixels of the shrunk image.
+    """
+
+    sigma_rgb: float = 15.0
+    sigma_xy: float = 100.0
+    scale_factor: float = 0.5
+    filter: KernelFilter = "permutohedral"
+    radius: int = 5
+
+
+def _loss(
+    probs: Tensor,
+    image: Tensor,
+    roi: Tensor | None,
+    options: KernelOptions,
+    energy: Callable[[KernelSums], tuple[Tensor, Tensor]],
+) -> Tensor:
+    """A loss of the sums; ``energy`` also returns its derivative by the masks, ``(B, C, N)``."""
+    probs, image, mask = scale_kernel_inputs(probs, image, roi, scale_factor=options.scale_factor)
+    loss: Tensor = _ClosedForm.apply(probs, image, mask, options, energy)
+    return loss
+
+
+class _ClosedForm(torch.autograd.Function):
+    """A loss whose gradient comes from the sums of its value: nothing else is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, probs: Tensor, image: Tensor, roi: Tensor, options: KernelOptions, energy: Any
+    ) -> Tensor:
+        with torch.autocast(probs.device.type, enabled=False):
+            loss: Tensor
+            loss, gradient = energy(_kernel_sums(probs, image, roi, options))
+        ctx.save_for_backward(gradient.view_as(probs))
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0], None, None, None, None
+
+
+def _kernel_sums(probs: Tensor, image: Tensor, roi: Tensor, options: KernelOptions) -> KernelSums:
+    """Filter the soft masks and the ROI together."""
+    mask = roi.flatten(1)[:, None]
+    masks = probs.flatten(2) * mask
+    values = torch.cat((masks, mask), dim=1).transpose(1, 2).contiguous()
+    bandwidths = {
+        "sigma_xy": options.sigma_xy * options.scale_factor,
+        "sigma_rgb": options.sigma_rgb,
+    }
+    if options.filter == "permutohedral":
+        filtered = PermutohedralLattice(pixel_features(image, **bandwidths)).filter(values)
+    elif options.filter == "exact":
+        filtered = exact_gaussian_filter(pixel_features(image, **bandwidths), values)
+    elif options.filter == "window":
+        filtered = window_gaussian_filter(image, values, **bandwidths, radius=options.radius)
+    else:
+        raise ValueError(
+            f"filter={options.filter!r}: expected 'permutohedral', 'exact' or 'window'"
+        )
+    filtered = filtered.transpose(1, 2)
+    own, degree = filtered[:, :-1], filtered[:, -1:]
+    return KernelSums(
+        filtered=own * mask,
+        degree=degree * mask,
+        within=(masks * own).sum(2),
+        volume=(masks * degree).sum(2),
+        total=(mask * degree).sum((1, 2)),
+    )

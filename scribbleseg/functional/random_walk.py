@@ -12,15 +12,11 @@ from torch.autograd.function import once_differentiable
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
-__all__ = [
-    "boundary_to_affinity",
-    "pair_indices",
-    "pair_offsets",
-    "path_offsets",
-    "sparse_random_walk",
-]
+__all__ = ["boundary_to_affinity", "path_offsets", "path_table", "sparse_random_walk"]
 
 _MAX_RADIUS = 64
 """Paths stay below 256 cells, so that one byte numbers the cells of a path."""
@@ -218,69 +214,17 @@ def _path(dy: int, dx: int) -> tuple[Offset, ...]:
 
 
 @lru_cache(maxsize=8)
-def _offset_table(radius: int, device: torch.device) -> Tensor:
-    """The paths on a device, int8, shape ``(2, P, longest)``, ended by ``(0, 0)``; at most 3 MB.
+def path_table(radius: int, device: torch.device) -> Tensor:
+    """The paths of :func:`path_offsets` on a device, int8, shape ``(2, P, longest)``; at most 3 MB.
 
-    Kept, because each copy to a device is waited for, and they are needed in every training step.
+    Shorter paths are continued by ``(0, 0)``. Those of the last 8 radii and devices are kept,
+    because each copy to a device is waited for, and they are needed in every training step.
     """
     paths = path_offsets(radius)
     longest = len(paths[-1])
     padded = [[*path, *[(0, 0)] * (longest - len(path))] for path in paths]
     with torch.inference_mode(False):  # or the table could not be used outside of it later
         return torch.tensor(padded, dtype=torch.int8, device=device).movedim(2, 0).contiguous()
-
-
-def pair_indices(
-    size: tuple[int, int], *, radius: int, device: torch.device | str | None = None
-) -> tuple[Tensor, Tensor]:
-    r"""Flat positions of all pairs whose source has every displacement inside the grid.
-
-    .. math:: \text{sources: rows } [0, h - f), \text{ columns } [f, w - f), \quad f = r - 1
-
-    (Ahn et al., CVPR 2019, eq. 3, cropped so that every source has the same P partners.) Time and
-    memory O(P·N). The first call for a radius copies the displacements to the device and waits for
-    it, later ones do not (those of the last 8 radii and devices are kept).
-
-    Args:
-        size: Grid size ``(h, w)``.
-        radius: See :func:`path_offsets`, which also gives the order of the P displacements.
-        device: Where the result lives.
-
-    Returns:
-        Sources, int64, shape ``(N,)``, and their partners, int64, shape ``(P, N)``, both row-major
-        indices into the grid; N = (h - f)·(w - 2f), or 0 if the grid is smaller than that.
-
-    Raises:
-        ValueError: If the radius is outside its range.
-
-    Example:
-        >>> source, partner = pair_indices((2, 3), radius=2)
-        >>> source.tolist(), partner.tolist()
-        ([1], [[2], [4], [3], [5]])
-    """
-    (height, width), reach = size, radius - 1
-    grid = torch.arange(height * width, device=device).reshape(height, width)
-    rows, columns = max(height - reach, 0), max(width - 2 * reach, 0)
-    source = grid[:rows, reach : reach + columns].reshape(-1)
-    down, right = _offset_table(radius, grid.device)[:, :, 0].long()
-    return source, source + (down * width + right)[:, None]
-
-
-def pair_offsets(radius: int, *, device: torch.device | None = None) -> Tensor:
-    """Displacement of each pair from its source to its partner, on a device; cached there.
-
-    Args:
-        radius: See :func:`path_offsets`, which also gives their order.
-        device: Where the result lives.
-
-    Returns:
-        Cells down and to the right, int8, shape ``(2, P)``.
-
-    Example:
-        >>> pair_offsets(2).tolist()
-        [[0, 1, 1, 1], [1, 0, -1, 1]]
-    """
-    return _offset_table(radius, torch.zeros((), device=device).device)[:, :, 0]
 
 
 def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) -> Tensor:
@@ -295,8 +239,8 @@ def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) ->
     Args:
         boundary: Boundary probability in [0, 1], float, shape ``(B, h, w)``.
         radius: See :func:`path_offsets`.
-        crop: Only the sources of :func:`pair_indices`, for training; otherwise every cell is a
-            source, and pairs that leave the grid have affinity 0.
+        crop: Only sources whose partners all lie in the grid, for training: rows up to h - r and
+            columns r - 1 to w - r; otherwise every cell is a source, and pairs that leave the grid have affinity 0.
 
     Returns:
         Affinity in [0, 1], shape ``(B, P, N)`` if cropped, else ``(B, P, h, w)``; float32 for
@@ -319,14 +263,20 @@ def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) ->
     return affinity.flatten(2) if crop else affinity
 
 
-def _source_box(
-    size: tuple[int, int], end: Offset, reach: int, crop: bool
-) -> tuple[int, int, int, int]:
-    """First row, rows, first column, columns of the sources of one displacement."""
-    (height, width), (dy, dx) = size, end
-    if crop:
-        return 0, max(height - reach, 0), reach, max(width - 2 * reach, 0)
-    return 0, max(height - dy, 0), max(-dx, 0), max(width - abs(dx), 0)
+def _parts(
+    size: tuple[int, int], radius: int, crop: bool
+) -> Iterator[tuple[tuple[Offset, ...], tuple[int, int, int], tuple[Any, ...]]]:
+    """Each path; rows, first column and columns of its sources; and their place in the result."""
+    (height, width), reach = size, radius - 1
+    for number, path in enumerate(path_offsets(radius)):
+        dy, dx = path[0]
+        if crop:
+            rows, column, columns = max(height - reach, 0), reach, max(width - 2 * reach, 0)
+        else:
+            rows, column, columns = max(height - dy, 0), max(-dx, 0), max(width - abs(dx), 0)
+        start = 0 if crop else column
+        place = (slice(None), number, slice(0, rows), slice(start, start + columns))
+        yield path, (rows, column, columns), place
 
 
 class _PathAffinity(torch.autograd.Function):
@@ -335,20 +285,13 @@ class _PathAffinity(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, boundary: Tensor, radius: int, crop: bool) -> Tensor:
         (batch, height, width), reach = boundary.shape, radius - 1
-        paths = path_offsets(radius)
         grid = (max(height - reach, 0), max(width - 2 * reach, 0)) if crop else (height, width)
-        affinity = boundary.new_zeros(batch, len(paths), *grid)
+        affinity = boundary.new_zeros(batch, len(path_offsets(radius)), *grid)
         winners = None
         if ctx.needs_input_grad[0]:
             winners = torch.zeros_like(affinity, dtype=torch.uint8)
-        for number, path in enumerate(paths):
-            row, rows, column, columns = _source_box((height, width), path[0], reach, crop)
-            views = [
-                boundary[:, row + y : row + y + rows, column + x : column + x + columns]
-                for y, x in path
-            ]
-            start = 0 if crop else column
-            part = (slice(None), number, slice(0, rows), slice(start, start + columns))
+        for path, (rows, column, columns), place in _parts((height, width), radius, crop):
+            views = [boundary[:, y : y + rows, column + x : column + x + columns] for y, x in path]
             best = views[0].clone(memory_format=torch.contiguous_format)
             winner = torch.zeros_like(best, dtype=torch.uint8)
             better = torch.empty_like(best, dtype=torch.bool)
@@ -359,9 +302,9 @@ class _PathAffinity(torch.autograd.Function):
                     torch.gt(view, best, out=better)
                     torch.maximum(winner, better.view(torch.uint8) * cell, out=winner)
                 torch.maximum(best, view, out=best)
-            affinity[part] = 1 - best
+            affinity[place] = 1 - best
             if winners is not None:
-                winners[part] = winner
+                winners[place] = winner
         if winners is not None:
             ctx.save_for_backward(winners)
             ctx.size, ctx.radius, ctx.crop = (height, width), radius, crop
@@ -371,16 +314,13 @@ class _PathAffinity(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (winners,) = ctx.saved_tensors
-        (height, width), reach = ctx.size, ctx.radius - 1
+        height, width = ctx.size
         index = torch.arange(height * width, device=grad.device).reshape(height, width)
         total = grad.new_zeros(grad.shape[0], height * width)
-        down, right = _offset_table(ctx.radius, grad.device).long()
+        down, right = path_table(ctx.radius, grad.device).long()
         steps = down * width + right
-        for number, path in enumerate(path_offsets(ctx.radius)):
-            row, rows, column, columns = _source_box(ctx.size, path[0], reach, ctx.crop)
-            start = 0 if ctx.crop else column
-            part = (slice(None), number, slice(0, rows), slice(start, start + columns))
-            source = index[row : row + rows, column : column + columns]
-            strongest = source + steps[number, winners[part].long()]
-            total.scatter_add_(1, strongest.flatten(1), grad[part].flatten(1).neg())
+        for _, (rows, column, columns), place in _parts(ctx.size, ctx.radius, ctx.crop):
+            source = index[:rows, column : column + columns]
+            strongest = source + steps[place[1], winners[place].long()]
+            total.scatter_add_(1, strongest.flatten(1), grad[place].flatten(1).neg())
         return total.reshape(-1, height, width), None, None

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["contour_length_loss", "intensity_variance", "level_set_loss", "total_variation_loss"]
 
-
 Reduction = Literal["mean", "sum"]
 
 

@@ -62,6 +62,7 @@ from scribbleseg.methods.irn.losses import (
     AffinityTerms as AffinityTerms, DisplacementTerms as DisplacementTerms,
     affinity_loss as affinity_loss, affinity_targets as affinity_targets,
     displacement_loss as displacement_loss, pair_displacement as pair_displacement,
+    pair_indices as pair_indices, pair_offsets as pair_offsets,
 )
 from scribbleseg.methods.irn.module import IRNModule as IRNModule
 from scribbleseg.methods.irn.prediction import BoundaryModule as BoundaryModule, CELL as CELL

@@ -8,7 +8,7 @@ import torch
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.losses import full_precision, weighted_mean
-from scribbleseg.functional.random_walk import pair_indices, pair_offsets
+from scribbleseg.functional.random_walk import path_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,8 @@ __all__ = [
     "affinity_targets",
     "displacement_loss",
     "pair_displacement",
+    "pair_indices",
+    "pair_offsets",
 ]
 
 _EPS = 1e-5
@@ -256,3 +258,56 @@ def pair_displacement(displacement: Tensor, *, radius: int) -> Tensor:
     source, partner = pair_indices(size, radius=radius, device=displacement.device)
     flat = displacement.flatten(2)
     return flat[:, :, None, source] - flat[:, :, partner]
+
+
+def pair_indices(
+    size: tuple[int, int], *, radius: int, device: torch.device | str | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Flat positions of all pairs whose source has every displacement inside the grid.
+
+    .. math:: \text{sources: rows } [0, h - f), \text{ columns } [f, w - f), \quad f = r - 1
+
+    (Ahn et al., CVPR 2019, eq. 3, cropped so that every source has the same P partners.) Time and
+    memory O(P·N). The first call for a radius copies the displacements to the device and waits for
+    it, later ones do not (those of the last 8 radii and devices are kept).
+
+    Args:
+        size: Grid size ``(h, w)``.
+        radius: See :func:`path_offsets`, which also gives the order of the P displacements.
+        device: Where the result lives.
+
+    Returns:
+        Sources, int64, shape ``(N,)``, and their partners, int64, shape ``(P, N)``, both row-major
+        indices into the grid; N = (h - f)·(w - 2f), or 0 if the grid is smaller than that.
+
+    Raises:
+        ValueError: If the radius is outside its range.
+
+    Example:
+        >>> source, partner = pair_indices((2, 3), radius=2)
+        >>> source.tolist(), partner.tolist()
+        ([1], [[2], [4], [3], [5]])
+    """
+    (height, width), reach = size, radius - 1
+    grid = torch.arange(height * width, device=device).reshape(height, width)
+    rows, columns = max(height - reach, 0), max(width - 2 * reach, 0)
+    source = grid[:rows, reach : reach + columns].reshape(-1)
+    down, right = path_table(radius, grid.device)[:, :, 0].long()
+    return source, source + (down * width + right)[:, None]
+
+
+def pair_offsets(radius: int, *, device: torch.device | None = None) -> Tensor:
+    """Displacement of each pair from its source to its partner, on a device; cached there.
+
+    Args:
+        radius: See :func:`path_offsets`, which also gives their order.
+        device: Where the result lives.
+
+    Returns:
+        Cells down and to the right, int8, shape ``(2, P)``.
+
+    Example:
+        >>> pair_offsets(2).tolist()
+        [[0, 1, 1, 1], [1, 0, -1, 1]]
+    """
+    return path_table(radius, torch.zeros((), device=device).device)[:, :, 0]

@@ -9,8 +9,8 @@ import torch
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.gated_crf import gated_crf_loss
-from scribbleseg.functional.gaussian import KernelFilter
 from scribbleseg.functional.kernel_losses import (
+    KernelFilter,
     dense_crf_loss,
     kernel_cut_loss,
     normalized_cut_loss,

@@ -14,7 +14,6 @@ from scribbleseg.functional import (
     class_labels_from_scribble,
     normalize_class_scores,
     one_hot_labels,
-    pair_indices,
     path_offsets,
     random_walker,
     sparse_random_walk,
@@ -24,6 +23,7 @@ from scribbleseg.methods import (
     affinity_targets,
     dense_random_walk,
     embedding_affinity,
+    pair_indices,
     transition_matrix,
 )
 

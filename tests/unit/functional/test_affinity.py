@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scribbleseg.functional import boundary_to_affinity, pair_indices, path_offsets
-from scribbleseg.methods import affinity_targets, pair_displacement
+from scribbleseg.functional import boundary_to_affinity, path_offsets
+from scribbleseg.methods import affinity_targets, pair_displacement, pair_indices
 
 
 @pytest.fixture
