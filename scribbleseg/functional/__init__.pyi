@@ -52,8 +52,8 @@ from scribbleseg.functional.geometry import (
     class_labels_from_scribble as class_labels_from_scribble,
     downsample_label as downsample_label,
     foreground_background_cells as foreground_background_cells, label_canvas as label_canvas,
-    mirrored_ids as mirrored_ids, one_hot_labels as one_hot_labels,
-    resize_labels as resize_labels, whole_cells as whole_cells,
+    one_hot_labels as one_hot_labels, resize_labels as resize_labels,
+    whole_cells as whole_cells,
 )
 from scribbleseg.functional.grid_tree import (
     GridTree as GridTree, edge_counts as edge_counts, edge_ends as edge_ends,
@@ -95,13 +95,12 @@ from scribbleseg.functional.point_loss import (
     partial_cross_entropy_at_points as partial_cross_entropy_at_points,
 )
 from scribbleseg.functional.preprocess import (
-    normalize as normalize, preprocess as preprocess, resize_image as resize_image,
-    resized_shape as resized_shape,
+    mirrored_ids as mirrored_ids, normalize as normalize, preprocess as preprocess,
+    resize_image as resize_image, resized_shape as resized_shape,
 )
 from scribbleseg.functional.pseudo_labels import (
     clamp_seeds as clamp_seeds, confident_labels as confident_labels,
     crf_index_refiner as crf_index_refiner, filter_pseudo_labels as filter_pseudo_labels,
-    merge_confident_labels as merge_confident_labels,
     present_class_probabilities as present_class_probabilities, spread_by_crf as spread_by_crf,
     synthesize_mask as synthesize_mask,
 )
@@ -134,7 +133,8 @@ from scribbleseg.functional.skeletons import (
     region_depth as region_depth, region_distance as region_distance,
 )
 from scribbleseg.functional.strokes import (
-    Renderer as Renderer, Stroke as Stroke, covered_pixels as covered_pixels,
+    PointStyle as PointStyle, PointsPer as PointsPer, Renderer as Renderer,
+    ScribbleStyle as ScribbleStyle, Stroke as Stroke, covered_pixels as covered_pixels,
     rasterize as rasterize,
 )
 from scribbleseg.functional.superpixel_affinity import (
@@ -148,8 +148,7 @@ from scribbleseg.functional.superpixels import (
     region_boundaries as region_boundaries, slic_regions as slic_regions,
 )
 from scribbleseg.functional.synthesis import (
-    PointStyle as PointStyle, PointsPer as PointsPer, ScribbleStyle as ScribbleStyle,
-    hand_drawn as hand_drawn, image_seed as image_seed, synthesize_points as synthesize_points,
+    image_seed as image_seed, synthesize_points as synthesize_points,
     synthesize_scribbles as synthesize_scribbles,
 )
 from scribbleseg.functional.tree_energy import (

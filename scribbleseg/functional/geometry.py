@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -23,7 +22,6 @@ __all__ = [
     "downsample_label",
     "foreground_background_cells",
     "label_canvas",
-    "mirrored_ids",
     "one_hot_labels",
     "resize_labels",
     "whole_cells",
@@ -156,38 +154,6 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return resized[:, 0].to(labels.dtype)
 
 
-def mirrored_ids(flip_pairs: Sequence[tuple[int, int]], num_classes: int) -> list[int]:
-    """Id that each class has in a mirror image: an involution of the ids.
-
-    The same list maps ids (``ids[label]``) and reorders channels (``logits[:, ids]``), because it
-    is its own inverse.
-
-    Args:
-        flip_pairs: Pairs of ids that a mirroring exchanges; every other class keeps its id.
-        num_classes: C, or 256 for a table of all values of 8-bit labels.
-
-    Returns:
-        C ids.
-
-    Raises:
-        ValueError: If an id is not in 0..C-1 or is used twice.
-
-    Example:
-        >>> mirrored_ids([(1, 2)], 4)
-        [0, 2, 1, 3]
-    """
-    used = list(chain.from_iterable(flip_pairs))
-    if len(set(used)) < len(used) or not all(0 <= label < num_classes for label in used):
-        raise ValueError(
-            f"flip_pairs={tuple(flip_pairs)!r}: expected pairs of ids in 0..{num_classes - 1}, "
-            "each id at most once"
-        )
-    ids = list(range(num_classes))
-    for first, second in flip_pairs:
-        ids[first], ids[second] = second, first
-    return ids
-
-
 def downsample_label(
     labels: Tensor,
     size: tuple[int, int],
@@ -243,10 +209,7 @@ def downsample_label(
     if num_classes is None:
         raise ValueError("mode='majority' counts the pixels of every class: pass num_classes")
     padded = F.pad(labels.long(), (0, -width % size[1], 0, -height % size[0]), value=ignore_index)
-    cell = (padded.shape[1] // size[0], padded.shape[2] // size[1])
-    one_hot = one_hot_labels(padded, num_classes, ignore_index=ignore_index)
-    votes = F.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), cell)
-    best, label = votes.max(dim=1)
+    best, label = _class_shares(padded, size, num_classes, ignore_index).max(dim=1)
     return torch.where(best > 0, label, ignore_index)
 
 
@@ -256,19 +219,17 @@ def label_canvas(
     cells: tuple[int, int],
     *,
     stride: int,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Labels of original size on the padded canvas of which a network made its cells.
 
-    Enlarged to the least whole multiple of the network's input that loses no pixel, then padded at
-    the right and bottom. Time and memory O(size of the result).
+    Enlarged to the least whole multiple of the network's input that loses no pixel, then padded
+    with 255 at the right and bottom. Time and memory O(size of the result).
 
     Args:
         labels: Ids of any integer type, shape ``(B, H0, W0)``.
         size: ``(H, W)`` of the network's input.
         cells: ``(h, w)`` of its cells; ``h·stride`` is at least H.
         stride: Pixels of the input per cell.
-        ignore_index: Id of the padding.
 
     Returns:
         int64, shape ``(B, m·h·stride, m·w·stride)`` for ``downsample_label(…, cells)``; m = 1 for
@@ -286,21 +247,19 @@ def label_canvas(
         labels = grown[:, 0]
     full = (cells[0] * stride * factor, cells[1] * stride * factor)
     padding = (0, full[1] - target[1], 0, full[0] - target[0])
-    return F.pad(labels.long(), padding, value=ignore_index)
+    return F.pad(labels.long(), padding, value=IGNORE_INDEX)
 
 
-def cell_purity(
-    labels: Tensor, cells: Tensor, *, num_classes: int, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
+def cell_purity(labels: Tensor, cells: Tensor, *, num_classes: int) -> Tensor:
     """Share of the pixels of each cell that have the label of the cell.
 
     Time and memory O(B·C·H·W).
 
     Args:
-        labels: Ids, integer, shape ``(B, H, W)``; H and W multiples of the grid's.
+        labels: Ids, integer, 255 = without class, shape ``(B, H, W)``; H and W multiples of the
+            grid's.
         cells: Label of each cell, int64, shape ``(B, h, w)``.
         num_classes: C.
-        ignore_index: Id without class.
 
     Returns:
         In [0, 1], float32, shape ``(B, h, w)``; 0 for cells without label.
@@ -313,18 +272,24 @@ def cell_purity(
         >>> cell_purity(labels, cells, num_classes=2).item()
         0.75
     """
-    height, width = labels.shape[-2:]
-    rows, columns = cells.shape[-2:]
+    (height, width), (rows, columns) = labels.shape[-2:], cells.shape[-2:]
     if height % rows or width % columns:
         raise ValueError(
             f"labels of {height} by {width} pixels on {rows} by {columns} cells: expected whole "
             "cells; pad the labels first"
         )
+    shares = _class_shares(labels, (rows, columns), num_classes, IGNORE_INDEX)
+    known = cells != IGNORE_INDEX
+    return shares.gather(1, cells.masked_fill(~known, 0)[:, None])[:, 0] * known
+
+
+def _class_shares(
+    labels: Tensor, cells: tuple[int, int], num_classes: int, ignore_index: int
+) -> Tensor:
+    """Share of every class in the pixels of each of equal cells, shape ``(B, C, h, w)``."""
     one_hot = one_hot_labels(labels.long(), num_classes, ignore_index=ignore_index)
-    shares = F.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), (height // rows, width // columns))
-    known = cells != ignore_index
-    own = shares.gather(1, cells.masked_fill(~known, 0)[:, None])[:, 0]
-    return own * known
+    size = (labels.shape[1] // cells[0], labels.shape[2] // cells[1])
+    return F.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), size)
 
 
 def foreground_background_cells(

@@ -23,7 +23,6 @@ __all__ = [
     "confident_labels",
     "crf_index_refiner",
     "filter_pseudo_labels",
-    "merge_confident_labels",
     "present_class_probabilities",
     "spread_by_crf",
     "synthesize_mask",
@@ -207,36 +206,7 @@ def confident_labels(
         constant = torch.full_like(scores[:1], theta)
         index = torch.cat([constant, scores]).argmax(dim=0)  # the first of equals
         indices.append(index if refine is None else refine(index, len(classes) + 1))
-    return merge_confident_labels(
-        indices[0], indices[1], classes, background=background, ignore_index=ignore_index
-    )
-
-
-def merge_confident_labels(
-    sure: Tensor,
-    maybe: Tensor,
-    classes: Tensor,
-    *,
-    background: int | None = 0,
-    ignore_index: int = IGNORE_INDEX,
-) -> Tensor:
-    """Foreground of the strict map, background of the lenient one, the rest undecided. O(H·W).
-
-    Args:
-        sure: Indices by the high threshold, 0 = background, int64, shape ``(H, W)``.
-        maybe: The same by the low threshold.
-        classes: Id of index i + 1, int64, shape ``(n,)``.
-        background: Id of index 0; ``None`` = undecided.
-        ignore_index: Id of undecided pixels.
-
-    Returns:
-        Ids, int64, shape ``(H, W)``.
-
-    Example:
-        >>> sure, maybe = torch.tensor([[1, 0, 0]]), torch.tensor([[1, 1, 0]])
-        >>> merge_confident_labels(sure, maybe, torch.tensor([7])).tolist()
-        [[7, 255, 0]]
-    """
+    sure, maybe = indices
     rest = ignore_index if background is None else background
     labels = torch.cat([classes.new_tensor([rest]), classes])[sure]
     return torch.where((sure == 0) & (maybe != 0), ignore_index, labels)
@@ -270,41 +240,37 @@ def spread_by_crf(
     confidence: float = 0.95,
     least: float = 0.9,
     params: CRFParams | str = "irn",
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Drawn labels spread over pixels of like colour, where a dense CRF is sure.
 
     Labels for a boundary network where there are scribbles and no activation maps (our definition).
 
     Args:
-        labels: Drawn ids, int64, shape ``(H, W)``.
+        labels: Drawn ids, int64, shape ``(H, W)``; 255 = not drawn.
         image: RGB pixels, uint8, shape ``(3, H, W)``.
         num_classes: C.
         confidence: Probability that a drawn label is right, in (0, 1).
         least: Probability from which a pixel is labelled.
         params: Preset or parameters of the CRF.
-        ignore_index: Id of pixels without label, here and in the result.
 
     Returns:
         Ids, int64, shape ``(H, W)``; drawn pixels keep theirs.
     """
-    drawn = labels != ignore_index
+    drawn = labels != IGNORE_INDEX
     ids = torch.unique(labels[drawn])
     if len(ids) < 2:  # nothing to tell apart
         return labels.clone()
     base = CRF_PRESETS[params] if isinstance(params, str) else params
     options = CRFParams(**{**base.__dict__, "label_confidence": confidence})
-    index = torch.full_like(labels, ignore_index)
+    index = torch.full_like(labels, IGNORE_INDEX)
     index[drawn] = torch.searchsorted(ids, labels[drawn])
     crf = dense_crf(index[None], image[None], params=options, num_classes=len(ids), prune=None)
     best, found = crf[0].max(dim=0)
-    spread = torch.where(best >= least, ids[found], ignore_index)
+    spread = torch.where(best >= least, ids[found], IGNORE_INDEX)
     return torch.where(drawn, labels, spread)
 
 
-def clamp_seeds(
-    maps: Tensor, scribble: Tensor, *, ignore_index: int = IGNORE_INDEX
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def clamp_seeds(maps: Tensor, scribble: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     r"""Maps that say 1 for the drawn class and 0 for others at drawn cells, and what holds them so.
 
     .. math:: m_c(p) = [s(p) = c] \text{ where } s(p) \text{ is drawn}
@@ -314,8 +280,8 @@ def clamp_seeds(
 
     Args:
         maps: Indexed by class id, float, shape ``(C, h, w)``; that of the background stays 0.
-        scribble: Drawn class of each cell, int64, shape ``(h, w)``, on the grid of the maps.
-        ignore_index: Id of cells on which nothing is drawn.
+        scribble: Drawn class of each cell, int64, shape ``(h, w)``, on the grid of the maps; 255 =
+            not drawn.
 
     Returns:
         Maps of the same shape, and ``clamp`` of
@@ -327,7 +293,7 @@ def clamp_seeds(
         [[[0.0, 0.5]], [[1.0, 0.5]]]
     """
     ids = torch.arange(len(maps), device=maps.device)[:, None, None]
-    drawn, value = scribble != ignore_index, (scribble == ids).to(maps.dtype)
+    drawn, value = scribble != IGNORE_INDEX, (scribble == ids).to(maps.dtype)
     return torch.where(drawn, value, maps), (drawn, value)
 
 
@@ -340,7 +306,6 @@ def synthesize_mask(
     stride: int = 4,
     threshold: float = 0.25,
     background: int | None = 0,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     r"""Label of every pixel from maps that have walked.
 
@@ -356,7 +321,6 @@ def synthesize_mask(
         stride: Pixels per cell.
         threshold: Score of the background, in [0, 1).
         background: Its id; ``None`` = there is none, and pixels below are undecided.
-        ignore_index: Id of undecided pixels.
 
     Returns:
         Ids, int64; maps of zeros give the background everywhere.
@@ -378,5 +342,4 @@ def synthesize_mask(
         present,
         threshold=threshold,
         background=background,
-        ignore_index=ignore_index,
     )

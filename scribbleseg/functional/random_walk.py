@@ -240,7 +240,8 @@ def boundary_to_affinity(boundary: Tensor, *, radius: int, crop: bool = True) ->
         boundary: Boundary probability in [0, 1], float, shape ``(B, h, w)``.
         radius: See :func:`path_offsets`.
         crop: Only sources whose partners all lie in the grid, for training: rows up to h - r and
-            columns r - 1 to w - r; otherwise every cell is a source, and pairs that leave the grid have affinity 0.
+            columns r - 1 to w - r; otherwise every cell is a source, and pairs that leave the grid
+            have affinity 0.
 
     Returns:
         Affinity in [0, 1], shape ``(B, P, N)`` if cropped, else ``(B, P, h, w)``; float32 for

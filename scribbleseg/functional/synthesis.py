@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.errors import ConfigError
 from scribbleseg.functional.skeletons import (
     Regions,
     label_regions,
@@ -21,27 +19,16 @@ from scribbleseg.functional.skeletons import (
     region_depth,
     region_distance,
 )
-from scribbleseg.functional.strokes import Stroke, covered_pixels
-from scribbleseg.options import check_choice, check_number, check_whole
+from scribbleseg.functional.strokes import PointStyle, ScribbleStyle, Stroke, covered_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "PointStyle",
-    "PointsPer",
-    "ScribbleStyle",
-    "hand_drawn",
-    "image_seed",
-    "synthesize_points",
-    "synthesize_scribbles",
-]
+__all__ = ["image_seed", "synthesize_points", "synthesize_scribbles"]
 
 _CORE = 0.5  # of a region's greatest depth: a thin object is never eroded away
-PointsPer = Literal["class", "component"]
-"""What gets the asked number of points: every class of an image, or every object."""
 _MAX_SMOOTHING = 15.0  # pixels
 _SIMPLIFY = 0.4  # pixels by which a drawn line may miss the planned one
 
@@ -159,7 +146,7 @@ def _plan_strokes(
     parts = label_regions(np.where(kept, mask, np.uint8(IGNORE_INDEX)))
     firsts, areas = parts.first_pixels, parts.areas
     owners = regions.ids.ravel()[firsts]
-    chosen = _choose(parts, areas, owners, style)
+    chosen = _choose(parts, owners, style)
 
     axis = medial_axis(regions.ids, depth, nearest) & (parts.ids > 0)
     drawable = np.zeros(len(areas), dtype=bool)
@@ -179,13 +166,11 @@ def _plan_strokes(
     for part in chosen:
         rows, columns = graph.rows[paths[part]], graph.columns[paths[part]]
         label = int(parts.classes[part])
-        points = hand_drawn(
+        points = _hand_drawn(
             np.stack([columns, rows], axis=1).astype(np.float64),
             depth[rows, columns].astype(np.float64),
             _generator(seed, label, int(firsts[part])),
-            width=style.width,
-            length_ratio=style.length_ratio,
-            jitter=style.jitter,
+            style,
         )
         plans.append(_Plan(Stroke(label, points), int(owners[part])))
     return regions, plans
@@ -210,13 +195,9 @@ def _deepest(regions: Regions, depth: NDArray[np.float32]) -> NDArray[np.float32
     return deepest
 
 
-def _choose(
-    parts: Regions,
-    areas: NDArray[np.int64],
-    owners: NDArray[np.int32],
-    style: ScribbleStyle,
-) -> list[int]:
+def _choose(parts: Regions, owners: NDArray[np.int32], style: ScribbleStyle) -> list[int]:
     """Parts to draw: the largest of each region, and others that are large enough themselves."""
+    areas = parts.areas
     order = np.lexsort((np.arange(len(areas)), -areas, parts.classes))
     order = order[order > 0]
     _, first = np.unique(owners[order], return_index=True)
@@ -242,120 +223,23 @@ def _draw(plans: list[_Plan], regions: Regions, width: float) -> NDArray[np.uint
     return drawn
 
 
-@dataclass(frozen=True)
-class ScribbleStyle:
-    """How scribbles are drawn.
-
-    Args:
-        width: Stroke width in pixels.
-        length_ratio: Share in (0, 1] of each region's longest path that is drawn.
-        erosion: Distance in pixels that strokes keep from boundaries where there is room.
-        min_area: Regions of fewer pixels get nothing.
-        jitter: How far a hand strays from the middle, as a share in [0, 1] of the room there.
-        max_strokes: Strokes per class, the largest parts first; by default no limit.
-        skip: Classes that get none, such as the background.
-
-    Raises:
-        ConfigError: If an option is out of range.
-    """
-
-    width: float = 3.0
-    length_ratio: float = 0.7
-    erosion: float = 3.0
-    min_area: int = 100
-    jitter: float = 0.3
-    max_strokes: int | None = None
-    skip: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_number(
-            width=self.width,
-            length_ratio=self.length_ratio,
-            erosion=self.erosion,
-            jitter=self.jitter,
-        )
-        check_whole(0, min_area=self.min_area)
-        if self.max_strokes is not None:
-            check_whole(1, max_strokes=self.max_strokes)
-        if self.width <= 0:
-            raise ConfigError(f"width={self.width}: expected a positive number of pixels")
-        if not 0 < self.length_ratio <= 1:
-            raise ConfigError(f"length_ratio={self.length_ratio}: expected a share in (0, 1]")
-        if self.erosion < 0:
-            raise ConfigError(f"erosion={self.erosion}: expected at least 0 pixels")
-        if not 0 <= self.jitter <= 1:
-            raise ConfigError(
-                f"jitter={self.jitter}: expected a share in [0, 1]; 0 draws without wobble"
-            )
-
-
-@dataclass(frozen=True)
-class PointStyle:
-    """How points are placed.
-
-    Args:
-        count: Points per class or region, at different pixels.
-        radius: Radius of the discs in pixels, at least 0; 0 labels one pixel.
-        per: Whether each class or each connected region gets ``count`` points.
-        min_area: Regions of fewer pixels get none.
-        skip: Classes that get none.
-
-    Raises:
-        ConfigError: If an option is out of range.
-    """
-
-    count: int = 1
-    radius: float = 3.0
-    per: PointsPer = "class"
-    min_area: int = 100
-    skip: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        check_whole(1, count=self.count)
-        check_whole(0, min_area=self.min_area)
-        check_number(radius=self.radius)
-        check_choice("per", self.per, get_args(PointsPer))
-        if self.radius < 0:
-            raise ConfigError(f"radius={self.radius}: expected at least 0 pixels")
-
-
-def hand_drawn(
+def _hand_drawn(
     path: NDArray[np.float64],
     room: NDArray[np.float64],
     rng: np.random.Generator,
-    *,
-    width: float,
-    length_ratio: float,
-    jitter: float,
+    style: ScribbleStyle,
 ) -> NDArray[np.float64]:
     """A random stretch of a path of pixels, made smooth and shifted by a slow wobble.
 
     In a round region, whose axis is little more than a point, a line through the largest disc in
-    it takes the place of the path. Where there is no way to go, one point remains.
-
-    Args:
-        path: Neighbouring pixels as (x, y), float, shape ``(n, 2)``, n ≥ 1.
-        room: Distance of every pixel to the border of its region, in pixels, shape ``(n,)``.
-        rng: Source of randomness.
-        width: Stroke width in pixels; the stroke keeps half of it away from the border.
-        length_ratio: Share in (0, 1] of the path that is kept.
-        jitter: Size of the wobble as a share in [0, 1] of the room.
-
-    Returns:
-        Vertices as (x, y), float, shape ``(m, 2)``, m ≥ 1.
-
-    Example:
-        >>> path = np.stack([np.arange(40.0), np.full(40, 9.0)], axis=1)
-        >>> rng = np.random.default_rng(0)
-        >>> hand_drawn(path, np.full(40, 2.0), rng, width=3.0, length_ratio=0.5, jitter=0.0).round()
-        array([[13.,  9.],
-               [31.,  9.]])
+    it takes the place of the path. Where there is no way to go, one point remains. ``path`` holds
+    neighbouring pixels as (x, y), ``room`` their distances to the border of the region.
     """
-    path, room = _chord_if_round(path, room, rng, width)
+    path, room = _chord_if_round(path, room, rng, style.width)
     arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
     length = float(arc[-1])
-    start = rng.random() * (1 - length_ratio) * length
-    if length * length_ratio < width:
+    start = rng.random() * (1 - style.length_ratio) * length
+    if length * style.length_ratio < style.width:
         return np.asarray(path[np.argmax(room)][None])
     typical = float(np.median(room))
     smooth = ndimage.gaussian_filter1d(
@@ -367,11 +251,11 @@ def hand_drawn(
     positions = np.arange(len(coarse)) * knots
     wobble = np.stack([np.interp(arc, positions, line) for line in coarse.T], axis=1)
     wobble = ndimage.gaussian_filter1d(wobble, knots / 3, axis=0, mode="nearest")
-    shift = smooth + wobble * jitter * room[:, None] - path
+    shift = smooth + wobble * style.jitter * room[:, None] - path
     # a stroke centred anywhere in this disc stays within the region
-    limit = np.maximum(room - width / 2 + 0.5, 0.0)
+    limit = np.maximum(room - style.width / 2 + 0.5, 0.0)
     shift *= np.minimum(1.0, limit / np.maximum(np.hypot(*shift.T), 1e-9))[:, None]
-    inside = (arc >= start) & (arc <= start + length_ratio * length)
+    inside = (arc >= start) & (arc <= start + style.length_ratio * length)
     line = (path + shift)[inside].astype(np.float32)
     vertices = cv2.approxPolyDP(line[:, None], _SIMPLIFY, closed=False)[:, 0]
     return np.asarray(vertices, dtype=np.float64)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from scribbleseg.functional.geometry import mirrored_ids
+from scribbleseg.functional.preprocess import mirrored_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

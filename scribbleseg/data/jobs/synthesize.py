@@ -26,13 +26,8 @@ from scribbleseg.data.lists import safe_id
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import Degradation
 from scribbleseg.functional.images import write_label
-from scribbleseg.functional.synthesis import (
-    PointStyle,
-    ScribbleStyle,
-    image_seed,
-    synthesize_points,
-    synthesize_scribbles,
-)
+from scribbleseg.functional.strokes import PointStyle, ScribbleStyle
+from scribbleseg.functional.synthesis import image_seed, synthesize_points, synthesize_scribbles
 from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:

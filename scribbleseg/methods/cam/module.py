@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.cam import assemble_cam, cam_probabilities
-from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble, mirrored_ids
+from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
 from scribbleseg.functional.losses import full_precision, weighted_mean
+from scribbleseg.functional.preprocess import mirrored_ids
 from scribbleseg.functional.tta import scale_image
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.methods.cam.tag_scores import TagScores
