@@ -71,8 +71,7 @@ def gated_crf_loss(
         destination: :math:`d`, which pixels are penalised, as ``source``.
         compatibility: :math:`\mu`, cost of each pair of classes, not negative, zero diagonal, shape
             ``(C, C)``; rows are scaled to sum to C-1.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar: mean energy per pixel, not negative; an exact differentiable 0 if no pixel counts.

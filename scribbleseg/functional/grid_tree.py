@@ -67,7 +67,7 @@ def grid_mst(edge_weights: Tensor, *, size: tuple[int, int]) -> Tensor:
     return _kruskal(order, size) if order.device.type == "cpu" else _boruvka(order, size)
 
 
-def root_tree(mask: Tensor, *, size: tuple[int, int], root: int = 0) -> GridTree:
+def root_tree(mask: Tensor, *, size: tuple[int, int]) -> GridTree:
     """Parent and depth of every vertex of each spanning tree.
 
     Time O(B·N) on the CPU, O(B·N·log N) elsewhere; memory O(B·N).
@@ -75,24 +75,21 @@ def root_tree(mask: Tensor, *, size: tuple[int, int], root: int = 0) -> GridTree
     Args:
         mask: Edges of the trees, bool, shape ``(B, M)``.
         size: Grid ``(H, W)`` in pixels.
-        root: Vertex that becomes the root, 0..N-1.
 
     Returns:
-        The rooted trees.
+        The trees, rooted at the first pixel.
 
     Raises:
-        ValueError: If ``mask`` does not fit ``size``, ``root`` is outside the grid, or (noticed on
-            the CPU alone) the edges are not a spanning tree.
+        ValueError: If ``mask`` does not fit ``size``, or (noticed on the CPU alone) the edges are
+            not a spanning tree.
 
     Example:
         >>> root_tree(torch.tensor([[True, True, True, False]]), size=(2, 2)).depth.tolist()
         [[0, 1, 1, 2]]
     """
     _check_edges("mask", mask, size)
-    if not 0 <= root < size[0] * size[1]:
-        raise ValueError(f"root {root}: expected a vertex 0..{size[0] * size[1] - 1} of {size}")
     on_cpu = mask.device.type == "cpu"
-    parent, depth = (_breadth_first if on_cpu else _euler_tour)(mask, size, root)
+    parent, depth = (_breadth_first if on_cpu else _euler_tour)(mask, size)
     return GridTree(parent, _parent_edge(parent, size), depth)
 
 
@@ -189,13 +186,13 @@ def _boruvka(order: Tensor, size: tuple[int, int]) -> Tensor:
     return mask[:, :-1]
 
 
-def _breadth_first(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor, Tensor]:
+def _breadth_first(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Breadth-first search from an extra vertex that is joined to the root of every image."""
     images, vertices = len(mask), size[0] * size[1]
     total = images * vertices
     edge_image, edge = (index.numpy() for index in mask.nonzero(as_tuple=True))
     first, second = (ends.numpy()[edge] + vertices * edge_image for ends in edge_ends(size))
-    roots = root + vertices * np.arange(images)
+    roots = vertices * np.arange(images)
     first = np.concatenate([np.full(images, total), first])
     second = np.concatenate([roots, second])
     graph = csr_matrix((np.ones(len(first)), (first, second)), shape=(total + 1, total + 1))
@@ -221,7 +218,7 @@ def _breadth_first(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tens
     return torch.from_numpy(local), torch.from_numpy(depth[:total].reshape(shape))
 
 
-def _euler_tour(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor, Tensor]:
+def _euler_tour(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Euler tour of each tree: of the two arcs of an edge, the first leads away from the root.
 
     Arc ``d·N + i`` leaves vertex ``i`` upwards, to the right, down or to the left (``d`` = 0..3).
@@ -247,7 +244,7 @@ def _euler_tour(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor,
     back = ((direction ^ 2) * vertices + ahead).flatten()  # the same edge, other way
     following = after.flatten(1)[:, back] * vertices + ahead.flatten()
     # the tour is a circle: cut it before an arc that leaves the root; other arcs stand still
-    start = exists[:, :, root].to(torch.uint8).argmax(1, keepdim=True) * vertices + root
+    start = exists[:, :, 0].to(torch.uint8).argmax(1, keepdim=True) * vertices
     stop = ~exists.flatten(1) | (following == start)
     following = torch.where(stop, torch.arange(4 * vertices, device=device), following)
     to_go = (~stop).long()

@@ -143,8 +143,7 @@ def partial_cross_entropy_at_points(
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
         reduction: ``"pixel"`` weighs every drawn pixel of the batch alike; ``"image"`` averages the
             per-image means over the images that have drawn pixels.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
         ignore_index: Value of ``scribble`` that carries no supervision.
 
     Returns:

@@ -119,8 +119,7 @@ def tree_energy_loss(
         sigma_high: Bandwidth of squared embedding distances.
         detach_target: Whether the averages are constants; then the embedding gets no gradient. The
             published method lets gradients through.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar without unit, 0..2; an exact differentiable 0 if nothing is unlabelled.

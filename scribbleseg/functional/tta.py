@@ -72,17 +72,24 @@ def multi_scale_probabilities(
     if not scales or not all(scale > 0 for scale in scales):
         raise ValueError(f"scales={tuple(scales)!r}: expected one or more positive factors")
     size = (int(image.shape[-2]), int(image.shape[-1]))
+
+    def logits_of(x: Tensor) -> Tensor:
+        return _bilinear(_at_least_float32(forward(x)), size, align_corners)
+
     total = image.new_zeros(())
     for scale, mirror in product(scales, (False, True) if flip else (False,)):
         scaled = _bilinear(image, _scaled_size(size, scale, rounding), align_corners)
-        logits = forward(scaled.flip(-1) if mirror else scaled)
-        logits = _bilinear(_at_least_float32(logits), size, align_corners)
-        if mirror:
-            logits = logits.flip(-1)
-            if flip_pairs:
-                logits = logits[:, mirrored_ids(flip_pairs, logits.shape[1])]
+        logits = _of_mirror_image(logits_of, scaled, flip_pairs) if mirror else logits_of(scaled)
         total = total + (logits.softmax(dim=1) if average == "probs" else logits)
     return total / (len(scales) * (2 if flip else 1)) if average == "probs" else total
+
+
+def _of_mirror_image(
+    forward: Callable[[Tensor], Tensor], x: Tensor, flip_pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Prediction of the mirror image, turned back."""
+    found = forward(x.flip(-1)).flip(-1)
+    return found[:, mirrored_ids(flip_pairs, found.shape[1])] if flip_pairs else found
 
 
 def _scaled_size(size: tuple[int, int], scale: float, rounding: str) -> tuple[int, int]:
@@ -197,10 +204,7 @@ def resized_window_probabilities(
         padded, (top, left) = _centred(scaled, window)
         found = windows(padded)
         if flip:
-            mirrored = windows(padded.flip(-1)).flip(-1)
-            if flip_pairs:
-                mirrored = mirrored[:, mirrored_ids(flip_pairs, mirrored.shape[1])]
-            found = (found + mirrored) / 2
+            found = (found + _of_mirror_image(windows, padded, flip_pairs)) / 2
         inside = found[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]]
         total = total + _bilinear(inside, size, False)
     return total / len(scales)

@@ -76,8 +76,7 @@ def contour_length_loss(
         mask: Pixels that count, bool, shape ``(B, H, W)``: others are neither averaged over nor
             looked at; ``None`` = all.
         include_background: Whether class 0 counts too.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar in [0, 1]; an exact differentiable 0 for an empty mask.

@@ -282,8 +282,7 @@ def image_tag_loss(
         scores: z, float, shape ``(B, C)``.
         class_labels: y, multi-hot, shape ``(B, C)``.
         background: Class without tag; ``None`` = every class has one.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar in nats; an exact differentiable 0 if no image counts.

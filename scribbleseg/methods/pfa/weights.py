@@ -124,8 +124,7 @@ def consistency_loss(
         form: Row of the table.
         mask: Pixels that count, bool, shape ``(B, H, W)``; ``None`` = all.
         detach_target: Whether q is a constant.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar (nats for the last four but cosine); an exact differentiable 0 for an empty mask.

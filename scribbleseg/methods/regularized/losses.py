@@ -172,8 +172,7 @@ def mean_teacher_consistency(
         teacher_samples: Scores of the noisy passes, shape ``(T, B, C, H, W)``.
         threshold: :math:`\tau` in nats, below log C to exclude anything.
         mask: Pixels that may count, bool, shape ``(B, H, W)``; ``None`` = all.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         The loss, a scalar (an exact differentiable 0 if no pixel is certain), and the uncertainty
