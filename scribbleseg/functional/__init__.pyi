@@ -6,8 +6,7 @@ from scribbleseg.functional.cam import (
     normalize_class_scores as normalize_class_scores, normalize_in_boxes as normalize_in_boxes,
 )
 from scribbleseg.functional.cam_refinement import (
-    CAMRefinement as CAMRefinement, colour_boundary as colour_boundary,
-    refine_cam as refine_cam,
+    CAMRefinement as CAMRefinement, refine_cam as refine_cam,
 )
 from scribbleseg.functional.clustering import (
     LloydSums as LloydSums, lloyd_accumulate as lloyd_accumulate,
@@ -24,11 +23,10 @@ from scribbleseg.functional.crf import (
 from scribbleseg.functional.degrade import (
     Anchor as Anchor, Degradation as Degradation, StrokeDrawing as StrokeDrawing,
     degrade_drawing as degrade_drawing, degrade_scribble as degrade_scribble,
-    sub_polyline as sub_polyline,
 )
 from scribbleseg.functional.distance import (
-    boundary_distance_map as boundary_distance_map, distance_to_mask as distance_to_mask,
-    label_boundary as label_boundary, scribble_distance_map as scribble_distance_map,
+    boundary_distance_map as boundary_distance_map, label_boundary as label_boundary,
+    scribble_distance_map as scribble_distance_map,
 )
 from scribbleseg.functional.distributed import (
     GatheredRows as GatheredRows, all_gather_rows as all_gather_rows,
@@ -56,8 +54,8 @@ from scribbleseg.functional.geometry import (
     whole_cells as whole_cells,
 )
 from scribbleseg.functional.grid_tree import (
-    GridTree as GridTree, edge_counts as edge_counts, edge_ends as edge_ends,
-    grid_mst as grid_mst, packed_argsort as packed_argsort, root_tree as root_tree,
+    GridTree as GridTree, edge_counts as edge_counts, grid_mst as grid_mst,
+    packed_argsort as packed_argsort, root_tree as root_tree,
 )
 from scribbleseg.functional.image_files import (
     ImageFile as ImageFile, find_images as find_images, unique_names as unique_names,
@@ -101,8 +99,7 @@ from scribbleseg.functional.preprocess import (
 from scribbleseg.functional.pseudo_labels import (
     clamp_seeds as clamp_seeds, confident_labels as confident_labels,
     crf_index_refiner as crf_index_refiner, filter_pseudo_labels as filter_pseudo_labels,
-    present_class_probabilities as present_class_probabilities, spread_by_crf as spread_by_crf,
-    synthesize_mask as synthesize_mask,
+    spread_by_crf as spread_by_crf, synthesize_mask as synthesize_mask,
 )
 from scribbleseg.functional.random_walk import (
     boundary_to_affinity as boundary_to_affinity, path_offsets as path_offsets,
@@ -113,7 +110,7 @@ from scribbleseg.functional.random_walker import (
 )
 from scribbleseg.functional.regions import (
     majority_labels as majority_labels, region_means as region_means,
-    region_sizes as region_sizes, region_sums as region_sums, region_votes as region_votes,
+    region_sizes as region_sizes, region_sums as region_sums,
 )
 from scribbleseg.functional.sampling import (
     bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
@@ -138,8 +135,8 @@ from scribbleseg.functional.strokes import (
     rasterize as rasterize,
 )
 from scribbleseg.functional.superpixel_affinity import (
-    RegionGraph as RegionGraph, adjacent_regions as adjacent_regions,
-    superpixel_affinity as superpixel_affinity, superpixel_histograms as superpixel_histograms,
+    RegionGraph as RegionGraph, superpixel_affinity as superpixel_affinity,
+    superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.superpixels import (
     MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
@@ -159,7 +156,7 @@ from scribbleseg.functional.tree_filter import tree_filter as tree_filter
 from scribbleseg.functional.tta import (
     multi_scale_probabilities as multi_scale_probabilities,
     resized_window_probabilities as resized_window_probabilities, scale_image as scale_image,
-    sliding_window_logits as sliding_window_logits, window_starts as window_starts,
+    sliding_window_logits as sliding_window_logits,
 )
 from scribbleseg.functional.variational import (
     contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,

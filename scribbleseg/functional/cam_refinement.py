@@ -19,7 +19,7 @@ from scribbleseg.functional.random_walker import random_walker_labels
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CAMRefinement", "colour_boundary", "refine_cam"]
+__all__ = ["CAMRefinement", "refine_cam"]
 
 CAMRefinement = Literal["none", "crf", "random_walk", "random_walker"]
 _STRIDE = 2  # of the cells on which a walk goes: edges, which no walk enters, are one cell wide
@@ -114,23 +114,11 @@ def refine_cam(
     return torch.where(scribble == ignore_index, labels, scribble)
 
 
-def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """How strongly the colours change at each cell of a coarse grid.
+def _colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """How strongly the colours change at each cell of a coarse grid, in [0, 1], shape ``(h, w)``.
 
     The colour difference to the cell below or at the right, whichever is larger, as a share of its
-    99th percentile over the image, at most 1. It lies on one side of an edge only, one cell wide.
-
-    Args:
-        image: RGB pixels, uint8 or float, shape ``(3, H, W)``.
-        size: ``(h, w)``, at most the image's.
-
-    Returns:
-        In [0, 1], float32, shape ``(h, w)``; all 0 for an image of one colour.
-
-    Example:
-        >>> image = torch.tensor([[[0, 0, 90, 90]]]).expand(3, 1, 4)
-        >>> colour_boundary(image, (1, 4)).tolist()
-        [[0.0, 1.0, 0.0, 0.0]]
+    99th percentile over the image. It lies on one side of an edge only, one cell wide.
     """
     cells = F.pad(area_pool(image[None].float(), size), (0, 1, 0, 1), mode="replicate")[0]
     here = cells[:, :-1, :-1]
@@ -157,7 +145,7 @@ def _walked(
     height, width = maps.shape[1:]
     size = (-(-height // _STRIDE), -(-width // _STRIDE))
     coarse = area_pool(maps[None], size)[0]
-    boundary = colour_boundary(image.to(maps.device), size)
+    boundary = _colour_boundary(image.to(maps.device), size)
     clamp = None
     if scribble is not None:
         drawn = torch.stack([scribble != ignore_index, *(scribble == c for c in classes)])

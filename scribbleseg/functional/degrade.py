@@ -25,14 +25,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.functional.skeletons import PixelGraph
 
-__all__ = [
-    "Anchor",
-    "Degradation",
-    "StrokeDrawing",
-    "degrade_drawing",
-    "degrade_scribble",
-    "sub_polyline",
-]
+__all__ = ["Anchor", "Degradation", "StrokeDrawing", "degrade_drawing", "degrade_scribble"]
 
 Anchor = Literal["random", "center"]
 """What a shortened stroke shrinks towards: a random place on it, or its middle."""
@@ -124,21 +117,8 @@ class StrokeDrawing(NamedTuple):
         )
 
 
-def sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
-    """The part of a polyline between two distances from its beginning.
-
-    Args:
-        points: Vertices, float, shape ``(n, 2)``, n ≥ 1.
-        start: Distance along the line in pixels, at least 0.
-        end: Distance along the line, at least ``start``; one point remains if they are equal.
-
-    Returns:
-        Vertices, float, shape ``(m, 2)``, m ≥ 1.
-
-    Example:
-        >>> sub_polyline(np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0]]), 1.0, 6.0).tolist()
-        [[1.0, 0.0], [4.0, 0.0], [4.0, 2.0]]
-    """
+def _sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
+    """The part of a polyline between two distances from its start; a point if they are equal."""
     if len(points) == 1:
         return points
     arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
@@ -250,7 +230,7 @@ def _remaining(
         else:
             length = float(np.hypot(*np.diff(points, axis=0).T).sum())
             start, end = _stretch(length, degradation.shrink, float(anchor))
-            remaining.append(Stroke(stroke.label, sub_polyline(points, start, end)))
+            remaining.append(Stroke(stroke.label, _sub_polyline(points, start, end)))
     return remaining
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GridTree", "edge_counts", "edge_ends", "grid_mst", "packed_argsort", "root_tree"]
+__all__ = ["GridTree", "edge_counts", "grid_mst", "packed_argsort", "root_tree"]
 
 
 class GridTree(NamedTuple):
@@ -138,7 +138,7 @@ def _kruskal(order: Tensor, size: tuple[int, int]) -> Tensor:
     images, edges = order.shape
     vertices = size[0] * size[1]
     shift = np.arange(images)[:, None]
-    first, second = (ends.numpy() + vertices * shift for ends in edge_ends(size))
+    first, second = (ends.numpy() + vertices * shift for ends in _edge_ends(size))
     ranks = np.empty(order.shape)
     # no two weights of a graph may be equal, and zero would mean "no edge" to scipy
     np.put_along_axis(ranks, order.numpy(), 1.0 + np.arange(edges) + edges * shift, axis=1)
@@ -161,7 +161,7 @@ def _boruvka(order: Tensor, size: tuple[int, int]) -> Tensor:
     rank = torch.empty_like(order).scatter_(1, order, ranks)
     # edge M stands for "none": the loop 0-0
     order = F.pad(order, (0, 1), value=edges)
-    first, second = (F.pad(e, (0, 1)) for e in edge_ends(size, device=device))
+    first, second = (F.pad(e, (0, 1)) for e in _edge_ends(size, device=device))
     mask = torch.zeros(images, edges + 1, dtype=torch.bool, device=device)
     vertex = torch.arange(vertices, device=device).expand(images, vertices)
     component = vertex
@@ -191,7 +191,7 @@ def _breadth_first(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]
     images, vertices = len(mask), size[0] * size[1]
     total = images * vertices
     edge_image, edge = (index.numpy() for index in mask.nonzero(as_tuple=True))
-    first, second = (ends.numpy()[edge] + vertices * edge_image for ends in edge_ends(size))
+    first, second = (ends.numpy()[edge] + vertices * edge_image for ends in _edge_ends(size))
     roots = vertices * np.arange(images)
     first = np.concatenate([np.full(images, total), first])
     second = np.concatenate([roots, second])
@@ -293,22 +293,10 @@ def edge_counts(size: tuple[int, int]) -> tuple[int, int]:
     return (height - 1) * width, height * (width - 1)
 
 
-def edge_ends(
+def _edge_ends(
     size: tuple[int, int], *, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Both vertices of every edge. Time and memory O(N).
-
-    Args:
-        size: Grid ``(H, W)`` in pixels.
-        device: Where the result lives.
-
-    Returns:
-        Upper or left vertices, and lower or right vertices; int64, each of shape ``(M,)``.
-
-    Example:
-        >>> [ends.tolist() for ends in edge_ends((2, 2))]
-        [[0, 1, 0, 2], [2, 3, 1, 3]]
-    """
+    """Both vertices of every edge: upper or left, and lower or right ones, each ``(M,)``."""
     index = torch.arange(size[0] * size[1], device=device).view(size)
     first = torch.cat([index[:-1].flatten(), index[:, :-1].flatten()])
     return first, torch.cat([index[1:].flatten(), index[:, 1:].flatten()])

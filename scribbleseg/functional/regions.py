@@ -18,7 +18,7 @@ from scribbleseg.functional.losses import full_precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["majority_labels", "region_means", "region_sizes", "region_sums", "region_votes"]
+__all__ = ["majority_labels", "region_means", "region_sizes", "region_sums"]
 
 
 def _slots(regions: Tensor, num_regions: int) -> Tensor:
@@ -118,7 +118,7 @@ def region_means(features: Tensor, regions: Tensor, num_regions: int) -> Tensor:
     return sums / region_sizes(regions, num_regions).clamp_min(1)[:, None].to(sums.dtype)
 
 
-def region_votes(
+def _region_votes(
     labels: Tensor,
     regions: Tensor,
     num_regions: int,
@@ -126,28 +126,9 @@ def region_votes(
     *,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Number of pixels of each class in each region.
+    """Number of pixels of each class in each region, int64, shape ``(B, C, S)``.
 
-    Counted by one scatter on the key (class, region), not from a one-hot map. Time O(B·N + B·C·S),
-    memory O(B·N + B·C·S).
-
-    Args:
-        labels: Class ids below C or ``ignore_index``, int64, shape ``(B, …)``.
-        regions: Ids, integer, shape ``(B, …)``.
-        num_regions: S.
-        num_classes: C.
-        ignore_index: Label that does not vote.
-
-    Returns:
-        Pixels, int64, shape ``(B, C, S)``.
-
-    Raises:
-        ValueError: If the shapes disagree.
-
-    Example:
-        >>> labels, regions = torch.tensor([[1, 1, 0, 255]]), torch.tensor([[0, 0, 0, 1]])
-        >>> region_votes(labels, regions, 2, 2).tolist()
-        [[[1, 0], [2, 0]]]
+    Counted by one scatter on the key (class, region), not from a one-hot map.
     """
     if labels.shape != regions.shape:
         raise ValueError(
@@ -193,6 +174,6 @@ def majority_labels(
         >>> majority_labels(labels, regions, 2, 2).tolist()
         [[1, 255]]
     """
-    votes = region_votes(labels, regions, num_regions, num_classes, ignore_index=ignore_index)
+    votes = _region_votes(labels, regions, num_regions, num_classes, ignore_index=ignore_index)
     most, winner = votes.max(1)
     return torch.where(most > 0, winner, ignore_index)

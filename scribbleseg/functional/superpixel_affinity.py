@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RegionGraph", "adjacent_regions", "superpixel_affinity", "superpixel_histograms"]
+__all__ = ["RegionGraph", "superpixel_affinity", "superpixel_histograms"]
 
 _COLOUR_BINS, _TEXTURE_BINS = 25, 10
 _COLOUR_SCALE, _TEXTURE_SCALE = 25.0, 100.0
@@ -28,24 +28,10 @@ class RegionGraph(NamedTuple):
     weights: NDArray[np.float32]
 
 
-def adjacent_regions(regions: NDArray[Any]) -> NDArray[np.int64]:
-    """Pairs of regions that share a pixel edge (4-neighbourhood).
+def _adjacent_regions(regions: NDArray[Any]) -> NDArray[np.int64]:
+    """Pairs of regions that share a pixel edge, the smaller id first, sorted, shape ``(E, 2)``.
 
-    Time O(N log N) in the pixels where two regions meet, memory O(N): 2 ms for 500×375 and 800
-    superpixels on one core.
-
-    Args:
-        regions: Ids, integer, shape ``(H, W)``; negative = no region.
-
-    Returns:
-        Pairs, the smaller id first, sorted, shape ``(E, 2)``; ``(0, 2)`` for a single region.
-
-    Raises:
-        ValueError: If ``regions`` is not an integer map.
-
-    Example:
-        >>> adjacent_regions(np.array([[0, 0, 1], [2, 2, 1]])).tolist()
-        [[0, 1], [0, 2], [1, 2]]
+    Time O(N log N) in the pixels where two regions meet: 2 ms for 500×375 and 800 superpixels.
     """
     if regions.ndim != 2 or not np.issubdtype(regions.dtype, np.integer):
         raise ValueError(
@@ -171,7 +157,7 @@ def superpixel_affinity(
         ([[0, 1], [1, 2]], 0.8)
     """
     colour, texture = superpixel_histograms(image, regions)
-    edges = adjacent_regions(regions)
+    edges = _adjacent_regions(regions)
     first, second = edges.T
     distance = np.linalg.norm(colour[first] - colour[second], axis=1) / _COLOUR_SCALE
     distance += np.linalg.norm(texture[first] - texture[second], axis=1) / _TEXTURE_SCALE

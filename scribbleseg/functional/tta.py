@@ -21,7 +21,6 @@ __all__ = [
     "resized_window_probabilities",
     "scale_image",
     "sliding_window_logits",
-    "window_starts",
 ]
 
 
@@ -256,7 +255,7 @@ def sliding_window_logits(
         weights: ``"gaussian"`` trusts the centre of a window more (standard deviation 1/8 of its
             sides, at least 1e-3 per axis); ``"uniform"`` is the plain mean over windows.
         batch_size: Windows per call of ``forward``.
-        rounding: See :func:`window_starts`.
+        rounding: How ``window * (1 - overlap)``, the step, becomes a whole number.
 
     Returns:
         Shape ``(B, C, H, W)``; float32 (float64 if the logits are) if the image was cut.
@@ -280,8 +279,8 @@ def sliding_window_logits(
         return forward(image)
     tiles = [
         (index, slice(top, top + height), slice(left, left + width))
-        for top in window_starts(image.shape[-2], height, overlap, rounding)
-        for left in window_starts(image.shape[-1], width, overlap, rounding)
+        for top in _window_starts(image.shape[-2], height, overlap, rounding)
+        for left in _window_starts(image.shape[-1], width, overlap, rounding)
         for index in range(image.shape[0])
     ]
     mean: Tensor | None = None
@@ -303,24 +302,10 @@ def sliding_window_logits(
     return mean
 
 
-def window_starts(
+def _window_starts(
     length: int, window: int, overlap: float, rounding: Literal["round", "ceil"] = "round"
 ) -> list[int]:
-    """First pixel of every window along one axis; together they cover it.
-
-    Args:
-        length: Pixels of the axis.
-        window: Pixels of a window, at most ``length``.
-        overlap: Share of a window that the next one covers too, in [0, 1).
-        rounding: How ``window * (1 - overlap)`` becomes a whole number.
-
-    Returns:
-        Ascending starts; the last window ends at the border.
-
-    Example:
-        >>> window_starts(896, 465, 1 / 3)
-        [0, 310, 431]
-    """
+    """First pixel of every window along an axis; together they cover it, the last one flush."""
     step = window * (1 - overlap)
     # 465 · (1 - 1/3) is a little more than 310 in floating point
     step = max(1, round(step) if rounding == "round" else math.ceil(step - 1e-6))

@@ -12,8 +12,9 @@ from scribbleseg.functional import (
     degrade_drawing,
     degrade_scribble,
     rasterize,
-    sub_polyline,
 )
+
+sub_polyline = internal("degrade")._sub_polyline
 
 RATIOS = (0.0, 0.1, 0.35, 0.5, 0.77, 0.999, 1.0)
 

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from PIL import Image
 from scipy import ndimage
 
-from scribbleseg.functional import (
-    boundary_distance_map,
-    distance_to_mask,
-    label_boundary,
-    scribble_distance_map,
-)
+from scribbleseg.functional import boundary_distance_map, label_boundary, scribble_distance_map
+
+distance_to_mask = internal("distance")._distance_to_mask
 
 VOC = Path(__file__).parents[4] / "shared" / "data" / "voc_sample" / "VOC2012"
 
@@ -118,8 +116,6 @@ def test_errors() -> None:
         label_boundary(labels.astype(np.float32))
     with pytest.raises(ValueError, match="saturates"):
         scribble_distance_map(labels, sharpness=0.0)
-    with pytest.raises(ValueError, match="compare first"):
-        distance_to_mask(labels)
 
 
 @pytest.mark.skipif(not VOC.is_dir(), reason=f"{VOC} is not here")

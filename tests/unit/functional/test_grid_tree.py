@@ -8,12 +8,13 @@ from helpers.internals import internal
 from scribbleseg.functional import (
     GridTree,
     edge_counts,
-    edge_ends,
     grid_edge_weights,
     grid_mst,
     packed_argsort,
     root_tree,
 )
+
+edge_ends = internal("grid tree")._edge_ends
 
 SIZES = [(1, 1), (1, 6), (6, 1), (2, 2), (5, 7), (16, 17)]
 

@@ -2,14 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import (
-    majority_labels,
-    region_means,
-    region_sizes,
-    region_sums,
-    region_votes,
-)
+from scribbleseg.functional import majority_labels, region_means, region_sizes, region_sums
+
+region_votes = internal("regions")._region_votes
 
 S, C = 7, 4
 

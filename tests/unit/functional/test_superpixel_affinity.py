@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.internals import internal
 
 from scribbleseg.functional import (
-    adjacent_regions,
     grid_regions,
     region_means,
     region_sizes,
@@ -15,6 +15,8 @@ from scribbleseg.functional import (
     superpixel_histograms,
 )
 from scribbleseg.methods import graph_smoothness
+
+adjacent_regions = internal("superpixel affinity")._adjacent_regions
 
 
 @pytest.fixture
