@@ -31,11 +31,11 @@ class _Verdict(NamedTuple):
 class NonFiniteGuard(Callback):
     """Skips optimiser steps whose loss or gradients are not finite; stops after several in a row.
 
-    Lightning alone trains on with NaN weights to the end. A bad step leaves the weights and the
-    buffers (BatchNorm statistics) as they were before it. On CUDA the decision is taken on the
-    device and its flag is read when it has arrived, so that no step waits; the count can lag by a
-    few steps. With a gradient scaler (16-mixed) infinite gradients are the scaler's business and
-    only the losses are judged.
+    Lightning alone trains on with NaN weights to the end. A bad step leaves the weights and all
+    buffers (BatchNorm statistics, prototype banks, queues) as they were before it. On CUDA the
+    decision is taken on the device and its flag is read when it has arrived, so that no step waits;
+    the count can lag by a few steps. With a gradient scaler (16-mixed) infinite gradients are the
+    scaler's business and only the losses are judged.
 
     Args:
         max_consecutive: Bad steps in a row that stop the run.
@@ -69,7 +69,7 @@ class NonFiniteGuard(Callback):
     ) -> None:
         """Remember the images, and at the start of an accumulation window the buffers."""
         if not self._window_open:
-            buffers = _float_buffers(pl_module)
+            buffers = list(pl_module.buffers())
             if len(buffers) != len(self._buffers):
                 self._buffers = [buffer.clone() for buffer in buffers]
             elif buffers:
@@ -98,7 +98,7 @@ class NonFiniteGuard(Callback):
         if not checks:
             return
         finite = torch.stack([check.to(gradients[0].device) for check in checks]).all()
-        buffers = _float_buffers(pl_module)
+        buffers = list(pl_module.buffers())
         if finite.device.type == "cuda":
             for value, saved in zip(buffers, self._buffers, strict=True):
                 torch.where(finite, value, saved, out=value)
@@ -155,7 +155,3 @@ class NonFiniteGuard(Callback):
                     f"finite; last checkpoint: {saved}. Lower the learning rate, use precision 32, "
                     "or look at these images"
                 )
-
-
-def _float_buffers(module: LightningModule) -> list[Tensor]:
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]

@@ -71,9 +71,9 @@ from scribbleseg.methods.partial import PartiallySupervisedModule as PartiallySu
 from scribbleseg.methods.pfa.augmentation import (
     PixelQueries as PixelQueries, PrototypeFeatureAugmentation as PrototypeFeatureAugmentation,
 )
-from scribbleseg.methods.pfa.evaluation import HeadScores as HeadScores
 from scribbleseg.methods.pfa.heads import (
-    AugmentedModule as AugmentedModule, Head as Head, Prediction as Prediction,
+    AugmentedModule as AugmentedModule, Head as Head, HeadScores as HeadScores,
+    Prediction as Prediction,
 )
 from scribbleseg.methods.pfa.module import PFAModule as PFAModule
 from scribbleseg.methods.pfa.prototypes import (

@@ -12,6 +12,7 @@ from scribbleseg.functional import (
     all_gather_rows,
     all_reduce_sum,
     lloyd_accumulate,
+    mean_over_ranks,
 )
 from scribbleseg.nn import PrototypeBank
 
@@ -132,6 +133,7 @@ def every_block(rank: int) -> dict[str, dict]:
         "gather": gather_loss(rank),
         "gather_detached": gather_loss(rank, with_grad=False),
         "reduce": reduce_loss(rank),
+        "mean": mean_over_ranks(torch.tensor(2.0 + 2 * rank)),
         "empty": empty_rank(rank),
         "bank": update_bank(rank),
         "store": fill_store(rank),

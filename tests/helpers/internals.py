@@ -13,6 +13,7 @@ FILES = {
     "check statistics": "scribbleseg.data.check.statistics",
     "COCO index": "scribbleseg.data.coco_index",
     "COCO mask writer": "scribbleseg.data.coco_masks",
+    "command line": "scribbleseg.cli",
     "convert": "scribbleseg.data.jobs.convert",
     "crf": "scribbleseg.functional.crf",
     "degrade": "scribbleseg.functional.degrade",

@@ -16,6 +16,8 @@ import pytest
 import torch
 import yaml
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 import scribbleseg
@@ -279,6 +281,23 @@ def test_misspelt_command_and_missing_file(capsys, tmp_path) -> None:
     assert "nope.yaml" in message
 
 
+def test_an_error_that_nobody_foresaw_leaves_its_stack_trace_in_a_file(capsys, monkeypatch) -> None:
+    def crash(_: object) -> int:
+        raise ZeroDivisionError("of this test")
+
+    monkeypatch.setattr(internal("command line"), "predict_images", crash)
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "--images", "folder"])
+    assert caught.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ZeroDivisionError: of this test\nstack trace: ")
+    trace = Path(re.search(r"stack trace: (\S+) \(or --traceback\)", message)[1])
+    assert 'raise ZeroDivisionError("of this test")' in trace.read_text()
+    trace.unlink()
+    with pytest.raises(ZeroDivisionError, match="of this test"):
+        main(["predict", "--images", "folder", "--traceback"])
+
+
 def test_missing_data_is_one_message(config, capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     message = fails(
@@ -313,10 +332,16 @@ def test_wandb_offline_needs_no_account(config, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     folder = tmp_path / "run"
+    noted: dict[str, object] = {}
+    monkeypatch.setattr(WandbLogger, "log_hyperparams", lambda _, given: noted.update(given))
     main(["fit", "--config", str(config), "--run_dir", str(folder), "--wandb=true"])
     import wandb
 
     wandb.finish()
+    assert (
+        noted["config"]["data"]["init_args"]["batch_size"]
+        == CONFIG["data"]["init_args"]["batch_size"]
+    )
     media = {p.name.split("_")[0] for p in (folder / "wandb").rglob("media/**/*.png")}
     assert media >= {"panel", "masks"}, "the composed picture and the images with masks"
     masks = list((folder / "wandb").rglob("*.mask.png"))

@@ -7,8 +7,6 @@ import torch
 from helpers import ddp_block_workers as workers
 from helpers.ddp import run_ddp
 
-pytestmark = pytest.mark.ddp
-
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict[str, dict]]:
@@ -30,6 +28,7 @@ def test_reduced_sums_and_averaged_gradients(ranks) -> None:
     for r in ranks:
         torch.testing.assert_close(r["reduce"]["loss"], alone["loss"])
         torch.testing.assert_close(r["reduce"]["grad"], alone["grad"])
+    assert [r["mean"].item() for r in ranks] == [3.0, 3.0], "of 2 and 4"
 
 
 def test_a_rank_without_rows(ranks) -> None:

@@ -133,7 +133,10 @@ def test_half_precision_and_autocast_agree_with_float32() -> None:
     [
         ({"kernels": []}, "kernels"),
         ({"kernels": [(1.0, 0.0, 0.1)]}, "sigma_xy"),
+        ({"kernels": [(1.0, 5.0, 0.1), (1.0, 5.0, 0.0)]}, "sigma_rgb > 0"),
+        ({"kernels": [(1.0, 5.0)]}, "expected rows"),
         ({"radius": 0}, "radius"),
+        ({"dilation": 0}, "dilation of at least 1"),
         ({"compatibility": torch.zeros(2, 2)}, "compatibility"),
     ],
 )

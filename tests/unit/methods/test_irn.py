@@ -178,6 +178,10 @@ class TestIRN(MethodContract):
     def test_crops_without_a_pair_and_windows_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="crop_size"):
             self.build(radius=10).training_step(make_batch(), 0)
+        batch = make_batch(height=32, width=32)  # 8 by 8 cells
+        assert self.build(radius=4).training_step(batch, 0) > 0
+        with pytest.raises(ConfigError, match="at least 20 rows and 36 columns"):
+            self.build(radius=5).training_step(batch, 0)
         module = self.build(inference=InferenceConfig(scales=(1.0, 2.0))).eval()
         with pytest.raises(ConfigError, match="one scale"):
             module.boundaries(torch.zeros(1, 3, 64, 64))

@@ -229,6 +229,18 @@ class TestPFA(MethodContract):
         assert len(frozen) == 60
         assert all("norm" in name for name in frozen)
 
+    @pytest.mark.parametrize("hook", ["on_test_start", "on_predict_start"])
+    def test_warns_of_an_empty_bank(self, hook: str, caplog) -> None:
+        with caplog.at_level(logging.WARNING):
+            getattr(self.build(), hook)()
+            module = self.build(prototype_inference="global")
+            module.bank.filled[1, 0] = True
+            getattr(module, hook)()
+            assert not caplog.records, "another head, or one prototype"
+            module.bank.filled.zero_()
+            getattr(module, hook)()
+        assert "the bank of this checkpoint is empty: the plain prediction is used" in caplog.text
+
     def test_warns_without_background(self, caplog) -> None:
         module = self.build()
         module.data_info = DataInfo(("a", "b", "c", "d"), background=None, source="Streets")
