@@ -140,9 +140,8 @@ from scribbleseg.functional.superpixel_affinity import (
 )
 from scribbleseg.functional.superpixels import (
     MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
-    SuperpixelOptions as SuperpixelOptions, felzenszwalb_regions as felzenszwalb_regions,
-    grid_regions as grid_regions, over_segment as over_segment,
-    region_boundaries as region_boundaries, slic_regions as slic_regions,
+    SuperpixelOptions as SuperpixelOptions, over_segment as over_segment,
+    region_boundaries as region_boundaries,
 )
 from scribbleseg.functional.synthesis import (
     image_seed as image_seed, synthesize_points as synthesize_points,

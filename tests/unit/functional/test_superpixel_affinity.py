@@ -8,7 +8,7 @@ import torch
 from helpers.internals import internal
 
 from scribbleseg.functional import (
-    grid_regions,
+    over_segment,
     region_means,
     region_sizes,
     superpixel_affinity,
@@ -24,7 +24,7 @@ def picture() -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (5, 6, 3)).repeat(5, 0).repeat(4, 1)
     image = np.clip(image + rng.integers(-9, 9, image.shape), 0, 255).astype(np.uint8)
-    return image, grid_regions(25, 24, num_segments=12)
+    return image, over_segment(image, "grid", {"num_segments": 12})
 
 
 def test_adjacency_is_its_definition() -> None:
