@@ -18,7 +18,7 @@ from scribbleseg.errors import ConfigError, ScribbleNotFoundError
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import read_manifest
 from scribbleseg.functional.preprocess import resize_image
-from scribbleseg.functional.superpixel_affinity import RegionGraph, superpixel_affinity
+from scribbleseg.functional.regions import RegionGraph, superpixel_affinity
 from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions, over_segment
 
 if TYPE_CHECKING:

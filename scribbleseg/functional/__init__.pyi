@@ -25,7 +25,8 @@ from scribbleseg.functional.degrade import (
     degrade_drawing as degrade_drawing, degrade_scribble as degrade_scribble,
 )
 from scribbleseg.functional.distance import (
-    boundary_distance_map as boundary_distance_map, label_boundary as label_boundary,
+    boundary_distance_map as boundary_distance_map,
+    differs_from_neighbours as differs_from_neighbours, label_boundary as label_boundary,
     scribble_distance_map as scribble_distance_map,
 )
 from scribbleseg.functional.distributed import (
@@ -109,8 +110,9 @@ from scribbleseg.functional.random_walker import (
     random_walker as random_walker, random_walker_labels as random_walker_labels,
 )
 from scribbleseg.functional.regions import (
-    majority_labels as majority_labels, region_means as region_means,
-    region_sizes as region_sizes, region_sums as region_sums,
+    RegionGraph as RegionGraph, majority_labels as majority_labels,
+    region_means as region_means, region_sizes as region_sizes, region_sums as region_sums,
+    superpixel_affinity as superpixel_affinity, superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.sampling import (
     bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
@@ -133,10 +135,6 @@ from scribbleseg.functional.strokes import (
     PointStyle as PointStyle, PointsPer as PointsPer, Renderer as Renderer,
     ScribbleStyle as ScribbleStyle, Stroke as Stroke, covered_pixels as covered_pixels,
     rasterize as rasterize,
-)
-from scribbleseg.functional.superpixel_affinity import (
-    RegionGraph as RegionGraph, superpixel_affinity as superpixel_affinity,
-    superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.superpixels import (
     MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,

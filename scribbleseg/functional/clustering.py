@@ -79,7 +79,7 @@ def lloyd_accumulate(
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, len(x), chunk_size):
             part = slice(start, start + chunk_size)
-            unit = F.normalize(full_precision(x[part]).to(centroids.dtype), dim=1, eps=_EPS)
+            unit = F.normalize(full_precision(x[part]).to(centroids.dtype), dim=1)
             best, nearest = (unit @ centroids.T).max(1)
             # a one-hot product, not index_add_, which is not deterministic on CUDA
             share = F.one_hot(nearest, len(centroids)).to(unit.dtype)
@@ -160,7 +160,7 @@ def spherical_kmeans(
     rows = unit.numpy()
     clustering.train(rows, index, None if weights is None else _mean_one(weights).numpy())
     found = faiss.vector_float_to_array(clustering.centroids).reshape(k, -1)
-    centroids = F.normalize(torch.from_numpy(found), dim=1, eps=_EPS)
+    centroids = F.normalize(torch.from_numpy(found), dim=1)
     index.reset()
     index.add(centroids.numpy())
     nearest = torch.from_numpy(index.search(rows, 1)[1].ravel())

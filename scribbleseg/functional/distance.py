@@ -14,7 +14,12 @@ from scribbleseg.constants import IGNORE_INDEX
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["boundary_distance_map", "label_boundary", "scribble_distance_map"]
+__all__ = [
+    "boundary_distance_map",
+    "differs_from_neighbours",
+    "label_boundary",
+    "scribble_distance_map",
+]
 
 _LEVELS = 255
 
@@ -109,6 +114,30 @@ def scribble_distance_map(
     return _weights(sources, sharpness, falling=True)
 
 
+def differs_from_neighbours(values: NDArray[Any], *, frame: bool) -> NDArray[np.bool_]:
+    """Pixels that have another value than one of their four neighbours.
+
+    Args:
+        values: Shape ``(H, W)``.
+        frame: Whether all pixels at the edge of the image count as such.
+
+    Returns:
+        Mask, shape ``(H, W)``.
+
+    Example:
+        >>> differs_from_neighbours(np.array([[1, 1, 2]]), frame=False).tolist()
+        [[False, True, True]]
+    """
+    found = np.zeros(values.shape, dtype=bool)
+    if frame:
+        found[0] = found[-1] = found[:, 0] = found[:, -1] = True
+    for one, other in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = values[one] != values[other]
+        found[one] |= differs
+        found[other] |= differs
+    return found
+
+
 def label_boundary(
     labels: NDArray[Any], *, background: int | None = 0, ignore_index: int = IGNORE_INDEX
 ) -> NDArray[np.bool_]:
@@ -136,17 +165,11 @@ def label_boundary(
         >>> label_boundary(np.array([[1, 2, 1, 0]] * 3)).astype(int).tolist()
         [[1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 0]]
     """
-    has_class = _label_map(labels, "labels") != ignore_index
+    has_class: NDArray[np.bool_] = _label_map(labels, "labels") != ignore_index
     if background is None:
-        values, padded = labels, np.pad(labels, 1, mode="edge")
-    else:
-        has_class &= labels != background
-        values, padded = has_class, np.pad(has_class, 1)
-    differs = padded[:-2, 1:-1] != values
-    differs |= padded[2:, 1:-1] != values
-    differs |= padded[1:-1, :-2] != values
-    differs |= padded[1:-1, 2:] != values
-    return np.asarray(has_class & differs, dtype=np.bool_)
+        return has_class & differs_from_neighbours(labels, frame=False)
+    has_class &= labels != background
+    return has_class & differs_from_neighbours(has_class, frame=True)
 
 
 def boundary_distance_map(

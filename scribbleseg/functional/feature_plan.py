@@ -265,7 +265,7 @@ class FeatureFile:
                 f"features {tuple(features.shape)} of image {uid} do not fit the plan: expected "
                 f"{self.dim} channels and more than {last} cells"
             )
-        unit = F.normalize(flat[:, cells], dim=0, eps=1e-12).T
+        unit = F.normalize(flat[:, cells], dim=0).T
         if not bool(torch.isfinite(unit).all()):
             raise ValueError(f"features of image {uid} are not finite; extract them in float32")
         start, stop = rows.start * self.dim, rows.stop * self.dim

@@ -163,7 +163,7 @@ class StreamingLloyd:
         if is_distributed():
             self.sums = all_reduce_sum(self.sums.to(sent)).to(home)
             self.sizes = all_reduce_sum(self.sizes.to(sent)).to(home)
-        moved = F.normalize(self.sums, dim=2, eps=1e-12)
+        moved = F.normalize(self.sums, dim=2)
         self.centroids = torch.where(self.sizes[..., None] > 0, moved, self.centroids)
         sizes, self.sizes = self.sizes, torch.zeros_like(self.sizes)
         self.sums = torch.zeros_like(self.sums)

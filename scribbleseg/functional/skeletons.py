@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csgraph
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.distance import differs_from_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -298,7 +299,7 @@ def region_distance(
         >>> region_distance(np.ones((3, 5), np.int32))[0].tolist()[1]
         [0.0, 1.0, 1.0, 1.0, 0.0]
     """
-    border = _border(index)
+    border = differs_from_neighbours(index, frame=True)
     _, nearest = cv2.distanceTransformWithLabels(
         (~border).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -314,20 +315,6 @@ def region_distance(
 
 def region_depth(index: NDArray[np.int32]) -> NDArray[np.float32]:
     """Distance alone, exact, in a fraction of the time; see :func:`region_distance`."""
-    inner = (~_border(index)).view(np.uint8)
+    inner = (~differs_from_neighbours(index, frame=True)).view(np.uint8)
     depth = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return np.asarray(depth, dtype=np.float32)
-
-
-def _border(index: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Pixels with a neighbour of another region at a side, or at the edge of the image."""
-    border = np.zeros(index.shape, dtype=bool)
-    border[0] = border[-1] = border[:, 0] = border[:, -1] = True
-    for first, second in (
-        (np.s_[1:], np.s_[:-1]),
-        (np.s_[:, 1:], np.s_[:, :-1]),
-    ):
-        differs = index[first] != index[second]
-        border[first] |= differs
-        border[second] |= differs
-    return border

@@ -42,7 +42,7 @@ FILES = {
     "SPML pictures": "scribbleseg.methods.spml.visuals",
     "SPML retrieval": "scribbleseg.methods.spml.retrieval",
     "strokes": "scribbleseg.functional.strokes",
-    "superpixel affinity": "scribbleseg.functional.superpixel_affinity",
+    "superpixel affinity": "scribbleseg.functional.regions",
     "superpixels": "scribbleseg.data.jobs.superpixels",
     "synthesis": "scribbleseg.functional.synthesis",
     "synthesize": "scribbleseg.data.jobs.synthesize",

@@ -23,8 +23,6 @@ __all__ = [
     "predicted_class_labels",
 ]
 
-_EPS = 1e-12
-
 
 class ClassPrototypes(NamedTuple):
     """One vector per image and class.
@@ -157,7 +155,7 @@ def confident_prototypes(
         finite = torch.isfinite(torch.linalg.vector_norm(sums, dim=2))
     valid = (class_labels > 0) & confidence.alive & finite
     # where, because NaN times False is NaN
-    prototypes = torch.where(valid[..., None], F.normalize(sums, dim=2, eps=_EPS), 0)
+    prototypes = torch.where(valid[..., None], F.normalize(sums, dim=2), 0)
     return ClassPrototypes(prototypes, valid)
 
 

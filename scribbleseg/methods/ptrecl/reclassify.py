@@ -128,7 +128,7 @@ def reclassify_masks(
             uid=index,
             drawn=own.drawn,
             drawn_weight=drawn_weight,
-            features=F.normalize(own.features.float(), dim=0, eps=1e-12),
+            features=F.normalize(own.features.float(), dim=0),
         )
     bank = PrototypePairs(classes, k=num_prototypes, dim=planner.get(0)[0].shape[1])
     for c in range(classes):

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["agreement_threshold", "decode_margin", "prototype_margin", "prototype_statistics"]
 
-_EPS = 1e-12
-
 
 def prototype_margin(
     features: Tensor,
@@ -84,7 +82,7 @@ def prototype_margin(
     most = int(present.sum(1).max()) if batch else 0
     order = torch.argsort(present.to(torch.uint8), dim=1, descending=True, stable=True)[:, :most]
     with torch.autocast(features.device.type, enabled=False):
-        u = F.normalize(full_precision(features).flatten(2), dim=1, eps=_EPS)
+        u = F.normalize(full_precision(features).flatten(2), dim=1)
         both = torch.cat([foreground, background], 1).to(u)[order]  # (B, Y, K + K', D)
         similarity = torch.bmm(both.flatten(1, 2), u).view(*both.shape[:3], height * width)
         a, b = similarity[:, :, :k_f], similarity[:, :, k_f:]

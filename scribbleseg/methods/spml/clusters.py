@@ -241,7 +241,7 @@ def image_kmeans(
                 # a product, because index_add_ is not deterministic on CUDA
                 sums = torch.baddbmm(sums, one_hot, part)
                 members = members + one_hot.sum(2)
-            centers = F.normalize(sums, dim=2, eps=_EPS).transpose(1, 2)
+            centers = F.normalize(sums, dim=2).transpose(1, 2)
             empty = torch.where(members > 0, 0.0, -torch.inf)[:, None]
             nearest = [(torch.bmm(part, centers) + empty).max(2).indices for part in parts]
             labels = torch.where(labels == k, k, torch.cat(nearest, 1))

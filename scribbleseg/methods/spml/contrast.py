@@ -166,7 +166,7 @@ class ContrastiveModule(SegmentingModule):
         clusters = self.clusters(located, valid, hparams["clusters"])
         segments = segment_index(clusters, labels, regions)
         own, count = segments.pixel_segment, len(segments.label)
-        unit = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        unit = F.normalize(full_precision(embedding), dim=1)
         z = rows_of_pixels(unit, segments)
         tags = batch.tags > 0
         background = self.data_info.background

@@ -159,7 +159,7 @@ class SegmentingModule(EmbeddingModule):
         valid = self.on_grid(inside, size, fill=0)
         ids = self.clusters(located, valid, self.hparams["retrieval_clusters"])
         segments = segment_index(ids, torch.zeros_like(ids))
-        z = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        z = F.normalize(full_precision(embedding), dim=1)
         rows = rows_of_pixels(z, segments)
         prototypes = segment_prototypes(rows, segments.pixel_segment, len(segments.label))
         placed = torch.full_like(ids.flatten(), -1)
@@ -190,7 +190,7 @@ class SegmentingModule(EmbeddingModule):
         ids = self.clusters(located, valid, self.hparams["retrieval_clusters"])
         segments = segment_index(ids, drawn)
         own, count = segments.pixel_segment, len(segments.label)
-        z = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        z = F.normalize(full_precision(embedding), dim=1)
         z = rows_of_pixels(z, segments)
         (known,) = (segments.label < classes).nonzero(as_tuple=True)
         if not len(known):

@@ -28,7 +28,6 @@ __all__ = [
     "weak_labels_on_grid",
 ]
 
-_EPS = 1e-12
 # bits of the key (image, cluster, label, region); 62 in all
 _CLUSTER_BITS, _LABEL_BITS, _REGION_BITS = 16, 9, 20
 
@@ -291,4 +290,4 @@ def segment_prototypes(features: Tensor, pixel_segment: Tensor, num_segments: in
         )
     features = full_precision(features)
     sums = features.new_zeros(num_segments, features.shape[1])
-    return F.normalize(sums.index_add(0, pixel_segment, features), dim=1, eps=_EPS)
+    return F.normalize(sums.index_add(0, pixel_segment, features), dim=1)
