@@ -150,7 +150,7 @@ def resized_window_probabilities(
     ``window=465`` and the scales 0.5 to 2 in steps of 0.25). One copy is in memory at a time.
 
     Args:
-        forward: Logits at the size of its input, ``(B, 3, h, w)`` to ``(B, C, h, w)``, finite.
+        forward: See :func:`multi_scale_probabilities`, also for ``image``, ``flip`` and its pairs.
         image: Network input, float, shape ``(B, 3, H, W)``.
         base_size: Longer side at scale 1, pixels.
         scales: Factors on it, positive.
@@ -158,8 +158,8 @@ def resized_window_probabilities(
         overlap: Share of a window that its neighbour covers at least, in [0, 1); the step is
             rounded up.
         batch_size: Windows per call of ``forward``.
-        flip: Also average over the mirror image of every scale.
-        flip_pairs: Pairs of classes that a mirror image exchanges.
+        flip: Also average over mirror images.
+        flip_pairs: Pairs of classes that they exchange.
 
     Returns:
         Probabilities that sum to 1, shape ``(B, C, H, W)``, float32 (float64 if the logits are).
