@@ -38,6 +38,11 @@ from scribbleseg.functional.distributed import (
 from scribbleseg.functional.feature_plan import (
     FeatureFile as FeatureFile, FeaturePlan as FeaturePlan, FeaturePlanner as FeaturePlanner,
 )
+from scribbleseg.functional.feature_sets import (
+    SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
+    bottom_k_per_set as bottom_k_per_set, cluster_set as cluster_set,
+    priority_keys as priority_keys, sample_keys as sample_keys, sortable_keys as sortable_keys,
+)
 from scribbleseg.functional.gated_crf import (
     GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
 )
@@ -114,17 +119,9 @@ from scribbleseg.functional.regions import (
     region_means as region_means, region_sizes as region_sizes, region_sums as region_sums,
     superpixel_affinity as superpixel_affinity, superpixel_histograms as superpixel_histograms,
 )
-from scribbleseg.functional.sampling import (
-    bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
-    sample_keys as sample_keys, sortable_keys as sortable_keys,
-)
 from scribbleseg.functional.schedules import (
     RampShape as RampShape, ScheduleName as ScheduleName, ramp_factor as ramp_factor,
     schedule_factor as schedule_factor,
-)
-from scribbleseg.functional.set_clustering import (
-    SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
-    cluster_set as cluster_set, sharded_kmeans as sharded_kmeans,
 )
 from scribbleseg.functional.skeletons import (
     PixelGraph as PixelGraph, Regions as Regions, label_regions as label_regions,

@@ -14,9 +14,9 @@ from scribbleseg.functional.distributed import (
     communication_device,
     is_distributed,
 )
+from scribbleseg.functional.feature_sets import bottom_k_per_set, priority_keys, sample_keys
 from scribbleseg.functional.image_files import write_arrays
 from scribbleseg.functional.losses import full_precision
-from scribbleseg.functional.sampling import bottom_k_per_set, priority_keys, sample_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,7 +68,7 @@ class _Rows(NamedTuple):
 
     Attributes:
         sets: Set of each row, int64, shape ``(n,)``.
-        keys: From :func:`~scribbleseg.functional.sampling.priority_keys`, int64, shape ``(n,)``.
+        keys: From :func:`~scribbleseg.functional.feature_sets.priority_keys`, int64, shape ``(n,)``.
         ids: Number of its image in the upper and of its cell in the lower half, shape ``(n,)``.
         weights: float32, shape ``(n,)``.
         features: float16, shape ``(n, D)``; D = 0 if the planner is not to keep them.
@@ -85,7 +85,7 @@ class FeaturePlanner:
     """Chooses cells by their labels alone, so that no network need have run.
 
     A set keeps the cells with its ``capacity`` smallest keys (see
-    :func:`~scribbleseg.functional.sampling.priority_keys`), a uniform sample without replacement.
+    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample without replacement.
     They depend on the numbers of image and cell only: the plan is the same for any order, split
     over ranks or interruption, and for cells that are offered twice. Memory 42·S·N bytes.
 

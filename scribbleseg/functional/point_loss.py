@@ -135,7 +135,7 @@ def partial_cross_entropy_at_points(
         align_corners: How the full upsampling would align the two grids.
         points: Result of :func:`drawn_points` for this scribble, to share it between losses; made
             here by default.
-        class_weight: See :func:`~scribbleseg.functional.losses.partial_cross_entropy`, as for all
+        class_weight: See :func:`~scribbleseg.functional.losses.partial_cross_entropy`, also for
             the next three.
         label_smoothing: Share of the target spread evenly over all classes.
         reduction: ``"pixel"`` or ``"image"``.

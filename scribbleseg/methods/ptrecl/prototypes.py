@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scribbleseg.functional.set_clustering import SetPrototypes
+    from scribbleseg.functional.feature_sets import SetPrototypes
 
 __all__ = ["PrototypePairs", "Vote", "label_by_margin"]
 

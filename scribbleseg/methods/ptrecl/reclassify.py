@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.feature_plan import FeaturePlanner
+from scribbleseg.functional.feature_sets import cluster_set
 from scribbleseg.functional.geometry import (
     BackgroundScope,
     downsample_label,
     foreground_background_cells,
 )
-from scribbleseg.functional.set_clustering import cluster_set
 from scribbleseg.methods.ptrecl.prototypes import PrototypePairs, Vote, label_by_margin
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scribbleseg.functional.set_clustering import SetPrototypes
+    from scribbleseg.functional.feature_sets import SetPrototypes
 
 __all__ = ["agreement_threshold", "decode_margin", "prototype_margin", "prototype_statistics"]
 

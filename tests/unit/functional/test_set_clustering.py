@@ -8,10 +8,8 @@ from scribbleseg.functional import (
     StreamingLloyd,
     cluster_set,
     lloyd_accumulate,
-    sharded_kmeans,
     spherical_kmeans,
 )
-from scribbleseg.methods import agreement_threshold
 
 
 def blobs(count: int = 600, k: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,13 +39,6 @@ class TestClusters:
         assert (nearest > 0.98).all()
         assert found.sizes.sum() == len(x)
 
-    def test_shards_hold_no_more_than_a_part(self) -> None:
-        x, centres = blobs(2000)
-        joined = sharded_kmeans(
-            ((part, torch.ones(len(part))) for part in x.split(300)), 5, oversample=4
-        )
-        assert ((joined @ centres.T).amax(dim=0) > 0.98).all()
-
 
 class TestStream:
     def test_a_pass_over_parts_is_a_step_over_everything(self) -> None:
@@ -64,32 +55,3 @@ class TestStream:
             torch.testing.assert_close(lloyd.centroids[0], expected, atol=1e-5, rtol=0)
             assert torch.equal(lloyd.centroids[1], start), "a set without prototypes stays"
             assert torch.equal(sizes[0], whole.counts)
-
-
-class TestThreshold:
-    def test_separated_margins(self) -> None:
-        margin = torch.cat([torch.linspace(-1, 0.1, 300), torch.linspace(0.3, 1, 300)])
-        theta = agreement_threshold(margin, margin > 0.2)
-        assert 0.08 < theta < 0.31
-
-    def test_it_is_the_best_of_the_quantiles(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        is_class = torch.rand(2000, generator=generator) < 0.3
-        margin = torch.randn(2000, generator=generator) + 1.5 * is_class
-        theta = agreement_threshold(margin, is_class)
-
-        def iou(level: float) -> float:
-            above = margin > level
-            return float((above & is_class).sum() / (above | is_class).sum())
-
-        levels = margin.quantile(torch.linspace(0, 1, 99)[1:-1]).tolist()
-        assert iou(theta) >= max(iou(level) for level in levels) - 0.005
-
-    def test_weights_stand_for_repetitions(self) -> None:
-        margin = torch.tensor([0.1, 0.2, 0.3, 0.4])
-        is_class = torch.tensor([False, True, False, True])
-        weights = torch.tensor([1.0, 5.0, 1.0, 5.0])
-        repeated = margin.repeat_interleave(weights.long())
-        expected = agreement_threshold(repeated, is_class.repeat_interleave(weights.long()))
-        assert agreement_threshold(margin, is_class, weights=weights) == pytest.approx(expected)
-        assert agreement_threshold(margin[:0], is_class[:0]) == 0

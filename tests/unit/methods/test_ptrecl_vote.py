@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.methods import decode_margin, prototype_margin
+from scribbleseg.methods import agreement_threshold, decode_margin, prototype_margin
 
 COUNTS = {
     "num_foreground": torch.tensor([6, 4, 1, 0]),
@@ -145,3 +145,32 @@ def test_no_slots_at_all_is_zero_in_both_modes(example) -> None:
         assert torch.equal(found, torch.zeros(3, 4, 4, 5, dtype=torch.float64))
         (gradient,) = torch.autograd.grad(found.sum(), features)
         assert not gradient.any()
+
+
+class TestThreshold:
+    def test_separated_margins(self) -> None:
+        margin = torch.cat([torch.linspace(-1, 0.1, 300), torch.linspace(0.3, 1, 300)])
+        theta = agreement_threshold(margin, margin > 0.2)
+        assert 0.08 < theta < 0.31
+
+    def test_it_is_the_best_of_the_quantiles(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        is_class = torch.rand(2000, generator=generator) < 0.3
+        margin = torch.randn(2000, generator=generator) + 1.5 * is_class
+        theta = agreement_threshold(margin, is_class)
+
+        def iou(level: float) -> float:
+            above = margin > level
+            return float((above & is_class).sum() / (above | is_class).sum())
+
+        levels = margin.quantile(torch.linspace(0, 1, 99)[1:-1]).tolist()
+        assert iou(theta) >= max(iou(level) for level in levels) - 0.005
+
+    def test_weights_stand_for_repetitions(self) -> None:
+        margin = torch.tensor([0.1, 0.2, 0.3, 0.4])
+        is_class = torch.tensor([False, True, False, True])
+        weights = torch.tensor([1.0, 5.0, 1.0, 5.0])
+        repeated = margin.repeat_interleave(weights.long())
+        expected = agreement_threshold(repeated, is_class.repeat_interleave(weights.long()))
+        assert agreement_threshold(margin, is_class, weights=weights) == pytest.approx(expected)
+        assert agreement_threshold(margin[:0], is_class[:0]) == 0

@@ -1,15 +1,27 @@
-"""Uniform samples that depend only on what is sampled: hash every item, keep the smallest keys."""
+"""Feature sets: uniform samples that depend only on what is sampled, and their prototypes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+import torch.nn.functional as F
+
+from scribbleseg.functional.clustering import lloyd_accumulate, spherical_kmeans
+from scribbleseg.functional.distributed import all_reduce_sum, communication_device, is_distributed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["bottom_k_per_set", "priority_keys", "sample_keys", "sortable_keys"]
+__all__ = [
+    "SetPrototypes",
+    "StreamingLloyd",
+    "bottom_k_per_set",
+    "cluster_set",
+    "priority_keys",
+    "sample_keys",
+    "sortable_keys",
+]
 
 _LOWEST = -(1 << 63)
 
@@ -144,3 +156,130 @@ def _lexicographic(*columns: Tensor) -> Tensor:
 def _starts(x: Tensor) -> Tensor:
     first = torch.ones(min(1, len(x)), dtype=torch.bool, device=x.device)
     return torch.cat([first, x[1:] != x[:-1]])
+
+
+class SetPrototypes(NamedTuple):
+    """Clusters of one set.
+
+    Attributes:
+        centroids: Unit vectors, the first ``number`` are filled, shape ``(K, D)``.
+        number: How many there are: K, or the number of features if that is less.
+        sizes: Weight of each cluster, shape ``(K,)``.
+    """
+
+    centroids: Tensor
+    number: int
+    sizes: Tensor
+
+
+def cluster_set(
+    x: Tensor,
+    k: int,
+    *,
+    weights: Tensor | None = None,
+    iters: int = 25,
+    redo: int = 3,
+    seed: int = 0,
+    shards: int = 1,
+) -> SetPrototypes:
+    """Spherical k-means of one set, padded to K prototypes.
+
+    Args:
+        x: Features, shape ``(n, D)``.
+        k: K.
+        weights: See :func:`spherical_kmeans`, also for the next three.
+        iters: Steps.
+        redo: Runs from different rows, of which the best stays.
+        seed: Chooses these rows.
+        shards: Parts that are clustered one after the other first, which takes less memory.
+
+    Returns:
+        Prototypes; none for ``n = 0``.
+
+    Example:
+        >>> found = cluster_set(torch.eye(3)[:2], 4)
+        >>> found.number, found.sizes.tolist()
+        (2, [1.0, 1.0, 0.0, 0.0])
+    """
+    if shards > 1 and len(x) > k:
+        centroids = _of_shards(x, k, weights, shards, iters=iters, seed=seed)
+    else:
+        centroids, _ = spherical_kmeans(x, k, weights=weights, iters=iters, redo=redo, seed=seed)
+    count = len(centroids)
+    padded = F.pad(centroids, (0, 0, 0, k - count))
+    sizes = x.new_zeros(k)
+    if count:
+        sizes[:count] = lloyd_accumulate(x, centroids, weights=weights).counts
+    return SetPrototypes(padded, count, sizes)
+
+
+def _of_shards(
+    x: Tensor, k: int, weights: Tensor | None, shards: int, *, iters: int, seed: int
+) -> Tensor:
+    """Ten times K clusters of each part, then K clusters of these, weighted by their sizes."""
+    weights = torch.ones(len(x)) if weights is None else weights
+    centroids, sizes = [], []
+    for part, w in zip(x.tensor_split(shards), weights.tensor_split(shards), strict=True):
+        own, _ = spherical_kmeans(part, 10 * k, iters=iters, seed=seed, weights=w)
+        counts = lloyd_accumulate(part, own, weights=w).counts
+        centroids.append(own[counts > 0])
+        sizes.append(counts[counts > 0])
+    weight = torch.cat(sizes)
+    return spherical_kmeans(
+        torch.cat(centroids), k, iters=iters, redo=10, seed=seed, weights=weight
+    )[0]
+
+
+class StreamingLloyd:
+    """K-means of many sets at once by passes over all data, of which nothing is stored.
+
+    Memory O(S·K·D). Add parts in any order, on any rank; a pass ends with :meth:`step`.
+
+    Args:
+        centroids: Where to start from, such as those of a sample, shape ``(S, K, D)``.
+        counts: How many of each set are filled, shape ``(S,)``.
+
+    Example:
+        >>> lloyd = StreamingLloyd(torch.eye(2)[None], torch.tensor([2]))
+        >>> lloyd.add(0, torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
+        >>> lloyd.step().tolist()
+        [[2.0, 0.0]]
+        >>> lloyd.centroids[0, 1].tolist()  # nothing was near the second one
+        [0.0, 1.0]
+    """
+
+    def __init__(self, centroids: Tensor, counts: Tensor) -> None:
+        self.centroids, self.counts = centroids.clone(), counts
+        self.sums = torch.zeros_like(self.centroids)
+        self.sizes = torch.zeros(self.centroids.shape[:2])
+
+    def add(self, index: int, x: Tensor, *, weights: Tensor | None = None) -> None:
+        """Count a part of one set.
+
+        Args:
+            index: Number of the set.
+            x: Features, shape ``(n, D)``.
+            weights: Weight per row.
+        """
+        count = int(self.counts[index])
+        if not count or not len(x):
+            return
+        part = lloyd_accumulate(x, self.centroids[index, :count], weights=weights)
+        self.sums[index, :count] += part.sums
+        self.sizes[index, :count] += part.counts
+
+    def step(self) -> Tensor:
+        """Move every centroid to the mean direction of what is nearest to it; on all ranks.
+
+        Returns:
+            Weight of each cluster before the move, shape ``(S, K)``.
+        """
+        home, sent = self.sums.device, communication_device()  # NCCL takes no tensor of the host
+        if is_distributed():
+            self.sums = all_reduce_sum(self.sums.to(sent)).to(home)
+            self.sizes = all_reduce_sum(self.sizes.to(sent)).to(home)
+        moved = F.normalize(self.sums, dim=2)
+        self.centroids = torch.where(self.sizes[..., None] > 0, moved, self.centroids)
+        sizes, self.sizes = self.sizes, torch.zeros_like(self.sizes)
+        self.sums = torch.zeros_like(self.sums)
+        return sizes
