@@ -68,7 +68,7 @@ class _Rows(NamedTuple):
 
     Attributes:
         sets: Set of each row, int64, shape ``(n,)``.
-        keys: From :func:`~scribbleseg.functional.feature_sets.priority_keys`, int64, shape ``(n,)``.
+        keys: From :func:`~scribbleseg.functional.feature_sets.priority_keys`, shape ``(n,)``.
         ids: Number of its image in the upper and of its cell in the lower half, shape ``(n,)``.
         weights: float32, shape ``(n,)``.
         features: float16, shape ``(n, D)``; D = 0 if the planner is not to keep them.
@@ -85,8 +85,7 @@ class FeaturePlanner:
     """Chooses cells by their labels alone, so that no network need have run.
 
     A set keeps the cells with its ``capacity`` smallest keys (see
-    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample without replacement.
-    They depend on the numbers of image and cell only: the plan is the same for any order, split
+    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample. They depend on the numbers of image and cell only: the plan is the same for any order, split
     over ranks or interruption, and for cells that are offered twice. Memory 42·S·N bytes.
 
     Args:
