@@ -85,8 +85,9 @@ class FeaturePlanner:
     """Chooses cells by their labels alone, so that no network need have run.
 
     A set keeps the cells with its ``capacity`` smallest keys (see
-    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample. They depend on the numbers of image and cell only: the plan is the same for any order, split
-    over ranks or interruption, and for cells that are offered twice. Memory 42·S·N bytes.
+    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample. They
+    depend on the numbers of image and cell only: the plan is the same for any order, split over
+    ranks or interruption, and for cells that are offered twice. Memory 42·S·N bytes.
 
     Args:
         num_sets: S.

@@ -19,7 +19,6 @@ from scribbleseg.methods.cc4s.module import CC4SModule as CC4SModule
 from scribbleseg.methods.cc4s.similarity import (
     SimilarityMeasurement as SimilarityMeasurement, SimilarityOutput as SimilarityOutput,
     attention_walk as attention_walk, transition_logits as transition_logits,
-    transition_matrix as transition_matrix,
 )
 from scribbleseg.methods.cc4s.stages import (
     LossPreset as CC4SLossPreset, PRESETS as CC4S_PRESETS, STAGES as STAGES, Stage as Stage,

@@ -40,7 +40,6 @@ from scribbleseg.methods import (
     SPMLModule,
     transition_eigenvalues,
     transition_logits,
-    transition_matrix,
 )
 from scribbleseg.nn import REGULARIZERS, Arch, build_network, evaluation_mode
 
@@ -459,7 +458,7 @@ def test_walk_of_cc4s(name: str, digest: Digests) -> None:
             walked=found.walked,
             query=query,
             key=key,
-            matrix=transition_matrix(transition_logits(query, key)),
+            matrix=transition_logits(query, key).softmax(dim=2),
             shrink=torch.tensor(float(found.shrink)),
             eigenvalues=transition_eigenvalues(module, image).abs().sort().values[-6:],
         )

@@ -15,13 +15,7 @@ from scribbleseg.functional.losses import full_precision
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = [
-    "SimilarityMeasurement",
-    "SimilarityOutput",
-    "attention_walk",
-    "transition_logits",
-    "transition_matrix",
-]
+__all__ = ["SimilarityMeasurement", "SimilarityOutput", "attention_walk", "transition_logits"]
 
 
 def transition_logits(query: Tensor, key: Tensor) -> Tensor:
@@ -47,45 +41,18 @@ def transition_logits(query: Tensor, key: Tensor) -> Tensor:
         >>> transition_logits(torch.ones(1, 2, 1, 3), torch.ones(1, 2, 1, 3)).shape
         torch.Size([1, 3, 3])
     """
-    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and key {tuple(key.shape)} disagree: expected "
-            "(B, d, h, w) twice, with equal B and d"
-        )
+    _check_factors(query, key)
     with torch.autocast(query.device.type, enabled=False):
         rows, columns = full_precision(query).flatten(2), full_precision(key).flatten(2)
         return rows.transpose(1, 2) @ columns
 
 
-def transition_matrix(logits: Tensor, *, axis: Literal["key", "query"] = "key") -> Tensor:
-    r"""Transition probabilities from logits.
-
-    .. math:: P_{ij} = \frac{e^{E_{ij}}}{\sum_j e^{E_{ij}}} \;(\text{key}), \qquad
-        Q_{ij} = \frac{e^{E_{ij}}}{\sum_i e^{E_{ij}}} \;(\text{query})
-
-    (Pan et al., ICCV 2021, section 3.2: the walk uses P, the released consistency loss Q.) Time
-    and memory O(B·N²).
-
-    Args:
-        logits: See :func:`transition_logits`, shape ``(B, N, N)``.
-        axis: The cells whose probabilities sum to one: ``"key"`` makes every row a distribution,
-            ``"query"`` every column.
-
-    Returns:
-        Probabilities, same shape; float32 for 16-bit input.
-
-    Raises:
-        ValueError: If ``axis`` is unknown or the shape is wrong.
-
-    Example:
-        >>> transition_matrix(torch.zeros(1, 2, 2)).tolist()
-        [[[0.5, 0.5], [0.5, 0.5]]]
-    """
-    if axis not in ("key", "query"):
-        raise ValueError(f'axis must be "key" or "query", got {axis!r}')
-    if logits.ndim != 3:
-        raise ValueError(f"logits must have shape (B, N, N), got {tuple(logits.shape)}")
-    return full_precision(logits).softmax(dim=2 if axis == "key" else 1)
+def _check_factors(query: Tensor, key: Tensor) -> None:
+    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
+        raise ValueError(
+            f"query {tuple(query.shape)} and key {tuple(key.shape)} disagree: expected "
+            "(B, d, h, w) twice, with equal B and d"
+        )
 
 
 def attention_walk(
@@ -115,11 +82,7 @@ def attention_walk(
         >>> attention_walk(flat, flat, torch.tensor([[[[0.0, 1.0]]]])).tolist()
         [[[[0.5, 0.5]]]]
     """
-    if query.ndim != 4 or key.ndim != 4 or query.shape[:2] != key.shape[:2]:
-        raise ValueError(
-            f"query {tuple(query.shape)} and key {tuple(key.shape)} disagree: expected "
-            "(B, d, h, w) twice, with equal B and d"
-        )
+    _check_factors(query, key)
     if value.ndim != 4 or value.shape[0] != key.shape[0] or value.shape[2:] != key.shape[2:]:
         raise ValueError(
             f"value {tuple(value.shape)} and key {tuple(key.shape)} disagree: expected "

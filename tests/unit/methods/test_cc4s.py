@@ -34,7 +34,6 @@ from scribbleseg.methods import (
     random_view,
     transition_eigenvalues,
     transition_logits,
-    transition_matrix,
     walk_column,
 )
 
@@ -379,7 +378,7 @@ class TestEigenspaceConsistency:
         terms = eigenspace_consistency(q, k, q, k)
         assert terms.kl.abs() < 1e-12
         assert terms.trace_gap == 0
-        matrix = transition_matrix(transition_logits(q, k), axis="query")
+        matrix = transition_logits(q, k).softmax(dim=1)
         torch.testing.assert_close(terms.trace, matrix.diagonal(dim1=1, dim2=2).sum(1).mean())
         eigenspace_consistency(q, k, qv, kv).loss().backward()
         assert qv.grad is None
@@ -518,7 +517,7 @@ class TestPictures:
         image = torch.randn(1, 3, 57, 73)
         values = transition_eigenvalues(module, image)
         query, key = module.measurement.factors(module.walk_through(image).plain)
-        matrix = transition_matrix(transition_logits(query, key))[0]
+        matrix = transition_logits(query, key)[0].softmax(dim=1)
         assert len(values) == 80
         assert values[0].real.item() == pytest.approx(1.0)
         assert values.sum().real.item() == pytest.approx(matrix.trace().item(), rel=1e-4)

@@ -10,7 +10,6 @@ from scribbleseg.methods import (
     dense_random_walk,
     embedding_affinity,
     transition_logits,
-    transition_matrix,
 )
 
 
@@ -32,18 +31,9 @@ def test_logits_are_inner_products(factors) -> None:
     torch.testing.assert_close(smaller, logits[:, :, :5])
 
 
-def test_matrix_sums_to_one_along_its_axis(factors) -> None:
-    logits = transition_logits(*factors[:2])
-    rows, columns = transition_matrix(logits), transition_matrix(logits, axis="query")
-    torch.testing.assert_close(rows.sum(2), torch.ones(2, 10, dtype=torch.float64))
-    torch.testing.assert_close(columns.sum(1), torch.ones(2, 10, dtype=torch.float64))
-    torch.testing.assert_close(transition_matrix(logits.mT, axis="query"), rows.mT)
-    torch.testing.assert_close(transition_matrix(logits + 7), rows)
-
-
 def test_walk_equals_the_matrix_and_chunks_do_not_matter(factors) -> None:
     query, key, value = factors
-    matrix = transition_matrix(transition_logits(query, key))
+    matrix = transition_logits(query, key).softmax(dim=2)
     expected = (matrix @ value.flatten(2).mT).mT.reshape(value.shape)
     for chunk_size in (None, 1, 3, 10, 99):
         inputs = [part.clone().requires_grad_() for part in factors]
@@ -124,10 +114,6 @@ def test_bad_input(factors) -> None:
         attention_walk(query, key, value[..., :2])
     with pytest.raises(ValueError, match="chunk_size"):
         attention_walk(query, key, value, chunk_size=0)
-    with pytest.raises(ValueError, match="axis"):
-        transition_matrix(torch.zeros(1, 2, 2), axis="rows")
-    with pytest.raises(ValueError, match="logits"):
-        transition_matrix(torch.zeros(2, 2))
     with pytest.raises(ValueError, match="one view"):
         embedding_affinity(query[0])
     with pytest.raises(ValueError, match="resize the scores"):
