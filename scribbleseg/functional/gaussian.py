@@ -71,8 +71,7 @@ def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
     r"""Gaussian sums over all pairs, :math:`\sum_j e^{-\|f_i - f_j\|^2 / 2} v_j`.
 
     For tests and tiny images: time O(B·N²·(d + K)), memory O(B·N·(d + K)) plus 64 MiB (one row of
-    pairs per image if that is more), also when differentiated: the backward pass filters the
-    gradient, as the kernel is symmetric, and computes it anew. Differentiable in the values only.
+    pairs per image if that is more); B·N² if differentiated, in the values only.
 
     Args:
         features: Points over their bandwidths, float, shape ``(B, N, d)``; constant.
@@ -93,29 +92,15 @@ def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
             f"features {tuple(features.shape)} and values {tuple(values.shape)}: expected "
             "(B, N, d) and (B, N, K)"
         )
-    sums: Tensor = _ExactSums.apply(values, features.detach().to(values.dtype))
-    return sums
-
-
-class _ExactSums(torch.autograd.Function):
-    """Sums over all pairs in blocks of rows; autograd would keep the kernels of all blocks."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
-        sums = []
-        with torch.autocast(values.device.type, enabled=False):
-            for part in torch.split(features, rows, dim=1):
-                # without the matrix product, whose cancellation would spoil close pairs
-                distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
-                sums.append(distance.square_().mul_(-0.5).exp_() @ values)
-        return torch.cat(sums, dim=1) if sums else values.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (features,) = ctx.saved_tensors
-        return _ExactSums.apply(grads[0], features), None
+    features = features.detach().to(values.dtype)
+    rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
+    sums = []
+    with torch.autocast(values.device.type, enabled=False):
+        for part in torch.split(features, rows, dim=1):
+            # without the matrix product, whose cancellation would spoil close pairs
+            distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
+            sums.append(distance.square_().mul_(-0.5).exp_() @ values)
+    return torch.cat(sums, dim=1) if sums else values.clone()
 
 
 def window_pairs(
