@@ -86,8 +86,8 @@ class FeaturePlanner:
 
     A set keeps the cells with its ``capacity`` smallest keys (see
     :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample. They
-    depend on the numbers of image and cell only: the plan is the same for any order, split over
-    ranks or interruption, and for cells that are offered twice. Memory 42·S·N bytes.
+    depend on the numbers of image and cell only: the plan is the same for any order, any split over
+    ranks, after interruptions, and if cells are offered twice. Memory 42·S·N bytes.
 
     Args:
         num_sets: S.
@@ -178,15 +178,16 @@ class FeaturePlanner:
         return self._kept
 
     def synchronize(self) -> None:
-        """Merge the choices of all ranks; every rank must call."""
+        """Merge the choices of all ranks, made without features; every rank must call."""
         if not is_distributed():
             return
         device = communication_device()
-        gathered = (
+        sets, keys, ids, weights = (
             all_gather_rows(column.to(device), with_grad=False).values.cpu()
-            for column in self._sort()
+            for column in self._sort()[:4]
         )
-        self._waiting.append(_Rows(*gathered))  # its own rows are there twice, and count once
+        # its own rows are there twice, and count once
+        self._waiting.append(_Rows(sets, keys, ids, weights, torch.empty(len(sets), 0).half()))
         self.offered = all_reduce_sum(self.offered.to(device)).cpu()
 
     def get(self, index: int) -> tuple[Tensor, Tensor]:
