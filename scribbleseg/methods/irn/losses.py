@@ -273,7 +273,8 @@ def pair_indices(
 
     Args:
         size: Grid size ``(h, w)``.
-        radius: See :func:`path_offsets`, which also gives the order of the P displacements.
+        radius: See :func:`~scribbleseg.functional.random_walk.path_offsets`, which also gives the
+            order of the P displacements.
         device: Where the result lives.
 
     Returns:
@@ -300,7 +301,7 @@ def pair_offsets(radius: int, *, device: torch.device | None = None) -> Tensor:
     """Displacement of each pair from its source to its partner, on a device; cached there.
 
     Args:
-        radius: See :func:`path_offsets`, which also gives their order.
+        radius: See :func:`~scribbleseg.functional.random_walk.path_offsets`, also for their order.
         device: Where the result lives.
 
     Returns:
