@@ -21,8 +21,7 @@ from rounds import alternate, judge, parse, ratio, save
 from train_step import peak_memory
 
 from scribbleseg import CC4SModule
-from scribbleseg.methods import eigenspace_consistency
-from scribbleseg.nn import SimilarityMeasurement
+from scribbleseg.methods import SimilarityMeasurement, eigenspace_consistency
 
 PARTS, STEPS = ("walk", "ours", "dense"), ("certainty", "consistency")
 TRACE_WEIGHT, STRIDE = 0.01, 8

@@ -19,14 +19,14 @@ import torch.nn.functional as F
 from ops_memory import peak_mib
 from rounds import alternate, judge, median, parse, save
 
-from scribbleseg.functional import (
+from scribbleseg.functional import boundary_to_affinity, sparse_random_walk
+from scribbleseg.methods import (
+    affinity_loss,
     affinity_targets,
-    boundary_to_affinity,
+    displacement_loss,
     pair_displacement,
     pair_offsets,
-    sparse_random_walk,
 )
-from scribbleseg.methods import affinity_loss, displacement_loss
 
 VARIANTS = ("loss", "walk", "dense")
 BARS = {"loss_peak_mib": 2048.0, "walk_s": 0.8, "difference": 1e-4}

@@ -18,15 +18,16 @@ import torch.nn.functional as F
 from ops_memory import peak_mib
 from rounds import alternate, judge, median, parse, ratio, save
 
-from scribbleseg.functional import (
+from scribbleseg.methods import (
+    annotation_sets,
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
     segment_index,
     segment_prototypes,
+    segsort_loss,
 )
-from scribbleseg.methods import annotation_sets, segsort_loss
 
 VARIANTS = ("chunked", "whole", "written")
 BARS = {"peak_mb": 1200.0, "kmeans_s": 0.5}

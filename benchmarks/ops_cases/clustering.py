@@ -8,13 +8,8 @@ import torch.nn.functional as F
 
 from ops_cases import Setup, Way, case, why_missing
 from ops_cases.inputs import rng
-from scribbleseg.functional import (
-    grid_clusters,
-    image_kmeans,
-    join_local_features,
-    location_features,
-    spherical_kmeans,
-)
+from scribbleseg.functional import spherical_kmeans
+from scribbleseg.methods import grid_clusters, image_kmeans, join_local_features, location_features
 
 
 def objective(x: torch.Tensor, found: tuple) -> float:

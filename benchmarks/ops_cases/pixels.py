@@ -11,11 +11,11 @@ from ops_cases import Setup, Way, case
 from ops_cases.grid_losses import with_gradient
 from ops_cases.inputs import photo, rng, strokes, superpixels
 from scribbleseg.functional import (
-    distance_to_mask,
     partial_cross_entropy_at_points,
     region_means,
     superpixel_affinity,
 )
+from scribbleseg.functional.distance import _distance_to_mask as distance_to_mask
 
 
 def looped_means(features: torch.Tensor, regions: torch.Tensor, count: int) -> torch.Tensor:

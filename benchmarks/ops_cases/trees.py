@@ -15,13 +15,13 @@ from ops_cases.grid_losses import with_gradient
 from ops_cases.inputs import photos, rng, soft_masks
 from scribbleseg.functional import (
     GridTree,
-    edge_ends,
     grid_edge_weights,
     grid_mst,
     root_tree,
     tree_energy_loss,
     tree_filter,
 )
+from scribbleseg.functional.grid_tree import _edge_ends as edge_ends
 
 FULL = {"batch": 4, "side": 128}
 QUICK = {"batch": 2, "side": 12}

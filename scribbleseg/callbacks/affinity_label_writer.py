@@ -10,13 +10,9 @@ import torch.nn.functional as F
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.data.readers import SeedReader
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.confident_labels import (
-    confident_labels,
-    crf_index_refiner,
-    spread_by_crf,
-)
 from scribbleseg.functional.crf import CRF_PRESETS
 from scribbleseg.functional.manifest import parent_facts
+from scribbleseg.functional.pseudo_labels import confident_labels, crf_index_refiner, spread_by_crf
 from scribbleseg.options import check_choice, check_number
 
 if TYPE_CHECKING:
@@ -34,7 +30,7 @@ class AffinityLabelWriter(TrainingImageWriter):
     """Writes a label of the certain pixels of every training image, 255 elsewhere.
 
     Foreground where a seed exceeds one threshold, background where none exceeds a lower one, each
-    after a dense CRF: see :func:`~scribbleseg.functional.confident_labels.confident_labels`. At the
+    after a dense CRF: see :func:`~scribbleseg.functional.pseudo_labels.confident_labels`. At the
     end of training and of ``scribbleseg predict``, after the callback that writes the seeds (list
     it behind). No mask is read, no network runs. ``affinity_labels/<id>.png`` and a
     ``manifest.json`` are the ``pseudo_label_dir`` of ``IRNModule``.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.cell_labels import BackgroundScope
+from scribbleseg.functional.geometry import BackgroundScope
 from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 
 __all__ = ["CollectionOptions"]

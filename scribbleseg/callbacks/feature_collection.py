@@ -13,17 +13,17 @@ from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.callbacks.training_image import TrainingImage
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.cell_labels import (
+from scribbleseg.functional.distributed import get_rank, get_world_size
+from scribbleseg.functional.feature_plan import FeatureFile, FeaturePlan, FeaturePlanner
+from scribbleseg.functional.feature_sets import SetPrototypes, StreamingLloyd, cluster_set
+from scribbleseg.functional.geometry import (
     cell_purity,
     downsample_label,
     foreground_background_cells,
     label_canvas,
 )
-from scribbleseg.functional.distributed import get_rank, get_world_size
-from scribbleseg.functional.feature_plan import FeatureFile, FeaturePlan, FeaturePlanner
 from scribbleseg.functional.image_files import write_arrays, write_text
 from scribbleseg.functional.preprocess import resized_shape
-from scribbleseg.functional.set_clustering import SetPrototypes, StreamingLloyd, cluster_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError
+from scribbleseg.functional.cam import cam_background_score, normalize_class_scores
 from scribbleseg.functional.crf import CRF_PRESETS, dense_crf
 from scribbleseg.functional.geometry import resize_labels
 from scribbleseg.functional.manifest import parent_facts
-from scribbleseg.functional.random_walk import cam_background_score, normalize_class_scores
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.options import check_choice, check_flag, check_whole
 

@@ -13,10 +13,10 @@ from scribbleseg.callbacks.affinity_label_writer import SeedSource
 from scribbleseg.callbacks.training_image_writer import TrainingImageWriter
 from scribbleseg.data.readers import SeedReader
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.cell_labels import downsample_label, label_canvas
-from scribbleseg.functional.confident_labels import clamp_seeds, synthesize_mask
+from scribbleseg.functional.geometry import downsample_label, label_canvas
 from scribbleseg.functional.images import write_label
 from scribbleseg.functional.manifest import parent_facts
+from scribbleseg.functional.pseudo_labels import clamp_seeds, synthesize_mask
 from scribbleseg.functional.random_walk import sparse_random_walk
 from scribbleseg.options import check_choice, check_flag, check_number, check_whole
 

@@ -14,9 +14,8 @@ from torch.utils.data import Dataset, default_collate
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.sampler import SampleKey
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
-from scribbleseg.functional.flip_pairs import mirrored_ids
 from scribbleseg.functional.intensity import rgb_view
-from scribbleseg.functional.preprocess import normalize, resize_image
+from scribbleseg.functional.preprocess import mirrored_ids, normalize, resize_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

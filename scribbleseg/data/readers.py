@@ -22,7 +22,7 @@ from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundEr
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.manifest import check_manifest, read_manifest
 from scribbleseg.functional.preprocess import resize_image, resized_shape
-from scribbleseg.functional.superpixel_affinity import RegionGraph, superpixel_affinity
+from scribbleseg.functional.regions import RegionGraph, superpixel_affinity
 from scribbleseg.functional.superpixels import SuperpixelMethod, SuperpixelOptions
 
 if TYPE_CHECKING:

@@ -1,53 +1,33 @@
 """Public names of this package: what type checkers see, and what it imports at first use."""
 
-from scribbleseg.functional.affinity import (
-    affinity_targets as affinity_targets, boundary_to_affinity as boundary_to_affinity,
-    pair_displacement as pair_displacement, pair_indices as pair_indices,
-    pair_offsets as pair_offsets, path_offsets as path_offsets,
-)
 from scribbleseg.functional.cam import (
-    assemble_cam as assemble_cam, cam_labels as cam_labels,
-    cam_probabilities as cam_probabilities, class_activation_maps as class_activation_maps,
-    image_tag_loss as image_tag_loss, merge_flips as merge_flips,
-    normalize_in_boxes as normalize_in_boxes,
+    assemble_cam as assemble_cam, cam_background_score as cam_background_score,
+    cam_labels as cam_labels, cam_probabilities as cam_probabilities,
+    normalize_class_scores as normalize_class_scores, normalize_in_boxes as normalize_in_boxes,
 )
 from scribbleseg.functional.cam_refinement import (
-    CAMRefinement as CAMRefinement, colour_boundary as colour_boundary, refine_cam as refine_cam,
-)
-from scribbleseg.functional.cell_labels import (
-    BackgroundScope as BackgroundScope, cell_purity as cell_purity,
-    downsample_label as downsample_label,
-    foreground_background_cells as foreground_background_cells, label_canvas as label_canvas,
+    CAMRefinement as CAMRefinement, refine_cam as refine_cam,
 )
 from scribbleseg.functional.clustering import (
     LloydSums as LloydSums, lloyd_accumulate as lloyd_accumulate,
     spherical_kmeans as spherical_kmeans,
 )
-from scribbleseg.functional.confident_labels import (
-    clamp_seeds as clamp_seeds, confident_labels as confident_labels,
-    crf_index_refiner as crf_index_refiner, merge_confident_labels as merge_confident_labels,
-    spread_by_crf as spread_by_crf, synthesize_mask as synthesize_mask,
-)
-from scribbleseg.functional.consistency import (
-    ConsistencyForm as ConsistencyForm, consistency_loss as consistency_loss,
-    mean_teacher_consistency as mean_teacher_consistency,
-)
 from scribbleseg.functional.contact_sheet import (
     contact_sheet as contact_sheet, thumbnails as thumbnails,
 )
 from scribbleseg.functional.crf import (
-    CRFBackend as CRFBackend, CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS,
-    dense_crf as dense_crf, mean_field as mean_field, unary_from_labels as unary_from_labels,
+    CRFParams as CRFParams, CRF_PRESETS as CRF_PRESETS, dense_crf as dense_crf,
+    mean_field as mean_field, unary_from_labels as unary_from_labels,
     unary_from_probs as unary_from_probs,
 )
 from scribbleseg.functional.degrade import (
     Anchor as Anchor, Degradation as Degradation, StrokeDrawing as StrokeDrawing,
     degrade_drawing as degrade_drawing, degrade_scribble as degrade_scribble,
-    degrade_strokes as degrade_strokes, sub_polyline as sub_polyline,
 )
 from scribbleseg.functional.distance import (
-    boundary_distance_map as boundary_distance_map, distance_to_mask as distance_to_mask,
-    label_boundary as label_boundary, scribble_distance_map as scribble_distance_map,
+    boundary_distance_map as boundary_distance_map,
+    differs_from_neighbours as differs_from_neighbours, label_boundary as label_boundary,
+    scribble_distance_map as scribble_distance_map,
 )
 from scribbleseg.functional.distributed import (
     GatheredRows as GatheredRows, all_gather_rows as all_gather_rows,
@@ -55,56 +35,51 @@ from scribbleseg.functional.distributed import (
     get_rank as get_rank, get_world_size as get_world_size, is_distributed as is_distributed,
     mean_over_ranks as mean_over_ranks,
 )
-from scribbleseg.functional.eigen import leading_eigenvectors as leading_eigenvectors
 from scribbleseg.functional.feature_plan import (
     FeatureFile as FeatureFile, FeaturePlan as FeaturePlan, FeaturePlanner as FeaturePlanner,
 )
-from scribbleseg.functional.feature_store import (
-    BottomKFeatureStore as BottomKFeatureStore, StoredFeatures as StoredFeatures,
+from scribbleseg.functional.feature_sets import (
+    SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
+    bottom_k_per_set as bottom_k_per_set, cluster_set as cluster_set,
+    priority_keys as priority_keys, sample_keys as sample_keys, sortable_keys as sortable_keys,
 )
-from scribbleseg.functional.flip_pairs import mirrored_ids as mirrored_ids
+from scribbleseg.functional.gated_crf import (
+    GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
+)
 from scribbleseg.functional.gaussian import (
     exact_gaussian_filter as exact_gaussian_filter, pixel_features as pixel_features,
-    window_gaussian_filter as window_gaussian_filter,
+    scale_kernel_inputs as scale_kernel_inputs,
+    window_gaussian_filter as window_gaussian_filter, window_pairs as window_pairs,
 )
 from scribbleseg.functional.geometry import (
-    area_pool as area_pool, class_labels_from_scribble as class_labels_from_scribble,
-    one_hot_labels as one_hot_labels, resize_labels as resize_labels, whole_cells as whole_cells,
-)
-from scribbleseg.functional.grid_edges import (
-    edge_counts as edge_counts, edge_ends as edge_ends, grid_edge_weights as grid_edge_weights,
+    BackgroundScope as BackgroundScope, area_pool as area_pool, cell_purity as cell_purity,
+    class_labels_from_scribble as class_labels_from_scribble,
+    downsample_label as downsample_label,
+    foreground_background_cells as foreground_background_cells, label_canvas as label_canvas,
+    one_hot_labels as one_hot_labels, resize_labels as resize_labels,
+    whole_cells as whole_cells,
 )
 from scribbleseg.functional.grid_tree import (
-    GridTree as GridTree, grid_mst as grid_mst, grid_tree as grid_tree,
+    GridTree as GridTree, edge_counts as edge_counts, grid_mst as grid_mst,
     packed_argsort as packed_argsort, root_tree as root_tree,
 )
-from scribbleseg.functional.hand_drawing import hand_drawn as hand_drawn
-from scribbleseg.functional.heat import overlay_heat as overlay_heat
 from scribbleseg.functional.image_files import (
     ImageFile as ImageFile, find_images as find_images, unique_names as unique_names,
     walk_files as walk_files, write_arrays as write_arrays, write_atomic as write_atomic,
     write_text as write_text,
 )
-from scribbleseg.functional.image_kmeans import (
-    color_features as color_features, grid_clusters as grid_clusters,
-    image_kmeans as image_kmeans, join_local_features as join_local_features,
-    location_features as location_features,
-)
-from scribbleseg.functional.image_segments import (
-    Segments as Segments, segment_index as segment_index,
-    segment_prototypes as segment_prototypes,
-)
 from scribbleseg.functional.images import (
-    colorize as colorize, compose_panel as compose_panel, overlay_labels as overlay_labels,
-    write_image as write_image, write_label as write_label,
+    colorize as colorize, compose_panel as compose_panel, overlay_heat as overlay_heat,
+    overlay_labels as overlay_labels, write_image as write_image, write_label as write_label,
 )
 from scribbleseg.functional.intensity import (
     Intensity as Intensity, IntensityMode as IntensityMode,
     check_rgb_channels as check_rgb_channels, rgb_view as rgb_view,
 )
-from scribbleseg.functional.label_regions import (
-    Regions as Regions, label_regions as label_regions, region_depth as region_depth,
-    region_distance as region_distance,
+from scribbleseg.functional.kernel_losses import (
+    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
+    dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
+    normalized_cut_loss as normalized_cut_loss,
 )
 from scribbleseg.functional.losses import (
     absent_class_loss as absent_class_loss, check_reduction as check_reduction,
@@ -125,102 +100,60 @@ from scribbleseg.functional.point_loss import (
     partial_cross_entropy_at_points as partial_cross_entropy_at_points,
 )
 from scribbleseg.functional.preprocess import (
-    normalize as normalize, preprocess as preprocess, resize_image as resize_image,
-    resized_shape as resized_shape,
-)
-from scribbleseg.functional.prototype_vote import (
-    decode_margin as decode_margin, prototype_margin as prototype_margin,
-)
-from scribbleseg.functional.prototypes import (
-    ClassPrototypes as ClassPrototypes, ConfidenceWeights as ConfidenceWeights,
-    confidence_weights as confidence_weights, confident_prototypes as confident_prototypes,
-    cosine_similarity_maps as cosine_similarity_maps, masked_class_means as masked_class_means,
-    predicted_class_labels as predicted_class_labels,
+    mirrored_ids as mirrored_ids, normalize as normalize, preprocess as preprocess,
+    resize_image as resize_image, resized_shape as resized_shape,
 )
 from scribbleseg.functional.pseudo_labels import (
-    filter_pseudo_labels as filter_pseudo_labels, keep_most_confident as keep_most_confident,
-    present_class_probabilities as present_class_probabilities,
+    clamp_seeds as clamp_seeds, confident_labels as confident_labels,
+    crf_index_refiner as crf_index_refiner, filter_pseudo_labels as filter_pseudo_labels,
+    spread_by_crf as spread_by_crf, synthesize_mask as synthesize_mask,
 )
 from scribbleseg.functional.random_walk import (
-    cam_background_score as cam_background_score,
-    normalize_class_scores as normalize_class_scores, sparse_random_walk as sparse_random_walk,
+    boundary_to_affinity as boundary_to_affinity, path_offsets as path_offsets,
+    path_table as path_table, sparse_random_walk as sparse_random_walk,
 )
 from scribbleseg.functional.random_walker import (
     random_walker as random_walker, random_walker_labels as random_walker_labels,
 )
 from scribbleseg.functional.regions import (
-    majority_labels as majority_labels, region_means as region_means,
-    region_sizes as region_sizes, region_sums as region_sums,
-    region_to_pixels as region_to_pixels, region_votes as region_votes,
-    relabel_consecutive as relabel_consecutive,
-)
-from scribbleseg.functional.regularizers.dense_crf import (
-    dense_crf_loss as dense_crf_loss, kernel_cut_loss as kernel_cut_loss,
-    normalized_cut_loss as normalized_cut_loss,
-)
-from scribbleseg.functional.regularizers.gated_crf import (
-    GatedKernel as GatedKernel, gated_crf_loss as gated_crf_loss,
-)
-from scribbleseg.functional.regularizers.kernel_energy import (
-    KernelFilter as KernelFilter, KernelOptions as KernelOptions, KernelSums as KernelSums,
-    kernel_energy as kernel_energy, scale_kernel_inputs as scale_kernel_inputs,
-)
-from scribbleseg.functional.regularizers.tree_energy import (
-    tree_energy_loss as tree_energy_loss, tree_soft_labels as tree_soft_labels,
-)
-from scribbleseg.functional.regularizers.variational import (
-    contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,
-    level_set_loss as level_set_loss, mumford_shah_loss as mumford_shah_loss,
-    total_variation_loss as total_variation_loss,
-)
-from scribbleseg.functional.sampling import (
-    BottomKSlots as BottomKSlots, SlotRows as SlotRows, bottom_k as bottom_k,
-    bottom_k_per_set as bottom_k_per_set, priority_keys as priority_keys,
-    rank_in_run as rank_in_run, sample_keys as sample_keys, sortable_keys as sortable_keys,
+    RegionGraph as RegionGraph, majority_labels as majority_labels,
+    region_means as region_means, region_sizes as region_sizes, region_sums as region_sums,
+    superpixel_affinity as superpixel_affinity, superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.schedules import (
     RampShape as RampShape, ScheduleName as ScheduleName, ramp_factor as ramp_factor,
     schedule_factor as schedule_factor,
 )
-from scribbleseg.functional.scribble_styles import (
-    PointStyle as PointStyle, PointsPer as PointsPer, ScribbleStyle as ScribbleStyle,
-)
-from scribbleseg.functional.set_clustering import (
-    SetPrototypes as SetPrototypes, StreamingLloyd as StreamingLloyd,
-    agreement_threshold as agreement_threshold, cluster_set as cluster_set,
-    prototype_statistics as prototype_statistics, sharded_kmeans as sharded_kmeans,
-)
 from scribbleseg.functional.skeletons import (
-    PixelGraph as PixelGraph, longest_paths as longest_paths, medial_axis as medial_axis,
-    pixel_graph as pixel_graph,
+    PixelGraph as PixelGraph, Regions as Regions, label_regions as label_regions,
+    longest_paths as longest_paths, medial_axis as medial_axis, pixel_graph as pixel_graph,
+    region_depth as region_depth, region_distance as region_distance,
 )
 from scribbleseg.functional.strokes import (
-    Renderer as Renderer, Stroke as Stroke, covered_pixels as covered_pixels,
+    PointStyle as PointStyle, PointsPer as PointsPer, Renderer as Renderer,
+    ScribbleStyle as ScribbleStyle, Stroke as Stroke, covered_pixels as covered_pixels,
     rasterize as rasterize,
-)
-from scribbleseg.functional.superpixel_affinity import (
-    RegionGraph as RegionGraph, adjacent_regions as adjacent_regions,
-    graph_smoothness as graph_smoothness, superpixel_affinity as superpixel_affinity,
-    superpixel_histograms as superpixel_histograms,
 )
 from scribbleseg.functional.superpixels import (
     MOST_SUPERPIXELS as MOST_SUPERPIXELS, SuperpixelMethod as SuperpixelMethod,
-    SuperpixelOptions as SuperpixelOptions, felzenszwalb_regions as felzenszwalb_regions,
-    grid_regions as grid_regions, over_segment as over_segment,
-    region_boundaries as region_boundaries, slic_regions as slic_regions,
+    SuperpixelOptions as SuperpixelOptions, over_segment as over_segment,
+    region_boundaries as region_boundaries,
 )
 from scribbleseg.functional.synthesis import (
     image_seed as image_seed, synthesize_points as synthesize_points,
-    synthesize_scribbles as synthesize_scribbles, synthesize_strokes as synthesize_strokes,
+    synthesize_scribbles as synthesize_scribbles,
 )
-from scribbleseg.functional.transition import (
-    attention_walk as attention_walk, dense_random_walk as dense_random_walk,
-    embedding_affinity as embedding_affinity, transition_logits as transition_logits,
-    transition_matrix as transition_matrix,
+from scribbleseg.functional.tree_energy import (
+    grid_edge_weights as grid_edge_weights, tree_energy_loss as tree_energy_loss,
+    tree_soft_labels as tree_soft_labels,
 )
 from scribbleseg.functional.tree_filter import tree_filter as tree_filter
 from scribbleseg.functional.tta import (
     multi_scale_probabilities as multi_scale_probabilities,
     resized_window_probabilities as resized_window_probabilities, scale_image as scale_image,
-    sliding_window_logits as sliding_window_logits, window_starts as window_starts,
+    sliding_window_logits as sliding_window_logits,
+)
+from scribbleseg.functional.variational import (
+    contour_length_loss as contour_length_loss, intensity_variance as intensity_variance,
+    level_set_loss as level_set_loss, total_variation_loss as total_variation_loss,
 )

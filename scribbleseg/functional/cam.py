@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.losses import full_precision, weighted_mean
+from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,54 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "assemble_cam",
+    "cam_background_score",
     "cam_labels",
     "cam_probabilities",
-    "class_activation_maps",
-    "image_tag_loss",
-    "merge_flips",
+    "normalize_class_scores",
     "normalize_in_boxes",
 ]
-
-
-def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
-    r"""Positive part of every class's score at every cell.
-
-    .. math:: M_c(p) = \max\Big(0, \sum_k W_{ck} f_k(p)\Big)
-
-    (Zhou et al., CVPR 2016, eq. 2; Ahn et al., CVPR 2019). Time O(B·C·D·h·w).
-
-    Args:
-        features: Last map of a classifier with global average pooling, shape ``(B, D, h, w)``.
-        weight: Its classifier, shape ``(C, D)``.
-
-    Returns:
-        Shape ``(B, C, h, w)``; float32 for 16-bit input.
-
-    Example:
-        >>> weight = torch.tensor([[1.0, 2.0], [1.0, -3.0]])
-        >>> class_activation_maps(torch.ones(1, 2, 1, 1), weight).flatten()
-        tensor([3., 0.])
-    """
-    return F.conv2d(full_precision(features), full_precision(weight)[:, :, None, None]).relu()
-
-
-def merge_flips(pair: Tensor) -> Tensor:
-    """Sum of the maps of images and of their mirror images, which are turned back.
-
-    Cells of a network of stride s lie up to s - 1 pixels apart after turning back, as in the
-    released code of IRN.
-
-    Args:
-        pair: Non-negative maps of the images and of the mirror images, shape ``(2, …, h, w)``.
-
-    Returns:
-        Shape ``(…, h, w)``.
-
-    Example:
-        >>> merge_flips(torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])).tolist()
-        [[[3.0, 0.0]]]
-    """
-    return pair[0] + pair[1].flip(-1)
 
 
 def assemble_cam(
@@ -233,48 +191,79 @@ def _of_present(maps: Tensor, present: Tensor, background: int | None) -> Tensor
     return full_precision(maps).masked_fill(~shown[..., None, None], -1)
 
 
-def image_tag_loss(
+def normalize_class_scores(
     scores: Tensor,
     class_labels: Tensor,
     *,
-    background: int | None = 0,
-    across_ranks: bool = False,
+    floor: float = 0.0,
+    absent: Literal["zero", "keep"] = "zero",
 ) -> Tensor:
-    r"""Multi-label soft margin: sigmoid cross-entropy, mean over classes and images.
+    r"""Class maps divided by their own maximum, for the classes of the image.
 
-    .. math:: L = -\frac{1}{B |F|} \sum_b \sum_{c \in F} y_{bc} \log \sigma(z_{bc}) +
-        (1 - y_{bc}) \log \sigma(-z_{bc})
+    .. math:: s'_c(p) = \frac{s_c(p)}{\max(\max_q s_c(q), \phi)}
 
-    with F all classes but the background, which has no tag. Without a background class, an image
-    without tags says nothing and counts nothing; with one, it shows background only.
+    (Ke et al., ICLR 2021, appendix). Time and memory O(C·h·w).
 
     Args:
-        scores: z, float, shape ``(B, C)``.
-        class_labels: y, multi-hot, shape ``(B, C)``.
-        background: Class without tag; ``None`` = every class has one.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        scores: Non-negative scores, float, shape ``(…, C, h, w)``.
+        class_labels: Multi-hot classes of the image, shape ``(…, C)``.
+        floor: Smallest divisor :math:`\phi`, so that a hardly visible class is not blown up.
+        absent: What happens to other classes: set to zero, or kept as they are.
 
     Returns:
-        Scalar in nats; an exact differentiable 0 if no image counts.
+        Scores of the same shape, at most 1 for the classes of the image; float32 for 16-bit input.
+        A map that is zero everywhere stays so.
 
     Raises:
-        ValueError: If the shapes disagree.
+        ValueError: If the shapes disagree or ``absent`` is unknown.
 
     Example:
-        >>> round(image_tag_loss(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).item(), 4)
-        0.6931
+        >>> scores = torch.tensor([[[0.2, 0.4]], [[0.1, 0.3]]])
+        >>> normalize_class_scores(scores, torch.tensor([1, 0])).tolist()
+        [[[0.5, 1.0]], [[0.0, 0.0]]]
     """
-    if scores.shape != class_labels.shape or scores.ndim != 2:
+    if scores.ndim < 3 or class_labels.shape != scores.shape[:-2]:
         raise ValueError(
             f"scores {tuple(scores.shape)} and class_labels {tuple(class_labels.shape)} disagree: "
-            "expected (B, C) both"
+            "expected (…, C, h, w) and (…, C)"
         )
-    scores, tags = full_precision(scores), class_labels.to(full_precision(scores).dtype)
-    counted = torch.ones_like(scores)
-    if background is None:
-        counted = counted * (tags > 0).any(dim=1, keepdim=True)
-    else:
-        counted[:, background] = 0
-    losses = F.binary_cross_entropy_with_logits(scores, tags, reduction="none") * counted
-    return weighted_mean(losses.sum(), counted.sum(), across_ranks=across_ranks)
+    if absent not in ("zero", "keep"):
+        raise ValueError(f'absent must be "zero" or "keep", got {absent!r}')
+    scores = full_precision(scores)
+    divisor = scores.amax(dim=(-2, -1), keepdim=True).clamp_min(floor)
+    divided = scores / torch.where(divisor > 0, divisor, 1)
+    others = torch.zeros_like(scores) if absent == "zero" else scores
+    return torch.where(class_labels[..., None, None] > 0, divided, others)
+
+
+def cam_background_score(cam: Tensor, *, alpha: float = 6.0) -> Tensor:
+    r"""Background score of activation maps: high where no class is active.
+
+    .. math:: s_0(p) = (1 - \max_c s_c(p))^\alpha
+
+    (Ahn and Kwak, CVPR 2018, eq. 2). Time and memory O(C·h·w).
+
+    Args:
+        cam: Foreground activations in [0, 1], float, shape ``(…, C, h, w)`` without background.
+        alpha: Larger leaves less to the background, positive.
+
+    Returns:
+        Score in [0, 1], shape ``(…, 1, h, w)``, to be put before the foreground; float32 for
+        16-bit input.
+
+    Raises:
+        ValueError: If there is no class or ``alpha`` is not positive.
+
+    Example:
+        >>> cam_background_score(torch.full((2, 1, 1), 0.5), alpha=2).item()
+        0.25
+    """
+    if cam.ndim < 3 or cam.shape[-3] == 0:
+        raise ValueError(
+            f"cam must have shape (…, C, h, w) with C > 0, got {tuple(cam.shape)}; an image "
+            "without classes is all background"
+        )
+    if not alpha > 0:
+        raise ValueError(f"alpha must be positive, got {alpha}")
+    peak = full_precision(cam).amax(dim=-3, keepdim=True)
+    return (1 - peak) ** alpha

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.functional.cam import cam_labels, cam_probabilities
-from scribbleseg.functional.confident_labels import confident_labels
 from scribbleseg.functional.crf import CRFParams, dense_crf
 from scribbleseg.functional.geometry import area_pool
+from scribbleseg.functional.pseudo_labels import confident_labels
 from scribbleseg.functional.random_walk import sparse_random_walk
 from scribbleseg.functional.random_walker import random_walker_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["CAMRefinement", "colour_boundary", "refine_cam"]
+__all__ = ["CAMRefinement", "refine_cam"]
 
 CAMRefinement = Literal["none", "crf", "random_walk", "random_walker"]
 _STRIDE = 2  # of the cells on which a walk goes: edges, which no walk enters, are one cell wide
@@ -38,7 +38,6 @@ def refine_cam(
     confident: tuple[float, float] = (0.6, 0.1),
     crf: CRFParams | str = "irn",
     background: int | None = 0,
-    ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Pseudo-label of one image from its activation maps.
 
@@ -59,18 +58,16 @@ def refine_cam(
         maps: In [0, 1], indexed by class id, float, shape ``(C, H, W)``.
         present: Classes of the image, multi-hot, shape ``(C,)``.
         image: Original RGB pixels, uint8, shape ``(3, H, W)``.
-        scribble: Ids that the result keeps, int64, shape ``(H, W)``, ``ignore_index`` = not drawn;
-            ``None`` = none are known.
+        scribble: Ids that the result keeps, int64, shape ``(H, W)``, 255 = not drawn.
         method: One of the above.
         threshold: Score of the background.
         confident: Foreground above the first and background below the second are seeds of the
             random walker.
         crf: Preset or parameters of the dense CRF.
         background: Id of the background, or ``None``.
-        ignore_index: Id of undecided pixels.
 
     Returns:
-        Ids, int64, shape ``(H, W)``.
+        Ids, int64, 255 = undecided, shape ``(H, W)``.
 
     Raises:
         ValueError: If the shapes disagree or the method is unknown.
@@ -98,39 +95,24 @@ def refine_cam(
             foreground=confident[0],
             background_score=confident[1],
             background=background,
-            ignore_index=ignore_index,
         )
-        labels = _walker(seeds, image, scribble, ignore_index)
+        labels = _walker(seeds, image, scribble)
     else:
         if method == "random_walk":
             shown = (present > 0).nonzero()[:, 0]  # a walk costs as much as it has maps
-            walked = _walked(maps[shown], image, scribble, shown, ignore_index)
+            walked = _walked(maps[shown], image, scribble, shown)
             maps = torch.zeros_like(maps, dtype=walked.dtype).index_copy(0, shown, walked)
-        labels = cam_labels(
-            maps, present, threshold=threshold, background=background, ignore_index=ignore_index
-        )
+        labels = cam_labels(maps, present, threshold=threshold, background=background)
     if scribble is None:
         return labels
-    return torch.where(scribble == ignore_index, labels, scribble)
+    return torch.where(scribble == IGNORE_INDEX, labels, scribble)
 
 
-def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """How strongly the colours change at each cell of a coarse grid.
+def _colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """How strongly the colours change at each cell of a coarse grid, in [0, 1], shape ``(h, w)``.
 
     The colour difference to the cell below or at the right, whichever is larger, as a share of its
-    99th percentile over the image, at most 1. It lies on one side of an edge only, one cell wide.
-
-    Args:
-        image: RGB pixels, uint8 or float, shape ``(3, H, W)``.
-        size: ``(h, w)``, at most the image's.
-
-    Returns:
-        In [0, 1], float32, shape ``(h, w)``; all 0 for an image of one colour.
-
-    Example:
-        >>> image = torch.tensor([[[0, 0, 90, 90]]]).expand(3, 1, 4)
-        >>> colour_boundary(image, (1, 4)).tolist()
-        [[0.0, 1.0, 0.0, 0.0]]
+    99th percentile over the image. It lies on one side of an edge only, one cell wide.
     """
     cells = F.pad(area_pool(image[None].float(), size), (0, 1, 0, 1), mode="replicate")[0]
     here = cells[:, :-1, :-1]
@@ -140,27 +122,25 @@ def colour_boundary(image: Tensor, size: tuple[int, int]) -> Tensor:
     return (change / torch.where(top > 0, top, 1)).clamp_max(1)
 
 
-def _walker(seeds: Tensor, image: Tensor, scribble: Tensor | None, ignore_index: int) -> Tensor:
+def _walker(seeds: Tensor, image: Tensor, scribble: Tensor | None) -> Tensor:
     if scribble is not None:
-        seeds = torch.where(scribble == ignore_index, seeds, scribble)
+        seeds = torch.where(scribble == IGNORE_INDEX, seeds, scribble)
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
-    labels = random_walker_labels(pixels, seeds.cpu().numpy(), ignore_index=ignore_index)
+    labels = random_walker_labels(pixels, seeds.cpu().numpy())
     return torch.from_numpy(labels.astype(np.int64)).to(seeds.device)
 
 
-def _walked(
-    maps: Tensor, image: Tensor, scribble: Tensor | None, classes: Tensor, ignore_index: int
-) -> Tensor:
+def _walked(maps: Tensor, image: Tensor, scribble: Tensor | None, classes: Tensor) -> Tensor:
     """Maps of some classes after a walk between colour edges, divided by their common maximum."""
     if not len(maps):
         return maps
     height, width = maps.shape[1:]
     size = (-(-height // _STRIDE), -(-width // _STRIDE))
     coarse = area_pool(maps[None], size)[0]
-    boundary = colour_boundary(image.to(maps.device), size)
+    boundary = _colour_boundary(image.to(maps.device), size)
     clamp = None
     if scribble is not None:
-        drawn = torch.stack([scribble != ignore_index, *(scribble == c for c in classes)])
+        drawn = torch.stack([scribble != IGNORE_INDEX, *(scribble == c for c in classes)])
         share = area_pool(drawn[None].float(), size)[0]
         clamp = (share[0] > 0, share[1:] / torch.where(share[:1] > 0, share[:1], 1))
     walked = sparse_random_walk(

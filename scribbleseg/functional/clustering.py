@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.data import get_worker_info
@@ -19,7 +18,6 @@ __all__ = ["LloydSums", "lloyd_accumulate", "spherical_kmeans"]
 
 _EPS = 1e-12
 _UNIT = 1e-6  # what float32 rounding leaves of a length of 1
-_ROWS = 256  # rows handled at a time, so that a block stays in the processor's cache
 _GPU_SCRATCH = 256 << 20  # bytes; faiss would take up to 1.5 GB from a training run
 
 
@@ -79,7 +77,7 @@ def lloyd_accumulate(
     with torch.autocast(x.device.type, enabled=False):
         for start in range(0, len(x), chunk_size):
             part = slice(start, start + chunk_size)
-            unit = F.normalize(full_precision(x[part]).to(centroids.dtype), dim=1, eps=_EPS)
+            unit = F.normalize(full_precision(x[part]).to(centroids.dtype), dim=1)
             best, nearest = (unit @ centroids.T).max(1)
             # a one-hot product, not index_add_, which is not deterministic on CUDA
             share = F.one_hot(nearest, len(centroids)).to(unit.dtype)
@@ -110,10 +108,8 @@ def spherical_kmeans(
 
     (Dhillon and Modha, Machine Learning 2001, spherical k-means), run by faiss on the processor, or
     with its search on a GPU if faiss sees one. All rows are used, never a sample of them. Time
-    O(iters·redo·n·k·D); memory one normalised float32 copy, O(n·D), or none if the rows are
-    float32 of unit length on the host. No gradient. Input on a GPU is
-    copied to the host (a synchronisation), so this is not for training steps: see
-    :func:`~scribbleseg.functional.image_kmeans.image_kmeans`.
+    O(iters·redo·n·k·D); memory one normalised float32 copy, O(n·D), or none if the rows are float32
+    of unit length on the host. No gradient; the input is copied to the host.
 
     The result depends on ``seed`` alone, up to rounding that varies with the number of threads.
     faiss deadlocks with several threads in a forked process; in DataLoader workers it gets one.
@@ -158,9 +154,14 @@ def spherical_kmeans(
         faiss.copy_array_to_vector(_unit_rows(init, "init").numpy().ravel(), clustering.centroids)
     index = _flat_index(faiss, x)
     rows = unit.numpy()
-    clustering.train(rows, index, None if weights is None else _mean_one(weights).numpy())
+    if weights is not None:
+        # faiss draws the cluster to split with probability (weight - 1)/(n - k): with every weight
+        # sum below 1 it would search for ever; the centroids do not depend on the scale
+        scaled = weights.detach().to("cpu", torch.float64)
+        weights = (scaled / scaled.mean()).float().contiguous()
+    clustering.train(rows, index, None if weights is None else weights.numpy())
     found = faiss.vector_float_to_array(clustering.centroids).reshape(k, -1)
-    centroids = F.normalize(torch.from_numpy(found), dim=1, eps=_EPS)
+    centroids = F.normalize(torch.from_numpy(found), dim=1)
     index.reset()
     index.add(centroids.numpy())
     nearest = torch.from_numpy(index.search(rows, 1)[1].ravel())
@@ -175,9 +176,8 @@ def _check_options(
             f"x has shape {tuple(x.shape)}, expected (n, D); flatten feature maps to one row per "
             "pixel first"
         )
-    for name, value in (("k", k), ("iters", iters), ("redo", redo)):
-        if value < 1:
-            raise ValueError(f"{name}={value}, expected at least 1")
+    if min(k, iters, redo) < 1:
+        raise ValueError(f"k={k}, iters={iters}, redo={redo}: expected at least 1")
     if init is not None and init.shape != (k, x.shape[1]):
         raise ValueError(
             f"init has shape {tuple(init.shape)}, expected ({k}, {x.shape[1]}): one row per "
@@ -201,9 +201,8 @@ def _check_options(
 def _unit_rows(x: Tensor, name: str = "x") -> Tensor:
     """Normalised float32 rows on the host; ``x`` itself, not a copy, if it is that already."""
     source = x.detach().to("cpu")
-    blocks = torch.split(source, _ROWS)
-    lengths = [torch.linalg.vector_norm(full_precision(block), dim=1) for block in blocks]
-    length = torch.cat(lengths)
+    rows = full_precision(source)
+    length = torch.linalg.vector_norm(rows, dim=1)
     # the length of a row with a NaN or an infinity is not finite: no second pass over the data
     bad = ~torch.isfinite(length)
     if bool(bad.any()):
@@ -214,18 +213,8 @@ def _unit_rows(x: Tensor, name: str = "x") -> Tensor:
         )
     if source.dtype == torch.float32 and bool(((length - 1).abs() <= _UNIT).all()):
         return source.contiguous()
-    # numpy asks for huge pages, so that filling a fresh array takes a third less time
-    rows = torch.from_numpy(np.empty(source.shape, dtype=np.float32))
-    for block, out, norm in zip(blocks, torch.split(rows, _ROWS), lengths, strict=True):
-        torch.div(full_precision(block), norm.clamp_min(_EPS)[:, None], out=out)
-    return rows
-
-
-def _mean_one(weights: Tensor) -> Tensor:
-    # faiss draws the cluster to split with probability (weight - 1)/(n - k): with every weight sum
-    # below 1 it would search for ever; the centroids do not depend on the scale
-    scaled = weights.detach().to("cpu", torch.float64)
-    return (scaled / scaled.mean()).float().contiguous()
+    own = None if rows is source else rows
+    return torch.div(rows, length.clamp_min(_EPS)[:, None], out=own).float().contiguous()
 
 
 def _import_faiss() -> Any:

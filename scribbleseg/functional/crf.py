@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.gaussian import exact_gaussian_filter, pixel_features
+from scribbleseg.functional.gaussian import pixel_features
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.permutohedral import PermutohedralLattice
 
@@ -21,19 +21,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CRF_PRESETS",
-    "CRFBackend",
     "CRFParams",
     "dense_crf",
     "mean_field",
     "unary_from_labels",
     "unary_from_probs",
 ]
-
-CRFBackend = Literal["permutohedral", "exact"]
-_KERNEL_ELEMENTS = 2**24
-"""Largest exact kernel that is kept: 64 MiB in float32."""
-
-_MOST_EXACT_PIXELS = 10_000  # seconds per image; the time grows with the square
 
 
 @dataclass(frozen=True)
@@ -149,13 +142,7 @@ def unary_from_labels(
 
 
 @torch.no_grad()
-def mean_field(
-    unary: Tensor,
-    image: Tensor,
-    *,
-    params: CRFParams,
-    backend: CRFBackend = "permutohedral",
-) -> Tensor:
+def mean_field(unary: Tensor, image: Tensor, *, params: CRFParams) -> Tensor:
     r"""Mean-field marginals of one fully connected CRF with Potts compatibility.
 
     .. math:: Q \leftarrow \operatorname{softmax}_c \Bigl(-U + \sum_m w_m \,
@@ -165,19 +152,18 @@ def mean_field(
     (Krähenbühl and Koltun, NeurIPS 2011, algorithm 1, with symmetrically normalised kernels as in
     the authors' later code; the pixel itself counts). With N = H·W and T iterations the lattice
     takes time O(T·N·C) and memory O(N·C); its sums differ from exact ones, and published numbers
-    were produced with it. ``"exact"`` takes time O(T·N²·C) for up to 10⁴ pixels.
+    were produced with it.
 
     Args:
         unary: Energies in nats, float, shape ``(C, H, W)``.
         image: RGB in 0..255, uint8 or float, shape ``(3, H, W)``.
         params: Bandwidths, weights and iterations.
-        backend: ``"permutohedral"``, or ``"exact"`` for tests and tiny images.
 
     Returns:
         Probabilities, shape ``(C, H, W)``, float32 (float64 for float64 energies).
 
     Raises:
-        ValueError: If the sizes disagree, or the image is too large for the exact sums.
+        ValueError: If the sizes disagree.
 
     Example:
         >>> unary = torch.tensor([0.0, 1.0])[:, None, None].expand(2, 4, 5)
@@ -195,7 +181,7 @@ def mean_field(
         return full_precision(unary).clone()
     with torch.autocast(unary.device.type, enabled=False):
         energy = full_precision(unary).reshape(classes, -1).t().contiguous()
-        kernels = _kernels(image[None], params, backend, energy.dtype)
+        kernels = _kernels(image[None], params, energy.dtype)
         marginals = (-energy).softmax(dim=1)
         for _ in range(params.iterations):
             total = -energy
@@ -206,48 +192,20 @@ def mean_field(
 
 
 def _kernels(
-    image: Tensor, params: CRFParams, backend: str, dtype: torch.dtype
+    image: Tensor, params: CRFParams, dtype: torch.dtype
 ) -> list[Callable[[Tensor], Tensor]]:
     """The weighted, symmetrically normalised kernels as functions of ``(N, C)``."""
-    image = image.to(dtype)
-    pixels = image.shape[2] * image.shape[3]
-    if backend not in ("permutohedral", "exact"):
-        raise ValueError(f"backend={backend!r}: expected 'permutohedral' or 'exact'")
-    if backend == "exact" and pixels > _MOST_EXACT_PIXELS:
-        raise ValueError(
-            f"{pixels} pixels with backend='exact': expected at most {_MOST_EXACT_PIXELS}, for its "
-            "time grows with their square; use backend='permutohedral'"
-        )
-    kernels = []
+    kernels: list[Callable[[Tensor], Tensor]] = []
     for weight, sigma_xy, sigma_rgb in (
         (params.smooth_weight, params.smooth_xy, None),
         (params.weight, params.sigma_xy, params.sigma_rgb),
     ):
         if weight:
-            features = pixel_features(image, sigma_xy=sigma_xy, sigma_rgb=sigma_rgb)[0]
-            kernels.append(_kernel(features, weight, backend))
+            features = pixel_features(image.to(dtype), sigma_xy=sigma_xy, sigma_rgb=sigma_rgb)[0]
+            lattice = PermutohedralLattice(features)
+            norm = (lattice.filter(features.new_ones(len(features), 1)) + 1e-20).rsqrt()[:, 0]
+            kernels.append(lattice.scaled(norm, weight * norm).filter)
     return kernels
-
-
-def _kernel(features: Tensor, weight: float, backend: str) -> Callable[[Tensor], Tensor]:
-    ones = features.new_ones(len(features), 1)
-    if backend == "permutohedral":
-        lattice = PermutohedralLattice(features)
-        norm = (lattice.filter(ones) + 1e-20).rsqrt()
-        return lattice.scaled(norm[:, 0], weight * norm[:, 0]).filter
-
-    matrix: Tensor | None = None
-    if len(features) ** 2 <= _KERNEL_ELEMENTS:  # once, not at every iteration
-        identity = torch.eye(len(features), dtype=features.dtype, device=features.device)
-        matrix = exact_gaussian_filter(features[None], identity[None])[0]
-
-    def exact(values: Tensor) -> Tensor:
-        if matrix is not None:
-            return matrix @ values
-        return exact_gaussian_filter(features[None], values[None])[0]
-
-    norm = (exact(ones) + 1e-20).rsqrt()
-    return lambda values: exact(values * norm).mul_(weight * norm)
 
 
 def dense_crf(
@@ -257,7 +215,6 @@ def dense_crf(
     params: CRFParams | str = "cc4s",
     num_classes: int | None = None,
     prune: float | None = 1e-3,
-    backend: CRFBackend = "permutohedral",
 ) -> Tensor:
     """Refine probabilities or labels by the colours of the image; see :func:`mean_field`.
 
@@ -275,7 +232,6 @@ def dense_crf(
             ``tel``.
         num_classes: C, needed for labels only.
         prune: Leave out classes whose probability exceeds this nowhere; ``None`` keeps all.
-        backend: ``"permutohedral"``, or ``"exact"`` for tests and tiny images.
 
     Returns:
         Probabilities, shape ``(B, C, H, W)``, float32 (float64 for float64 scores); 0 for classes
@@ -323,5 +279,5 @@ def dense_crf(
         if prune is not None and energy.numel():
             best = (-energy.flatten(1).amin(1)).exp()
             kept = (best >= best.amax().clamp_max(prune)).nonzero()[:, 0]
-        result[kept] = mean_field(energy[kept], pixels, params=params, backend=backend)
+        result[kept] = mean_field(energy[kept], pixels, params=params)
     return refined

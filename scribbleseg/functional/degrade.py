@@ -13,8 +13,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.label_regions import label_regions, region_depth
-from scribbleseg.functional.skeletons import longest_paths, pixel_graph
+from scribbleseg.functional.skeletons import label_regions, longest_paths, pixel_graph, region_depth
 from scribbleseg.functional.strokes import Renderer, Stroke, rasterize
 from scribbleseg.functional.synthesis import image_seed
 from scribbleseg.options import check_choice, check_number, check_whole
@@ -26,15 +25,7 @@ if TYPE_CHECKING:
 
     from scribbleseg.functional.skeletons import PixelGraph
 
-__all__ = [
-    "Anchor",
-    "Degradation",
-    "StrokeDrawing",
-    "degrade_drawing",
-    "degrade_scribble",
-    "degrade_strokes",
-    "sub_polyline",
-]
+__all__ = ["Anchor", "Degradation", "StrokeDrawing", "degrade_drawing", "degrade_scribble"]
 
 Anchor = Literal["random", "center"]
 """What a shortened stroke shrinks towards: a random place on it, or its middle."""
@@ -126,21 +117,8 @@ class StrokeDrawing(NamedTuple):
         )
 
 
-def sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
-    """The part of a polyline between two distances from its beginning.
-
-    Args:
-        points: Vertices, float, shape ``(n, 2)``, n ≥ 1.
-        start: Distance along the line in pixels, at least 0.
-        end: Distance along the line, at least ``start``; one point remains if they are equal.
-
-    Returns:
-        Vertices, float, shape ``(m, 2)``, m ≥ 1.
-
-    Example:
-        >>> sub_polyline(np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0]]), 1.0, 6.0).tolist()
-        [[1.0, 0.0], [4.0, 0.0], [4.0, 2.0]]
-    """
+def _sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArray[np.float64]:
+    """The part of a polyline between two distances from its start; a point if they are equal."""
     if len(points) == 1:
         return points
     arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))])
@@ -150,36 +128,14 @@ def sub_polyline(points: NDArray[np.float64], start: float, end: float) -> NDArr
     return np.concatenate([cuts[:1], inside, cuts[1:]])
 
 
-def degrade_strokes(
-    strokes: Sequence[Stroke], degradation: Degradation, *, image_id: str
-) -> list[Stroke]:
-    """Strokes that are left, each with what is left of it.
-
-    A stroke of length L keeps the part from ``u r L`` to ``L - (1 - u) r L``, with ``r`` the share
-    that is taken away and ``u`` its own random number (1/2 for the anchor ``"center"``): a stretch
-    of ``(1 - r) L``, which lies within that of every smaller ``r``.
-
-    Args:
-        strokes: Polylines in drawing order; the number of a stroke is its place here.
-        degradation: What is taken away.
-        image_id: Stem of the image.
-
-    Returns:
-        The remaining strokes in their order.
-
-    Example:
-        >>> line = Stroke(1, [(0, 0), (8, 0)])
-        >>> degrade_strokes([line], Degradation(shrink=0.5, anchor="center"), image_id="a")
-        [Stroke(label=1, points=array([[2., 0.],
-               [6., 0.]]))]
-    """
-    return [stroke for stroke in _remaining(strokes, degradation, image_id) if stroke is not None]
-
-
 def degrade_drawing(
     drawing: StrokeDrawing, degradation: Degradation, *, image_id: str
 ) -> NDArray[np.uint8]:
     """Pixels of degraded strokes.
+
+    A stroke of length L keeps the part from ``u r L`` to ``L - (1 - u) r L``, with ``r`` the share
+    that is taken away and ``u`` its own random number (1/2 for the anchor ``"center"``): a stretch
+    of ``(1 - r) L``, which lies within that of every smaller ``r``.
 
     A pixel on which strokes cross belongs to the last of them in the whole drawing; it is not
     labelled by what lies below when that one is gone, so that no label ever changes.
@@ -230,7 +186,7 @@ def degrade_scribble(
 
     A stroke is a connected part of one class, pixels that touch at a corner included; strokes are
     numbered by class, then in row order. Its curve is the longest way through its pixels along the
-    middle, a stretch of it is kept as :func:`degrade_strokes` says, and so are the pixels of the
+    middle, a stretch of it is kept as :func:`degrade_drawing` says, and so are the pixels of the
     stroke that are no farther from the stretch than half of the stroke's greatest width. Crossing
     strokes of one class are one stroke here: of the branches off its curve little remains. Takes
     O(N log N) for N labelled pixels.
@@ -274,7 +230,7 @@ def _remaining(
         else:
             length = float(np.hypot(*np.diff(points, axis=0).T).sum())
             start, end = _stretch(length, degradation.shrink, float(anchor))
-            remaining.append(Stroke(stroke.label, sub_polyline(points, start, end)))
+            remaining.append(Stroke(stroke.label, _sub_polyline(points, start, end)))
     return remaining
 
 

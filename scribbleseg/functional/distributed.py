@@ -24,8 +24,6 @@ __all__ = [
     "mean_over_ranks",
 ]
 
-Group = Any  # dist.ProcessGroup does not exist in builds without torch.distributed
-
 
 class GatheredRows(NamedTuple):
     """Rows of all ranks in rank order.
@@ -46,40 +44,39 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def get_world_size(group: Group | None = None) -> int:
+def get_world_size() -> int:
     """Number of ranks; 1 without a process group."""
-    return dist.get_world_size(group) if is_distributed() else 1
+    return dist.get_world_size() if is_distributed() else 1
 
 
-def get_rank(group: Group | None = None) -> int:
+def get_rank() -> int:
     """Number of this rank within the group; 0 without a process group."""
-    return dist.get_rank(group) if is_distributed() else 0
+    return dist.get_rank() if is_distributed() else 0
 
 
-def communication_device(group: Group | None = None) -> torch.device:
+def communication_device() -> torch.device:
     """Device on which tensors must lie to be sent: the GPU for NCCL, else the host."""
-    if is_distributed() and "nccl" in str(dist.get_backend(group)):
+    if is_distributed() and "nccl" in str(dist.get_backend()):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group | None) -> Tensor:
-        ctx.group = group
+    def forward(_: Any, x: Tensor) -> Tensor:
         total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
+        dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, *grads: Tensor) -> Tensor:
         # every rank's loss depends on every rank's input
         total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        dist.all_reduce(total)
+        return total
 
 
-def all_reduce_sum(x: Tensor, *, group: Group | None = None) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     r"""Sum over the ranks; the gradient is the sum of the ranks' gradients.
 
     .. math:: y = \sum_r x_r, \quad
@@ -94,7 +91,6 @@ def all_reduce_sum(x: Tensor, *, group: Group | None = None) -> Tensor:
 
     Args:
         x: Same shape and type on every rank, and on a device that the backend can send.
-        group: Process group; the default one if ``None``.
 
     Returns:
         Sum, same shape; ``x`` itself without a process group.
@@ -105,12 +101,12 @@ def all_reduce_sum(x: Tensor, *, group: Group | None = None) -> Tensor:
     """
     if not is_distributed():
         return x
-    total: Tensor = _AllReduceSum.apply(x, group)
+    total: Tensor = _AllReduceSum.apply(x)
     return total
 
 
 @torch.no_grad()
-def mean_over_ranks(count: Tensor, *, group: Group | None = None) -> Tensor:
+def mean_over_ranks(count: Tensor) -> Tensor:
     r"""Mean of a count over the ranks, without gradient.
 
     A rank's sum divided by it averages, over the ranks, to the mean over the union of their
@@ -119,7 +115,6 @@ def mean_over_ranks(count: Tensor, *, group: Group | None = None) -> Tensor:
 
     Args:
         count: Same shape and type on every rank; every rank must call.
-        group: Process group; the default one if ``None``.
 
     Returns:
         Same shape; ``count`` itself without a process group.
@@ -131,41 +126,39 @@ def mean_over_ranks(count: Tensor, *, group: Group | None = None) -> Tensor:
     if not is_distributed():
         return count
     total = count.clone()
-    dist.all_reduce(total, group=group)
-    return total / dist.get_world_size(group)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
-def _sizes(x: Tensor, group: Group | None) -> tuple[int, ...]:
+def _sizes(x: Tensor) -> tuple[int, ...]:
     own = torch.tensor([len(x)], device=x.device)
-    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(sizes, own, group=group)
+    sizes = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, own)
     return tuple(torch.cat(sizes).tolist())
 
 
 class _AllGatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...], group: Group | None) -> Tensor:
-        ctx.sizes, ctx.group = sizes, group
+    def forward(ctx: Any, x: Tensor, sizes: tuple[int, ...]) -> Tensor:
+        ctx.sizes = sizes
         longest = max(sizes)
         padded = x.new_zeros(longest, *x.shape[1:])
         padded[: len(x)] = x
         parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded, group=group)
+        dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         # a reduce-scatter of unequal parts, which gloo does not have
         total = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=ctx.group)
-        rank = dist.get_rank(ctx.group)
+        dist.all_reduce(total)
+        rank = dist.get_rank()
         start = sum(ctx.sizes[:rank])
-        return total[start : start + ctx.sizes[rank]], None, None
+        return total[start : start + ctx.sizes[rank]], None
 
 
-def all_gather_rows(
-    x: Tensor, *, with_grad: bool = True, group: Group | None = None
-) -> GatheredRows:
+def all_gather_rows(x: Tensor, *, with_grad: bool = True) -> GatheredRows:
     r"""Rows of all ranks, one after the other; ranks may have different numbers of rows.
 
     With ``with_grad`` the gradient of a row is the sum over the ranks of what their losses say,
@@ -184,7 +177,6 @@ def all_gather_rows(
         x: Own rows, shape ``(n, …)``; n may differ between ranks and be 0, the rest and the type
             may not. On a device that the backend can send.
         with_grad: Whether gradients flow back to the other ranks; if not, none flow at all.
-        group: Process group; the default one if ``None``.
 
     Returns:
         The rows in rank order, the row counts, and the position of this rank's rows. Without a
@@ -201,12 +193,12 @@ def all_gather_rows(
         raise ValueError("x is a scalar, expected rows (n, …); pass x[None] to gather scalars")
     if not is_distributed():
         return GatheredRows(x if with_grad else x.detach(), (len(x),), 0)
-    sizes = _sizes(x, group)
-    offset = sum(sizes[: dist.get_rank(group)])
+    sizes = _sizes(x)
+    offset = sum(sizes[: dist.get_rank()])
     if max(sizes) == 0:
         return GatheredRows(x if with_grad else x.detach(), sizes, offset)
     if x.dtype == torch.bool:  # gloo cannot send it
-        values = _AllGatherRows.apply(x.to(torch.uint8), sizes, group)
+        values = _AllGatherRows.apply(x.to(torch.uint8), sizes)
         return GatheredRows(values.bool(), sizes, offset)
-    values = _AllGatherRows.apply(x if with_grad else x.detach(), sizes, group)
+    values = _AllGatherRows.apply(x if with_grad else x.detach(), sizes)
     return GatheredRows(values, sizes, offset)

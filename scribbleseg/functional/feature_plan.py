@@ -1,4 +1,4 @@
-"""Which cells of which images the feature sets need, and their features in one file."""
+"""A uniform sample of cells per feature set, and their features in one file."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.functional.distributed import (
+    all_gather_rows,
     all_reduce_sum,
     communication_device,
     is_distributed,
 )
-from scribbleseg.functional.feature_store import BottomKFeatureStore
+from scribbleseg.functional.feature_sets import bottom_k_per_set, priority_keys, sample_keys
 from scribbleseg.functional.image_files import write_arrays
 from scribbleseg.functional.losses import full_precision
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["FeatureFile", "FeaturePlan", "FeaturePlanner"]
+
+_LAST = (1 << 63) - 1
 
 
 class FeaturePlan(NamedTuple):
@@ -60,19 +63,40 @@ class FeaturePlan(NamedTuple):
         return slice(start, stop)
 
 
-class FeaturePlanner:
-    """Chooses cells by their labels alone, before any network has run.
+class _Rows(NamedTuple):
+    """Cells that were offered to sets: columns of equal length.
 
-    A set keeps its ``capacity`` smallest keys (see
-    :class:`~scribbleseg.functional.feature_store.BottomKFeatureStore`), which depend on the numbers
-    of image and cell only: the plan is the same for any order, split over ranks or interruption.
-    Memory 20·S·N bytes.
+    Attributes:
+        sets: Set of each row, int64, shape ``(n,)``.
+        keys: From :func:`~scribbleseg.functional.feature_sets.priority_keys`, shape ``(n,)``.
+        ids: Number of its image in the upper and of its cell in the lower half, shape ``(n,)``.
+        weights: float32, shape ``(n,)``.
+        features: float16, shape ``(n, D)``; D = 0 if the planner is not to keep them.
+    """
+
+    sets: Tensor
+    keys: Tensor
+    ids: Tensor
+    weights: Tensor
+    features: Tensor
+
+
+class FeaturePlanner:
+    """Chooses cells by their labels alone, so that no network need have run.
+
+    A set keeps the cells with its ``capacity`` smallest keys (see
+    :func:`~scribbleseg.functional.feature_sets.priority_keys`), a uniform sample. They
+    depend on the numbers of image and cell only: the plan is the same for any order, any split over
+    ranks, after interruptions, and if cells are offered twice. Memory 42·S·N bytes.
 
     Args:
         num_sets: S.
         capacity: Cells per set N.
         per_image: Cells that one image may add to one set, so that neighbours do not crowd it.
         seed: Another seed draws other cells.
+
+    Raises:
+        ValueError: If a size is below 1.
 
     Example:
         >>> planner = FeaturePlanner(2, capacity=3, per_image=2)
@@ -85,10 +109,17 @@ class FeaturePlanner:
     def __init__(
         self, num_sets: int, *, capacity: int, per_image: int | None = 128, seed: int = 0
     ) -> None:
-        self.num_sets, self.per_image = num_sets, per_image
-        self._store = BottomKFeatureStore(num_sets, capacity=capacity, dim=1, seed=seed)
+        if num_sets < 1 or capacity < 1:
+            raise ValueError(f"num_sets={num_sets}, capacity={capacity}: expected at least 1")
+        self.num_sets, self.capacity = num_sets, capacity
+        self.per_image, self.seed = per_image, seed
         self.offered = torch.zeros(num_sets, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64)
+        self._kept = _Rows(none, none, none, torch.zeros(0), torch.zeros(0, 0).half())
+        self._waiting: list[_Rows] = []  # sorted into the kept ones once there are many
+        self._limit = torch.full((num_sets,), _LAST)  # largest key that may still enter a set
 
+    @torch.no_grad()
     def add(
         self,
         sets: Tensor,
@@ -96,6 +127,7 @@ class FeaturePlanner:
         uid: int,
         drawn: Tensor | None = None,
         drawn_weight: float = 1.0,
+        features: Tensor | None = None,
     ) -> None:
         """Offer the cells of one image, all in one call.
 
@@ -103,7 +135,12 @@ class FeaturePlanner:
             sets: Which cells belong to which set, bool, shape ``(…, h, w)`` with S leading entries.
             uid: Number of the image, 0 to 2³¹ - 1.
             drawn: Cells to take before all others, such as drawn ones, bool, shape ``(h, w)``.
+                More of them than ``capacity`` are sampled uniformly.
             drawn_weight: Weight of these in the clustering; others have 1.
+            features: To be kept for :meth:`get`, shape ``(D, h, w)``; for all images or none.
+
+        Raises:
+            ValueError: If a feature that is kept is not finite in 16 bits.
         """
         flat = sets.detach().cpu().flatten(0, -3).flatten(1)
         number, cell = flat.nonzero(as_tuple=True)
@@ -112,34 +149,64 @@ class FeaturePlanner:
         weights = torch.ones(len(cell))
         if first is not None:
             weights = torch.where(first, drawn_weight, weights)
-        self._store.add(
-            torch.zeros(len(cell), 1),
-            sets=number,
-            uid=torch.full_like(cell, uid),
-            cell=cell,
-            weights=weights,
-            always=first,
-            per_image=self.per_image,
-        )
+        keys = priority_keys(sample_keys(torch.full_like(cell, uid), cell, seed=self.seed), first)
+        ids = (uid << 32) | cell
+        rows = torch.arange(len(cell))
+        if self.per_image is not None:
+            rows = bottom_k_per_set(number, keys, ids, self.per_image)
+        rows = rows[keys[rows] <= self._limit[number[rows]]]
+        vectors = torch.empty(len(rows), 0, dtype=torch.float16)
+        if features is not None:
+            vectors = features.detach().flatten(1)[:, cell[rows].to(features.device)].T.cpu().half()
+            if not bool(torch.isfinite(vectors).all()):
+                raise ValueError(f"features of image {uid} are not finite in 16 bits")
+        self._waiting.append(_Rows(number[rows], keys[rows], ids[rows], weights[rows], vectors))
+        if sum(len(part.sets) for part in self._waiting) > self.num_sets * self.capacity // 2:
+            self._sort()
+
+    def _sort(self) -> _Rows:
+        """What every set keeps of all that was offered, by set and key."""
+        if self._waiting:
+            parts = [part for part in (self._kept, *self._waiting) if len(part.sets)]
+            parts = parts or self._waiting[:1]
+            rows = _Rows(*(torch.cat(column) for column in zip(*parts, strict=True)))
+            best = bottom_k_per_set(rows.sets, rows.keys, rows.ids, self.capacity)
+            self._kept, self._waiting = _Rows(*(column[best] for column in rows)), []
+            sizes = torch.bincount(self._kept.sets, minlength=self.num_sets)
+            full = sizes == self.capacity
+            self._limit[full] = self._kept.keys[sizes.cumsum(0)[full] - 1]
+        return self._kept
 
     def synchronize(self) -> None:
-        """Merge the choices of all ranks; every rank must call."""
-        self._store.synchronize()
-        here = self.offered.to(communication_device()) if is_distributed() else self.offered
-        self.offered = all_reduce_sum(here).cpu()
+        """Merge the choices of all ranks, made without features; every rank must call."""
+        if not is_distributed():
+            return
+        device = communication_device()
+        sets, keys, ids, weights = (
+            all_gather_rows(column.to(device), with_grad=False).values.cpu()
+            for column in self._sort()[:4]
+        )
+        # its own rows are there twice, and count once
+        self._waiting.append(_Rows(sets, keys, ids, weights, torch.empty(len(sets), 0).half()))
+        self.offered = all_reduce_sum(self.offered.to(device)).cpu()
+
+    def get(self, index: int) -> tuple[Tensor, Tensor]:
+        """Features, float32, shape ``(n, D)``, and weights ``(n,)`` of one set, by key; copies."""
+        rows = self._sort()
+        own = rows.sets == index
+        return rows.features[own].float(), rows.weights[own]
 
     def plan(self) -> FeaturePlan:
         """The chosen cells. Time O(S·N·log(S·N))."""
-        parts = [self._store.get(index) for index in range(self.num_sets)]
-        ids = torch.cat([(part.uid << 32) | part.cell for part in parts])
-        unique, rows = torch.unique(ids, return_inverse=True)  # sorted: by image, then by cell
-        sizes = torch.tensor([0, *(len(part.uid) for part in parts)])
+        kept = self._sort()
+        unique, rows = torch.unique(kept.ids, return_inverse=True)  # by image, then by cell
+        sizes = torch.bincount(kept.sets, minlength=self.num_sets)
         return FeaturePlan(
             unique >> 32,
             unique & 0xFFFFFFFF,
             rows,
-            torch.cat([part.weights for part in parts]),
-            sizes.cumsum(0),
+            kept.weights,
+            F.pad(sizes.cumsum(0), (1, 0)),
             self.offered.clone(),
         )
 
@@ -199,7 +266,7 @@ class FeatureFile:
                 f"features {tuple(features.shape)} of image {uid} do not fit the plan: expected "
                 f"{self.dim} channels and more than {last} cells"
             )
-        unit = F.normalize(flat[:, cells], dim=0, eps=1e-12).T
+        unit = F.normalize(flat[:, cells], dim=0).T
         if not bool(torch.isfinite(unit).all()):
             raise ValueError(f"features of image {uid} are not finite; extract them in float32")
         start, stop = rows.start * self.dim, rows.stop * self.dim

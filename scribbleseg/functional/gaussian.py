@@ -1,4 +1,4 @@
-"""Exact and truncated Gaussian filtering of pixels, and the features that the filters measure."""
+"""Gaussian kernels over the pixels of an image: filters, and energies of soft masks under them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+
+from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
-__all__ = ["exact_gaussian_filter", "pixel_features", "window_gaussian_filter"]
+__all__ = [
+    "exact_gaussian_filter",
+    "pixel_features",
+    "scale_kernel_inputs",
+    "window_gaussian_filter",
+    "window_pairs",
+]
 
 _CHUNK_ELEMENTS = 2**24  # kernel values held at a time by the exact filter: 64 MiB in float32
 
@@ -60,8 +71,7 @@ def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
     r"""Gaussian sums over all pairs, :math:`\sum_j e^{-\|f_i - f_j\|^2 / 2} v_j`.
 
     For tests and tiny images: time O(B·N²·(d + K)), memory O(B·N·(d + K)) plus 64 MiB (one row of
-    pairs per image if that is more), also when differentiated: the backward pass filters the
-    gradient, as the kernel is symmetric, and computes it anew. Differentiable in the values only.
+    pairs per image if that is more); B·N² if differentiated, in the values only.
 
     Args:
         features: Points over their bandwidths, float, shape ``(B, N, d)``; constant.
@@ -82,29 +92,44 @@ def exact_gaussian_filter(features: Tensor, values: Tensor) -> Tensor:
             f"features {tuple(features.shape)} and values {tuple(values.shape)}: expected "
             "(B, N, d) and (B, N, K)"
         )
-    sums: Tensor = _ExactSums.apply(values, features.detach().to(values.dtype))
-    return sums
+    features = features.detach().to(values.dtype)
+    rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
+    sums = []
+    with torch.autocast(values.device.type, enabled=False):
+        for part in torch.split(features, rows, dim=1):
+            # without the matrix product, whose cancellation would spoil close pairs
+            distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
+            sums.append(distance.square_().mul_(-0.5).exp_() @ values)
+    return torch.cat(sums, dim=1) if sums else values.clone()
 
 
-class _ExactSums(torch.autograd.Function):
-    """Sums over all pairs in blocks of rows; autograd would keep the kernels of all blocks."""
+def window_pairs(
+    size: tuple[int, int], radius: int, dilation: int = 1
+) -> Iterator[tuple[Any, Any, int]]:
+    """One of each two opposite offsets within a square window, without its centre.
 
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, features: Tensor) -> Tensor:
-        ctx.save_for_backward(features)
-        rows = max(_CHUNK_ELEMENTS // max(features.shape[0] * features.shape[1], 1), 1)
-        sums = []
-        with torch.autocast(values.device.type, enabled=False):
-            for part in torch.split(features, rows, dim=1):
-                # without the matrix product, whose cancellation would spoil close pairs
-                distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
-                sums.append(distance.square_().mul_(-0.5).exp_() @ values)
-        return torch.cat(sums, dim=1) if sums else values.clone()
+    Args:
+        size: Height and width of the maps in pixels.
+        radius: Half side of the window in steps of ``dilation``.
+        dilation: Pixels between neighbours of the window.
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (features,) = ctx.saved_tensors
-        return _ExactSums.apply(grads[0], features), None
+    Yields:
+        Indices of the pixels whose partner lies inside the map and of their partners, for maps
+        ``(…, H, W)``, and the squared distance of the two in pixels.
+
+    Example:
+        >>> for here, there, squared in window_pairs((1, 3), 1):
+        ...     print(torch.arange(3)[None][here].tolist(), squared)
+        [[0, 1]] 1
+    """
+    height, width = size
+    for rows, columns in product(range(radius + 1), range(-radius, radius + 1)):
+        down, right = rows * dilation, columns * dilation
+        if (down == 0 and right <= 0) or down >= height or abs(right) >= width:
+            continue
+        here = (..., slice(0, height - down), slice(max(-right, 0), width - max(right, 0)))
+        there = (..., slice(down, height), slice(max(right, 0), width - max(-right, 0)))
+        yield here, there, down**2 + right**2
 
 
 def window_gaussian_filter(
@@ -144,13 +169,57 @@ def window_gaussian_filter(
     colour = image.detach().to(values.dtype) / sigma_rgb
     maps = values.detach().transpose(1, 2).reshape(len(image), -1, height, width)
     sums = maps.clone()
-    for down, right in product(range(radius + 1), range(-radius, radius + 1)):
-        if (down == 0 and right <= 0) or down >= height or abs(right) >= width:
-            continue  # the other half of the window follows from symmetry
-        here = (..., slice(0, height - down), slice(max(-right, 0), width - max(right, 0)))
-        there = (..., slice(down, height), slice(max(right, 0), width - max(-right, 0)))
+    for here, there, distance in window_pairs((height, width), radius):
         squared = (colour[here] - colour[there]).square_().sum(1, keepdim=True)
-        kernel = squared.add_((down**2 + right**2) / sigma_xy**2).mul_(-0.5).exp_()
+        kernel = squared.add_(distance / sigma_xy**2).mul_(-0.5).exp_()
         sums[here].addcmul_(kernel, maps[there])
         sums[there].addcmul_(kernel, maps[here])
     return sums.flatten(2).transpose(1, 2)
+
+
+def scale_kernel_inputs(
+    probs: Tensor, image: Tensor, roi: Tensor | None, *, scale_factor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring the inputs of the kernel losses to the resolution at which pairs are measured.
+
+    Time and memory O(B·C·H·W·scale_factor²).
+
+    Args:
+        probs: Class probabilities at any resolution, shape ``(B, C, h, w)``; scaled bilinearly.
+        image: RGB, uint8 or float, shape ``(B, 3, H, W)``; nearest neighbour.
+        roi: Pixels that take part, shape ``(B, H, W)``, or ``None`` for all; nearest neighbour.
+        scale_factor: Of the image, in (0, 1].
+
+    Returns:
+        Probabilities, image and ROI of ``floor(H·scale_factor)`` by ``floor(W·scale_factor)``
+        pixels (at least 1), in float32 or the type of the probabilities if that is wider.
+
+    Raises:
+        ValueError: If shapes disagree or the scale is out of range.
+
+    Example:
+        >>> image = torch.zeros(1, 3, 8, 6)
+        >>> [x.shape[-2:] for x in scale_kernel_inputs(image, image, None, scale_factor=0.5)]
+        [torch.Size([4, 3]), torch.Size([4, 3]), torch.Size([4, 3])]
+    """
+    if probs.ndim != 4 or image.ndim != 4 or len(probs) != len(image) or image.shape[1] != 3:
+        raise ValueError(
+            f"probs {tuple(probs.shape)} and image {tuple(image.shape)}: expected (B, C, h, w) and "
+            "(B, 3, H, W)"
+        )
+    if roi is not None and roi.shape != (len(image), *image.shape[2:]):
+        raise ValueError(
+            f"roi {tuple(roi.shape)} for an image {tuple(image.shape)}: expected (B, H, W) of the "
+            "image"
+        )
+    if not 0 < scale_factor <= 1:
+        raise ValueError(f"scale_factor={scale_factor}: expected a factor in (0, 1]")
+    probs = full_precision(probs)
+    height, width = (max(int(side * scale_factor), 1) for side in image.shape[2:])
+    size = (height, width)
+    if probs.shape[2:] != size:
+        probs = F.interpolate(probs, size=size, mode="bilinear", align_corners=False)
+    mask = probs.new_ones(len(image), *image.shape[2:]) if roi is None else roi.to(probs.dtype)
+    mask = F.interpolate(mask[:, None], size=size, mode="nearest")[:, 0]
+    image = F.interpolate(image.detach().to(probs.dtype), size=size, mode="nearest")
+    return probs, image, mask.detach()

@@ -1,6 +1,9 @@
-"""Minimum spanning trees of images and their parents.
+"""Minimum spanning trees of images seen as 4-connected grids, and their parents.
 
-Vertices and edges are numbered as in :mod:`.grid_edges`. Among equal weights the earlier edge wins,
+A grid ``(H, W)`` has ``N = H·W`` vertices in row-major order and ``M = (H-1)·W + H·(W-1)`` edges:
+first the vertical ones ``(y, x)-(y+1, x)`` in row-major order of their upper ends, then the
+horizontal ones ``(y, x)-(y, x+1)`` in row-major order of their left ends. Every array over edges
+has this order. Among equal weights the earlier edge wins,
 so that flat regions give the same tree everywhere. On the CPU scipy finds the tree and its parents;
 elsewhere plain torch does, with a fixed number of steps so that it never waits for the device. Both
 give the same tree.
@@ -16,14 +19,13 @@ import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import breadth_first_order, minimum_spanning_tree
 
-from scribbleseg.functional.grid_edges import edge_counts, edge_ends, grid_edge_weights
 from scribbleseg.functional.losses import full_precision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["GridTree", "grid_mst", "grid_tree", "packed_argsort", "root_tree"]
+__all__ = ["GridTree", "edge_counts", "grid_mst", "packed_argsort", "root_tree"]
 
 
 class GridTree(NamedTuple):
@@ -35,30 +37,6 @@ class GridTree(NamedTuple):
     parent: Tensor  #: next vertex towards the root; the root's is itself
     parent_edge: Tensor  #: edge to the parent, 0..M-1; M at the root
     depth: Tensor  #: number of edges to the root
-
-
-def grid_tree(features: Tensor) -> GridTree:
-    """Rooted minimum spanning trees of a batch of images or embeddings.
-
-    :func:`.grid_edge_weights`, :func:`grid_mst` and :func:`root_tree` in a row, with their time and
-    memory. No gradient passes through the choice of a tree.
-
-    Args:
-        features: Image or embedding, float, shape ``(B, E, H, W)``.
-
-    Returns:
-        The trees, rooted at the first pixel.
-
-    Raises:
-        ValueError: If ``features`` is not four-dimensional or has no pixels.
-
-    Example:
-        >>> grid_tree(torch.tensor([[[[0.0, 1.0], [3.0, 3.0]]]])).parent.tolist()
-        [[0, 0, 3, 1]]
-    """
-    weights = grid_edge_weights(features.detach())
-    size = (features.shape[2], features.shape[3])
-    return root_tree(grid_mst(weights, size=size), size=size)
 
 
 def grid_mst(edge_weights: Tensor, *, size: tuple[int, int]) -> Tensor:
@@ -89,7 +67,7 @@ def grid_mst(edge_weights: Tensor, *, size: tuple[int, int]) -> Tensor:
     return _kruskal(order, size) if order.device.type == "cpu" else _boruvka(order, size)
 
 
-def root_tree(mask: Tensor, *, size: tuple[int, int], root: int = 0) -> GridTree:
+def root_tree(mask: Tensor, *, size: tuple[int, int]) -> GridTree:
     """Parent and depth of every vertex of each spanning tree.
 
     Time O(B·N) on the CPU, O(B·N·log N) elsewhere; memory O(B·N).
@@ -97,24 +75,21 @@ def root_tree(mask: Tensor, *, size: tuple[int, int], root: int = 0) -> GridTree
     Args:
         mask: Edges of the trees, bool, shape ``(B, M)``.
         size: Grid ``(H, W)`` in pixels.
-        root: Vertex that becomes the root, 0..N-1.
 
     Returns:
-        The rooted trees.
+        The trees, rooted at the first pixel.
 
     Raises:
-        ValueError: If ``mask`` does not fit ``size``, ``root`` is outside the grid, or (noticed on
-            the CPU alone) the edges are not a spanning tree.
+        ValueError: If ``mask`` does not fit ``size``, or (noticed on the CPU alone) the edges are
+            not a spanning tree.
 
     Example:
         >>> root_tree(torch.tensor([[True, True, True, False]]), size=(2, 2)).depth.tolist()
         [[0, 1, 1, 2]]
     """
     _check_edges("mask", mask, size)
-    if not 0 <= root < size[0] * size[1]:
-        raise ValueError(f"root {root}: expected a vertex 0..{size[0] * size[1] - 1} of {size}")
     on_cpu = mask.device.type == "cpu"
-    parent, depth = (_breadth_first if on_cpu else _euler_tour)(mask, size, root)
+    parent, depth = (_breadth_first if on_cpu else _euler_tour)(mask, size)
     return GridTree(parent, _parent_edge(parent, size), depth)
 
 
@@ -163,7 +138,7 @@ def _kruskal(order: Tensor, size: tuple[int, int]) -> Tensor:
     images, edges = order.shape
     vertices = size[0] * size[1]
     shift = np.arange(images)[:, None]
-    first, second = (ends.numpy() + vertices * shift for ends in edge_ends(size))
+    first, second = (ends.numpy() + vertices * shift for ends in _edge_ends(size))
     ranks = np.empty(order.shape)
     # no two weights of a graph may be equal, and zero would mean "no edge" to scipy
     np.put_along_axis(ranks, order.numpy(), 1.0 + np.arange(edges) + edges * shift, axis=1)
@@ -186,7 +161,7 @@ def _boruvka(order: Tensor, size: tuple[int, int]) -> Tensor:
     rank = torch.empty_like(order).scatter_(1, order, ranks)
     # edge M stands for "none": the loop 0-0
     order = F.pad(order, (0, 1), value=edges)
-    first, second = (F.pad(e, (0, 1)) for e in edge_ends(size, device=device))
+    first, second = (F.pad(e, (0, 1)) for e in _edge_ends(size, device=device))
     mask = torch.zeros(images, edges + 1, dtype=torch.bool, device=device)
     vertex = torch.arange(vertices, device=device).expand(images, vertices)
     component = vertex
@@ -211,13 +186,13 @@ def _boruvka(order: Tensor, size: tuple[int, int]) -> Tensor:
     return mask[:, :-1]
 
 
-def _breadth_first(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor, Tensor]:
+def _breadth_first(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Breadth-first search from an extra vertex that is joined to the root of every image."""
     images, vertices = len(mask), size[0] * size[1]
     total = images * vertices
     edge_image, edge = (index.numpy() for index in mask.nonzero(as_tuple=True))
-    first, second = (ends.numpy()[edge] + vertices * edge_image for ends in edge_ends(size))
-    roots = root + vertices * np.arange(images)
+    first, second = (ends.numpy()[edge] + vertices * edge_image for ends in _edge_ends(size))
+    roots = vertices * np.arange(images)
     first = np.concatenate([np.full(images, total), first])
     second = np.concatenate([roots, second])
     graph = csr_matrix((np.ones(len(first)), (first, second)), shape=(total + 1, total + 1))
@@ -243,7 +218,7 @@ def _breadth_first(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tens
     return torch.from_numpy(local), torch.from_numpy(depth[:total].reshape(shape))
 
 
-def _euler_tour(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor, Tensor]:
+def _euler_tour(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Euler tour of each tree: of the two arcs of an edge, the first leads away from the root.
 
     Arc ``d·N + i`` leaves vertex ``i`` upwards, to the right, down or to the left (``d`` = 0..3).
@@ -269,7 +244,7 @@ def _euler_tour(mask: Tensor, size: tuple[int, int], root: int) -> tuple[Tensor,
     back = ((direction ^ 2) * vertices + ahead).flatten()  # the same edge, other way
     following = after.flatten(1)[:, back] * vertices + ahead.flatten()
     # the tour is a circle: cut it before an arc that leaves the root; other arcs stand still
-    start = exists[:, :, root].to(torch.uint8).argmax(1, keepdim=True) * vertices + root
+    start = exists[:, :, 0].to(torch.uint8).argmax(1, keepdim=True) * vertices
     stop = ~exists.flatten(1) | (following == start)
     following = torch.where(stop, torch.arange(4 * vertices, device=device), following)
     to_go = (~stop).long()
@@ -299,3 +274,29 @@ def _parent_edge(parent: Tensor, size: tuple[int, int]) -> Tensor:
 def _doublings(steps: int) -> int:
     """How often a step must be doubled to reach over ``steps`` elements."""
     return (steps - 1).bit_length()
+
+
+def edge_counts(size: tuple[int, int]) -> tuple[int, int]:
+    """Numbers of vertical and of horizontal edges; together M. Time and memory O(1).
+
+    Args:
+        size: Grid ``(H, W)`` in pixels.
+
+    Returns:
+        ``(H-1)·W`` and ``H·(W-1)``; 0 for a single row or column.
+
+    Example:
+        >>> edge_counts((3, 4))
+        (8, 9)
+    """
+    height, width = size
+    return (height - 1) * width, height * (width - 1)
+
+
+def _edge_ends(
+    size: tuple[int, int], *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Both vertices of every edge: upper or left, and lower or right ones, each ``(M,)``."""
+    index = torch.arange(size[0] * size[1], device=device).view(size)
+    first = torch.cat([index[:-1].flatten(), index[:, :-1].flatten()])
+    return first, torch.cat([index[1:].flatten(), index[:, 1:].flatten()])

@@ -42,8 +42,7 @@ def masked_mean(values: Tensor, mask: Tensor | None, *, across_ranks: bool = Fal
     Args:
         values: Shape ``(B, H, W)``, finite.
         mask: Which pixels count: bool, or weights in [0, 1], shape ``(B, H, W)``; ``None`` = all.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`weighted_mean`.
 
     Returns:
         Scalar.
@@ -84,8 +83,7 @@ def partial_cross_entropy(
         reduction: ``"pixel"`` weighs every drawn pixel of the batch alike; ``"image"`` averages the
             per-image means over the images that have drawn pixels, for scribbles whose length
             varies much.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`weighted_mean`.
         ignore_index: Value of ``scribble`` that carries no supervision.
 
     Returns:
@@ -224,8 +222,7 @@ def entropy_loss(
             and not padding; ``None`` = all pixels.
         base: Unit of the result: ``"nat"``, or ``"classes"`` to divide by log C.
         eps: :math:`\epsilon`; 0 = exact, by log-softmax.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`weighted_mean`.
 
     Returns:
         Scalar in nats, or in [0, 1] with ``base="classes"``; an exact differentiable 0 for an empty
@@ -271,8 +268,7 @@ def absent_class_loss(
         mask: :math:`\Omega`, bool, shape ``(B, H, W)``; ``None`` = all pixels. The reference
             averages over the scribbled pixels.
         eps: Keeps the logarithm finite.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`weighted_mean`.
 
     Returns:
         Scalar in nats; an exact differentiable 0 for an empty mask or if all classes are present.

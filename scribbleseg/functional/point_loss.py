@@ -122,16 +122,12 @@ def partial_cross_entropy_at_points(
 ) -> Tensor:
     r"""Partial cross-entropy of bilinearly upsampled logits that are never made.
 
-    .. math:: L = \frac{\sum_{i \in \Omega_s} -w_{y_i} \log p_{i, y_i}}{\sum_{i \in \Omega_s}
-    w_{y_i}}
-
-    with p the softmax of the upsampled logits and :math:`\Omega_s` the drawn pixels of the whole
-    batch on this process (Tang et al., CVPR 2018, first term of eq. 1). Equals
-    ``partial_cross_entropy(F.interpolate(logits_low, (H, W), mode="bilinear", …), scribble)`` in
-    value and gradient, with the same options. Time and memory O(B·C·h·w + M·C + B·H·W) for M drawn
-    pixels instead of O(B·C·H·W), and O(M·B) more for the mean per image; with 3 % drawn, 4 crops of
-    321² and 21 classes: 10 instead of 180 ms forward and backward on one core, 4 instead of 100 MB.
-    The number of drawn pixels is read from the device once, unless ``points`` are given.
+    Equals :func:`~scribbleseg.functional.losses.partial_cross_entropy` of
+    ``F.interpolate(logits_low, (H, W), mode="bilinear", …)`` in value and gradient. Time and memory
+    O(B·C·h·w + M·C + B·H·W) for M drawn pixels instead of O(B·C·H·W), and O(M·B) more for the mean
+    per image; with 3 % drawn, 4 crops of 321² and 21 classes: 10 instead of 180 ms forward and
+    backward on one core, 4 instead of 100 MB. The number of drawn pixels is read from the device
+    once, unless ``points`` are given.
 
     Args:
         logits_low: Unnormalised scores, float, shape ``(B, C, h, w)``.
@@ -139,12 +135,11 @@ def partial_cross_entropy_at_points(
         align_corners: How the full upsampling would align the two grids.
         points: Result of :func:`drawn_points` for this scribble, to share it between losses; made
             here by default.
-        class_weight: Weight :math:`w_c` per class, shape ``(C,)``; all one by default.
-        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
-        reduction: ``"pixel"`` weighs every drawn pixel of the batch alike; ``"image"`` averages the
-            per-image means over the images that have drawn pixels.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        class_weight: See :func:`~scribbleseg.functional.losses.partial_cross_entropy`, also for
+            the next three.
+        label_smoothing: Share of the target spread evenly over all classes.
+        reduction: ``"pixel"`` or ``"image"``.
+        across_ranks: See there.
         ignore_index: Value of ``scribble`` that carries no supervision.
 
     Returns:
@@ -154,11 +149,8 @@ def partial_cross_entropy_at_points(
         ValueError: If the shapes disagree or the reduction is unknown.
 
     Example:
-        >>> scribble = torch.full((1, 9, 9), 255)
-        >>> scribble[0, 4, 2:6] = 1
-        >>> loss = partial_cross_entropy_at_points(
-        ...     torch.zeros(1, 4, 3, 3), scribble, align_corners=True
-        ... )
+        >>> logits, scribble = torch.zeros(1, 4, 3, 3), torch.ones(1, 9, 9, dtype=torch.long)
+        >>> loss = partial_cross_entropy_at_points(logits, scribble, align_corners=True)
         >>> round(loss.item(), 4)  # log 4
         1.3863
     """

@@ -11,6 +11,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from scribbleseg.constants import IGNORE_INDEX
+from scribbleseg.functional.distance import differs_from_neighbours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -208,12 +209,8 @@ def _solve_in_blocks(
         larger = cv2.resize(map_, (columns * side, rows * side), interpolation=cv2.INTER_LINEAR)
         values[:, label] = larger[:height, :width].ravel()
     labels = values.argmax(axis=1).reshape(height, width)
-    border = np.zeros((height, width), dtype=np.uint8)
-    for one, other in ((np.s_[:, 1:], np.s_[:, :-1]), (np.s_[1:], np.s_[:-1])):
-        differs = labels[one] != labels[other]
-        border[one] |= differs
-        border[other] |= differs
-    far = cv2.distanceTransform(1 - border, cv2.DIST_L2, cv2.DIST_MASK_3) > _BAND * side
+    inner = (~differs_from_neighbours(labels, frame=False)).view(np.uint8)
+    far = cv2.distanceTransform(inner, cv2.DIST_L2, cv2.DIST_MASK_3) > _BAND * side
     seeded = (seeds != ignore_index).ravel()
     values[seeded] = np.eye(len(classes))[np.searchsorted(classes, seeds.ravel()[seeded])]
     _fill(values, seeded | far.ravel(), across, down)

@@ -19,7 +19,6 @@ def schedule_factor(
     power: float = 0.9,
     warmup_steps: int = 0,
     warmup_start: float = 0.0,
-    final: float = 0.0,
 ) -> float:
     r"""Factor in [0, 1] by which the base value is multiplied at a step.
 
@@ -34,8 +33,8 @@ def schedule_factor(
     ========== ==========================================================================
 
     Linear, poly and constant are capped during warm-up by the line from ``warmup_start`` to 1: the
-    decay counts from step 0 as DeepLab's does (SPML's released schedule). ``final`` is the
-    factor that the decay ends in. The function has no state, so a resumed run needs none.
+    decay counts from step 0 as DeepLab's does (SPML's released schedule). The function has no
+    state, so a resumed run needs none.
 
     Args:
         step: Optimiser step, 0 for the first.
@@ -44,7 +43,6 @@ def schedule_factor(
         power: Exponent of ``poly``.
         warmup_steps: Length of the warm-up in steps; 0 = none (``onecycle``: its default 30 %).
         warmup_start: Factor at step 0 of the warm-up.
-        final: Factor at ``total_steps``.
 
     Raises:
         ValueError: If the name is unknown or ``total_steps`` is not positive.
@@ -72,8 +70,7 @@ def schedule_factor(
         decay = 1.0
     else:
         raise ValueError(f"unknown schedule {schedule!r}; expected one of {ScheduleName}")
-    factor = final + (1 - final) * decay
-    return min(factor, ramp) if step < warmup_steps else factor
+    return min(decay, ramp) if step < warmup_steps else decay
 
 
 def ramp_factor(

@@ -19,11 +19,8 @@ __all__ = [
     "MOST_SUPERPIXELS",
     "SuperpixelMethod",
     "SuperpixelOptions",
-    "felzenszwalb_regions",
-    "grid_regions",
     "over_segment",
     "region_boundaries",
-    "slic_regions",
 ]
 
 SuperpixelMethod = Literal["slic", "felzenszwalb", "grid"]
@@ -39,135 +36,87 @@ _USED = {
 }
 
 
-def _segmentation(name: str) -> Any:
-    """A function of ``skimage.segmentation``; imported late because it is optional and slow."""
-    try:
-        from skimage import segmentation
-    except ImportError as error:
-        raise MissingExtraError("scikit-image", "regions", f"{name} over-segmentation") from error
-    return getattr(segmentation, name)
-
-
-def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(
-            f"expected a uint8 RGB image of shape (H, W, 3), got {image.dtype} {image.shape}; the "
-            "parameters are in units of 8-bit colours"
-        )
-    return image
-
-
-def _consecutive(regions: NDArray[Any]) -> NDArray[np.int32]:
-    """Ids 0, 1, 2 … in the order of the given ones, which are not negative."""
-    there = np.bincount(regions.ravel()) > 0
-    new = np.cumsum(there, dtype=np.int32) - 1
-    return np.asarray(new[regions], dtype=np.int32)
-
-
-def felzenszwalb_regions(
-    image: NDArray[np.uint8], *, scale: float = 300.0, sigma: float = 0.8, min_size: int = 100
+def over_segment(
+    image: NDArray[np.uint8],
+    method: str,
+    arguments: dict[str, Any],
+    *,
+    rgb_channels: tuple[int, int, int] | None = None,
 ) -> NDArray[np.int32]:
-    """Regions of irregular size that follow colour edges (Felzenszwalb, Huttenlocher, IJCV 2004).
+    """Regions of one image; deterministic.
 
-    The defaults leave about 100 regions of a 500×375 photograph, and stand in for learned contour
-    trees; a merged object border does more harm than a region cut in two, so rather lower ``scale``
-    than raise it. Deterministic. Time O(N log N), memory O(N) for N pixels: 280 ms for 500×281 on
-    one core.
+    ``slic``
+        Superpixels of about equal size: k-means in Lab colour and position (SLIC, TPAMI 2012), each
+        connected. The defaults are those that CC4S (TPAMI 2024) uses. 240 ms for 500×281 on one
+        core.
+    ``felzenszwalb``
+        Regions of irregular size that follow colour edges (Felzenszwalb, Huttenlocher, IJCV 2004).
+        The defaults leave about 100 regions of a 500×375 photograph, and stand in for learned
+        contour trees; a merged object border does more harm than a region cut in two, so rather
+        lower ``scale`` than raise it. 280 ms for 500×281 on one core.
+    ``grid``
+        Rectangles of about equal size and side lengths, for which no package is needed.
 
     Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
-        scale: Preference for large regions, above 0.
-        sigma: Width of the smoothing before the edges are measured, pixels.
-        min_size: Smaller regions are merged with a neighbour, pixels.
+        image: uint8, shape ``(H, W, K)``.
+        method: Name of the method.
+        arguments: From :meth:`SuperpixelOptions.arguments`.
+        rgb_channels: Channels that stand for red, green and blue.
 
     Returns:
-        Ids from 0 without gaps, shape ``(H, W)``.
+        Ids from 0 without gaps, int32, shape ``(H, W)``.
 
     Raises:
-        MissingExtraError: If scikit-image is not installed (extra ``regions``).
-        ValueError: If the image is not uint8 RGB.
+        MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
+        ValueError: If the image is not uint8.
 
     Example:
-        >>> image = np.zeros((32, 32, 3), np.uint8)
-        >>> image[:, 16:] = 255
-        >>> int(felzenszwalb_regions(image, sigma=0.1).max()) + 1
-        2
+        >>> over_segment(np.zeros((2, 4, 1), np.uint8), "grid", {"num_segments": 2}).tolist()
+        [[0, 0, 1, 1], [0, 0, 1, 1]]
     """
-    segment = _segmentation("felzenszwalb")
-    return _consecutive(
-        segment(_rgb(image), scale=scale, sigma=sigma, min_size=min_size, channel_axis=-1)
-    )
+    if method == "grid":
+        return _grid(*image.shape[:2], **arguments)
+    if image.dtype != np.uint8 or image.ndim != 3:
+        raise ValueError(
+            f"expected a uint8 image of shape (H, W, K), got {image.dtype} {image.shape}; the "
+            "parameters are in units of 8-bit colours"
+        )
+    try:  # late, because it is optional and slow
+        from skimage import segmentation
+    except ImportError as error:
+        raise MissingExtraError("scikit-image", "regions", f"{method} over-segmentation") from error
+    rgb = rgb_view(image, rgb_channels)
+    if method == "slic":
+        regions = _slic(segmentation, rgb, **arguments)
+    else:
+        options = {"scale": 300.0, "sigma": 0.8, "min_size": 100, **arguments}
+        regions = segmentation.felzenszwalb(rgb, channel_axis=-1, **options)
+    there = np.bincount(regions.ravel()) > 0  # ids 0, 1, 2 … in the order of the given ones
+    return np.asarray((np.cumsum(there, dtype=np.int32) - 1)[regions], dtype=np.int32)
 
 
-def slic_regions(
-    image: NDArray[np.uint8],
+def _slic(
+    segmentation: Any,
+    rgb: NDArray[np.uint8],
     *,
     num_segments: int = 800,
     compactness: float = 10.0,
     adaptive: bool = True,
-) -> NDArray[np.int32]:
-    """Superpixels of about equal size: k-means in Lab colour and position (SLIC, TPAMI 2012).
-
-    The defaults are those that CC4S (TPAMI 2024) uses for its boundaries and colour affinities.
-    Deterministic, each region connected. Time O(N) per iteration (10 of them), memory O(N) for N
-    pixels: 240 ms for 500×281 on one core.
-
-    Args:
-        image: RGB, uint8, shape ``(H, W, 3)``.
-        num_segments: About how many superpixels, at least 1.
-        compactness: Weight of position against colour; with ``adaptive`` only its first value.
-        adaptive: Fit the compactness of each superpixel to its own colours (SLIC0).
-
-    Returns:
-        Ids from 0 without gaps, shape ``(H, W)``.
-
-    Raises:
-        MissingExtraError: If scikit-image is not installed (extra ``regions``).
-        ValueError: If the image is not uint8 RGB.
-
-    Example:
-        >>> image = np.zeros((32, 32, 3), np.uint8)
-        >>> int(slic_regions(image, num_segments=16).max()) + 1
-        16
-    """
-    segment = _segmentation("slic")
-    return _consecutive(
-        segment(
-            _rgb(image),
-            n_segments=num_segments,
-            compactness=compactness,
-            slic_zero=adaptive,
-            start_label=0,
-            channel_axis=-1,
-        )
+) -> NDArray[Any]:
+    """SLIC, or SLIC0 if adaptive, which fits the compactness of each superpixel to its colours."""
+    regions: NDArray[Any] = segmentation.slic(
+        rgb,
+        n_segments=num_segments,
+        compactness=compactness,
+        slic_zero=adaptive,
+        start_label=0,
+        channel_axis=-1,
     )
+    return regions
 
 
-def grid_regions(height: int, width: int, *, num_segments: int = 800) -> NDArray[np.int32]:
-    """Rectangles of about equal size and side lengths, for which no package and no image is needed.
-
-    Time and memory O(H·W).
-
-    Args:
-        height: Rows, pixels.
-        width: Columns, pixels.
-        num_segments: About how many rectangles, at least 1.
-
-    Returns:
-        Ids from 0 without gaps, row by row, shape ``(height, width)``.
-
-    Raises:
-        ValueError: If a number is not positive.
-
-    Example:
-        >>> grid_regions(2, 4, num_segments=2).tolist()
-        [[0, 0, 1, 1], [0, 0, 1, 1]]
-    """
-    if min(height, width, num_segments) < 1:
-        raise ValueError(
-            f"expected a positive size and number, got height={height}, width={width}, "
-            f"num_segments={num_segments}"
-        )
+def _grid(height: int, width: int, *, num_segments: int = 800) -> NDArray[np.int32]:
+    """Rectangles of about equal size and side lengths, numbered row by row."""
     side = math.sqrt(height * width / num_segments)
     rows, columns = (min(n, max(1, round(n / side))) for n in (height, width))
     y = np.arange(height, dtype=np.int32) * rows // height
@@ -265,34 +214,3 @@ class SuperpixelOptions:
         if self.compactness is None:
             return {"num_segments": number, "adaptive": True}
         return {"num_segments": number, "compactness": float(self.compactness), "adaptive": False}
-
-
-def over_segment(
-    image: NDArray[np.uint8],
-    method: str,
-    arguments: dict[str, Any],
-    *,
-    rgb_channels: tuple[int, int, int] | None = None,
-) -> NDArray[np.int32]:
-    """Regions of one image.
-
-    Args:
-        image: uint8, shape ``(H, W, K)``.
-        method: Name of the method.
-        arguments: From :meth:`SuperpixelOptions.arguments`.
-        rgb_channels: Channels that stand for red, green and blue.
-
-    Returns:
-        Ids from 0 without gaps, int32, shape ``(H, W)``.
-
-    Raises:
-        MissingExtraError: If scikit-image is not installed (extra ``regions``) and needed.
-
-    Example:
-        >>> over_segment(np.zeros((2, 4, 1), np.uint8), "grid", {"num_segments": 2}).tolist()
-        [[0, 0, 1, 1], [0, 0, 1, 1]]
-    """
-    if method == "grid":
-        return grid_regions(*image.shape[:2], **arguments)
-    rgb = rgb_view(image, rgb_channels)
-    return (slic_regions if method == "slic" else felzenszwalb_regions)(rgb, **arguments)

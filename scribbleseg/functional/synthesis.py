@@ -5,28 +5,32 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
+from scipy import ndimage
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.hand_drawing import hand_drawn
-from scribbleseg.functional.label_regions import (
+from scribbleseg.functional.skeletons import (
     Regions,
     label_regions,
+    longest_paths,
+    medial_axis,
+    pixel_graph,
     region_depth,
     region_distance,
 )
-from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
-from scribbleseg.functional.skeletons import longest_paths, medial_axis, pixel_graph
-from scribbleseg.functional.strokes import Stroke, covered_pixels
+from scribbleseg.functional.strokes import PointStyle, ScribbleStyle, Stroke, covered_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["image_seed", "synthesize_points", "synthesize_scribbles", "synthesize_strokes"]
+__all__ = ["image_seed", "synthesize_points", "synthesize_scribbles"]
 
 _CORE = 0.5  # of a region's greatest depth: a thin object is never eroded away
+_MAX_SMOOTHING = 15.0  # pixels
+_SIMPLIFY = 0.4  # pixels by which a drawn line may miss the planned one
 
 
 class _Plan(NamedTuple):
@@ -55,8 +59,13 @@ def synthesize_scribbles(
 ) -> NDArray[np.uint8]:
     """Scribbles of a dense mask; every drawn pixel has its class in the mask.
 
-    See :func:`synthesize_strokes` for the strokes. A stroke is cut off where it would leave the
-    connected region that it belongs to, so that no boundary is crossed, not even within a class.
+    Every connected region of every class gets a stroke. Regions are eroded, which may cut them into
+    parts; regions with little room less so, so that thin objects remain. Each part's stroke follows
+    the longest path along its medial axis, made smooth, and shifted by a slow random wobble as far
+    as there is room; a random stretch of it is kept. A round part gets a line through its middle,
+    one in which there is no way to go a dot. A stroke is cut off where it would leave its region,
+    so that no boundary is crossed, not even within a class. It depends on the shape of its part,
+    the place and the seed alone. Takes O(N log N) for N pixels.
 
     Args:
         mask: Class ids, uint8, shape ``(H, W)``; 255 = void, never drawn on.
@@ -76,38 +85,6 @@ def synthesize_scribbles(
     style = ScribbleStyle() if style is None else style
     regions, plans = _plan_strokes(mask, style, seed)
     return _draw(plans, regions, style.width)
-
-
-def synthesize_strokes(
-    mask: NDArray[np.uint8],
-    style: ScribbleStyle | None = None,
-    *,
-    seed: int | Sequence[int] = 0,
-) -> list[Stroke]:
-    """One stroke for every connected region of every class, as polylines.
-
-    Regions are eroded, which may cut them into parts; regions with little room less so, so that
-    thin objects remain. Each part's stroke follows the longest path along its medial axis, made
-    smooth, and shifted by a slow random wobble as far as there is room; a random stretch of it is
-    kept. A round part gets a line through its middle, one in which there is no way to go a dot. The
-    stroke of a part depends on its shape, its place and the seed alone. Takes O(N log N) for N
-    pixels.
-
-    Args:
-        mask: Class ids, uint8, shape ``(H, W)``; 255 = void.
-        style: How to draw; by default :class:`ScribbleStyle` as it is.
-        seed: Seed of this image, see :func:`image_seed`.
-
-    Returns:
-        Strokes, class by class, the largest part first. Where a region is narrower than the stroke
-        is wide, drawing it leaves the region: :func:`synthesize_scribbles` cuts that off.
-
-    Example:
-        >>> [stroke.label for stroke in synthesize_strokes(np.full((20, 40), 3, np.uint8))]
-        [3]
-    """
-    _, plans = _plan_strokes(mask, ScribbleStyle() if style is None else style, seed)
-    return [plan.stroke for plan in plans]
 
 
 def synthesize_points(
@@ -169,7 +146,7 @@ def _plan_strokes(
     parts = label_regions(np.where(kept, mask, np.uint8(IGNORE_INDEX)))
     firsts, areas = parts.first_pixels, parts.areas
     owners = regions.ids.ravel()[firsts]
-    chosen = _choose(parts, areas, owners, style)
+    chosen = _choose(parts, owners, style)
 
     axis = medial_axis(regions.ids, depth, nearest) & (parts.ids > 0)
     drawable = np.zeros(len(areas), dtype=bool)
@@ -189,13 +166,11 @@ def _plan_strokes(
     for part in chosen:
         rows, columns = graph.rows[paths[part]], graph.columns[paths[part]]
         label = int(parts.classes[part])
-        points = hand_drawn(
+        points = _hand_drawn(
             np.stack([columns, rows], axis=1).astype(np.float64),
             depth[rows, columns].astype(np.float64),
             _generator(seed, label, int(firsts[part])),
-            width=style.width,
-            length_ratio=style.length_ratio,
-            jitter=style.jitter,
+            style,
         )
         plans.append(_Plan(Stroke(label, points), int(owners[part])))
     return regions, plans
@@ -220,13 +195,9 @@ def _deepest(regions: Regions, depth: NDArray[np.float32]) -> NDArray[np.float32
     return deepest
 
 
-def _choose(
-    parts: Regions,
-    areas: NDArray[np.int64],
-    owners: NDArray[np.int32],
-    style: ScribbleStyle,
-) -> list[int]:
+def _choose(parts: Regions, owners: NDArray[np.int32], style: ScribbleStyle) -> list[int]:
     """Parts to draw: the largest of each region, and others that are large enough themselves."""
+    areas = parts.areas
     order = np.lexsort((np.arange(len(areas)), -areas, parts.classes))
     order = order[order > 0]
     _, first = np.unique(owners[order], return_index=True)
@@ -250,3 +221,55 @@ def _draw(plans: list[_Plan], regions: Regions, width: float) -> NDArray[np.uint
         inside = regions.ids.ravel()[pixels] == own[strokes]
         drawn.flat[pixels[inside]] = labels[strokes[inside]]
     return drawn
+
+
+def _hand_drawn(
+    path: NDArray[np.float64],
+    room: NDArray[np.float64],
+    rng: np.random.Generator,
+    style: ScribbleStyle,
+) -> NDArray[np.float64]:
+    """A random stretch of a path of pixels, made smooth and shifted by a slow wobble.
+
+    In a round region, whose axis is little more than a point, a line through the largest disc in
+    it takes the place of the path. Where there is no way to go, one point remains. ``path`` holds
+    neighbouring pixels as (x, y), ``room`` their distances to the border of the region.
+    """
+    path, room = _chord_if_round(path, room, rng, style.width)
+    arc = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))])
+    length = float(arc[-1])
+    start = rng.random() * (1 - style.length_ratio) * length
+    if length * style.length_ratio < style.width:
+        return np.asarray(path[np.argmax(room)][None])
+    typical = float(np.median(room))
+    smooth = ndimage.gaussian_filter1d(
+        path, float(np.clip(typical / 2, 1.0, _MAX_SMOOTHING)), axis=0, mode="nearest"
+    )
+    # one change of direction about every four half-widths of the region
+    knots = max(4.0 * typical, 16.0)
+    coarse = rng.normal(size=(int(length / knots) + 3, 2))
+    positions = np.arange(len(coarse)) * knots
+    wobble = np.stack([np.interp(arc, positions, line) for line in coarse.T], axis=1)
+    wobble = ndimage.gaussian_filter1d(wobble, knots / 3, axis=0, mode="nearest")
+    shift = smooth + wobble * style.jitter * room[:, None] - path
+    # a stroke centred anywhere in this disc stays within the region
+    limit = np.maximum(room - style.width / 2 + 0.5, 0.0)
+    shift *= np.minimum(1.0, limit / np.maximum(np.hypot(*shift.T), 1e-9))[:, None]
+    inside = (arc >= start) & (arc <= start + style.length_ratio * length)
+    line = (path + shift)[inside].astype(np.float32)
+    vertices = cv2.approxPolyDP(line[:, None], _SIMPLIFY, closed=False)[:, 0]
+    return np.asarray(vertices, dtype=np.float64)
+
+
+def _chord_if_round(
+    path: NDArray[np.float64], room: NDArray[np.float64], rng: np.random.Generator, width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The path and its room, or those of a line through the largest disc of a round region."""
+    deepest = int(np.argmax(room))
+    reach = room[deepest] - width / 2
+    if len(path) > 2 * reach:
+        return path, room
+    angle = rng.uniform(0.0, np.pi)
+    along = np.arange(-np.floor(reach), np.floor(reach) + 1)
+    line = path[deepest] + along[:, None] * np.array([np.cos(angle), np.sin(angle)])
+    return line, room[deepest] - np.abs(along)

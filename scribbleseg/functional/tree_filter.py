@@ -6,7 +6,7 @@ and jump over 1, 2, 4, … edges at once elsewhere (plain torch, without waiting
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ def tree_filter(
 
     Args:
         values: :math:`q`, float, shape ``(B, C, H, W)``; 16 bits are computed in float32.
-        edge_weights: :math:`\omega \ge 0` in the edge order of :mod:`.grid_edges`, float, shape
+        edge_weights: :math:`\omega \ge 0` in the edge order of :mod:`.grid_tree`, float, shape
             ``(B, M)``.
         tree: Trees of ``(H, W)`` grids, on the same device.
         sigma: Bandwidth, in units of the weights.
@@ -53,10 +53,9 @@ def tree_filter(
         ValueError: If the shapes disagree or ``sigma`` is not positive.
 
     Example:
-        >>> from scribbleseg.functional.grid_tree import grid_tree
-        >>> image = torch.tensor([[[[0.0, 0.0, 9.0, 9.0]]]])
         >>> weights = torch.tensor([[0.0, 81.0, 0.0]])
-        >>> tree_filter(torch.tensor([[[[1.0, 3, 5, 7]]]]), weights, grid_tree(image)).tolist()
+        >>> tree = root_tree(grid_mst(weights, size=(1, 4)), size=(1, 4))
+        >>> tree_filter(torch.tensor([[[[1.0, 3, 5, 7]]]]), weights, tree).tolist()
         [[[[2.0, 2.0, 6.0, 6.0]]]]
     """
     shape = (len(values), values.shape[-2] * values.shape[-1]) if values.ndim == 4 else None
@@ -138,42 +137,39 @@ class _TreeFilter(torch.autograd.Function):
         return grad_values, grad_affinity, None, None, None
 
 
-class _Sweeps(Protocol):
-    """Both sweeps over all trees of a batch, on one row per vertex in an order of its own."""
+class _Sweeps:
+    """Both sweeps over all trees of a batch, on one row per vertex in the order of the vertices."""
 
     parent: Tensor  #: row of the parent, ``(B*N,)``
     affinity: Tensor  #: to the parent, ``(B*N, 1)``
 
-    def __init__(self, parent: Tensor, depth: Tensor, affinity: Tensor) -> None: ...
+    def __init__(self, parent: Tensor, depth: Tensor, affinity: Tensor) -> None:
+        raise NotImplementedError
 
     def rows(self, maps: Tensor, *, ones: bool) -> Tensor:
         """New rows ``(B*N, C)`` of maps ``(B, C, H, W)``, with a last channel of ones if wanted."""
+        channels = maps.shape[1]
+        rows = maps.new_empty(len(maps), maps.shape[2] * maps.shape[3], channels + ones)
+        rows[..., :channels] = maps.flatten(2).transpose(1, 2)
+        rows[..., channels:] = 1
+        return rows.flatten(0, 1)
 
     def maps(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
         """The maps of rows."""
+        images, channels, height, width = shape
+        return rows.reshape(images, height, width, channels).permute(0, 3, 1, 2)
 
     def up(self, rows: Tensor) -> Tensor:
         """Weighted sums over subtrees, in place."""
+        raise NotImplementedError
 
     def down(self, rows: Tensor) -> Tensor:
         """Weighted sums over whole trees, given those over subtrees."""
+        raise NotImplementedError
 
 
 def _sweeps_for(values: Tensor) -> type[_Sweeps]:
     return _LevelSweeps if values.device.type == "cpu" else _DoublingSweeps
-
-
-def _vertex_rows(maps: Tensor, *, ones: bool) -> Tensor:
-    channels = maps.shape[1]
-    rows = maps.new_empty(len(maps), maps.shape[2] * maps.shape[3], channels + ones)
-    rows[..., :channels] = maps.flatten(2).transpose(1, 2)
-    rows[..., channels:] = 1
-    return rows.flatten(0, 1)
-
-
-def _vertex_maps(rows: Tensor, shape: Sequence[int]) -> Tensor:
-    images, channels, height, width = shape
-    return rows.reshape(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _batch_parent(parent: Tensor) -> Tensor:
@@ -183,19 +179,13 @@ def _batch_parent(parent: Tensor) -> Tensor:
     return (parent + first[:, None]).flatten()
 
 
-class _DoublingSweeps:
-    """Jumps over 1, 2, 4, ... edges; rows in the order of the vertices."""
+class _DoublingSweeps(_Sweeps):
+    """Jumps over 1, 2, 4, ... edges."""
 
     def __init__(self, parent: Tensor, depth: Tensor, affinity: Tensor) -> None:
         self.parent = _batch_parent(parent)
         self.affinity = affinity.reshape(-1, 1)
         self._count = (parent.shape[1] - 1).bit_length()
-
-    def rows(self, maps: Tensor, *, ones: bool) -> Tensor:
-        return _vertex_rows(maps, ones=ones)
-
-    def maps(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
-        return _vertex_maps(rows, shape)
 
     def _jumps(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Ancestors and affinities to them, made anew for each sweep to keep memory small."""
@@ -220,7 +210,7 @@ class _DoublingSweeps:
         return rows
 
 
-class _LevelSweeps:
+class _LevelSweeps(_Sweeps):
     """Level by level on the CPU; rows by depth, and within a level by falling number of children.
 
     In this order the first children of a level's vertices go to a slice at the start of the level,
@@ -250,10 +240,10 @@ class _LevelSweeps:
         self._bounds = [0, *np.cumsum(np.bincount(level)).tolist()]
 
     def rows(self, maps: Tensor, *, ones: bool) -> Tensor:
-        return _vertex_rows(maps, ones=ones).index_select(0, self._order)
+        return super().rows(maps, ones=ones).index_select(0, self._order)
 
     def maps(self, rows: Tensor, shape: Sequence[int]) -> Tensor:
-        return _vertex_maps(rows.index_select(0, self._position), shape)
+        return super().maps(rows.index_select(0, self._position), shape)
 
     def up(self, rows: Tensor) -> Tensor:
         sums, weight = rows.numpy(), self.affinity.numpy()[self._child]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch.nn import functional as F
 
-from scribbleseg.functional.flip_pairs import mirrored_ids
+from scribbleseg.functional.preprocess import mirrored_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,6 @@ __all__ = [
     "resized_window_probabilities",
     "scale_image",
     "sliding_window_logits",
-    "window_starts",
 ]
 
 
@@ -72,17 +71,24 @@ def multi_scale_probabilities(
     if not scales or not all(scale > 0 for scale in scales):
         raise ValueError(f"scales={tuple(scales)!r}: expected one or more positive factors")
     size = (int(image.shape[-2]), int(image.shape[-1]))
+
+    def logits_of(x: Tensor) -> Tensor:
+        return _bilinear(_at_least_float32(forward(x)), size, align_corners)
+
     total = image.new_zeros(())
     for scale, mirror in product(scales, (False, True) if flip else (False,)):
         scaled = _bilinear(image, _scaled_size(size, scale, rounding), align_corners)
-        logits = forward(scaled.flip(-1) if mirror else scaled)
-        logits = _bilinear(_at_least_float32(logits), size, align_corners)
-        if mirror:
-            logits = logits.flip(-1)
-            if flip_pairs:
-                logits = logits[:, mirrored_ids(flip_pairs, logits.shape[1])]
+        logits = _of_mirror_image(logits_of, scaled, flip_pairs) if mirror else logits_of(scaled)
         total = total + (logits.softmax(dim=1) if average == "probs" else logits)
     return total / (len(scales) * (2 if flip else 1)) if average == "probs" else total
+
+
+def _of_mirror_image(
+    forward: Callable[[Tensor], Tensor], x: Tensor, flip_pairs: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Prediction of the mirror image, turned back."""
+    found = forward(x.flip(-1)).flip(-1)
+    return found[:, mirrored_ids(flip_pairs, found.shape[1])] if flip_pairs else found
 
 
 def _scaled_size(size: tuple[int, int], scale: float, rounding: str) -> tuple[int, int]:
@@ -144,7 +150,7 @@ def resized_window_probabilities(
     ``window=465`` and the scales 0.5 to 2 in steps of 0.25). One copy is in memory at a time.
 
     Args:
-        forward: Logits at the size of its input, ``(B, 3, h, w)`` to ``(B, C, h, w)``, finite.
+        forward: See :func:`multi_scale_probabilities`, also for ``image``, ``flip`` and its pairs.
         image: Network input, float, shape ``(B, 3, H, W)``.
         base_size: Longer side at scale 1, pixels.
         scales: Factors on it, positive.
@@ -152,8 +158,8 @@ def resized_window_probabilities(
         overlap: Share of a window that its neighbour covers at least, in [0, 1); the step is
             rounded up.
         batch_size: Windows per call of ``forward``.
-        flip: Also average over the mirror image of every scale.
-        flip_pairs: Pairs of classes that a mirror image exchanges.
+        flip: Also average over mirror images.
+        flip_pairs: Pairs of classes that they exchange.
 
     Returns:
         Probabilities that sum to 1, shape ``(B, C, H, W)``, float32 (float64 if the logits are).
@@ -197,10 +203,7 @@ def resized_window_probabilities(
         padded, (top, left) = _centred(scaled, window)
         found = windows(padded)
         if flip:
-            mirrored = windows(padded.flip(-1)).flip(-1)
-            if flip_pairs:
-                mirrored = mirrored[:, mirrored_ids(flip_pairs, mirrored.shape[1])]
-            found = (found + mirrored) / 2
+            found = (found + _of_mirror_image(windows, padded, flip_pairs)) / 2
         inside = found[..., top : top + scaled.shape[-2], left : left + scaled.shape[-1]]
         total = total + _bilinear(inside, size, False)
     return total / len(scales)
@@ -252,7 +255,7 @@ def sliding_window_logits(
         weights: ``"gaussian"`` trusts the centre of a window more (standard deviation 1/8 of its
             sides, at least 1e-3 per axis); ``"uniform"`` is the plain mean over windows.
         batch_size: Windows per call of ``forward``.
-        rounding: See :func:`window_starts`.
+        rounding: How ``window * (1 - overlap)``, the step, becomes a whole number.
 
     Returns:
         Shape ``(B, C, H, W)``; float32 (float64 if the logits are) if the image was cut.
@@ -276,8 +279,8 @@ def sliding_window_logits(
         return forward(image)
     tiles = [
         (index, slice(top, top + height), slice(left, left + width))
-        for top in window_starts(image.shape[-2], height, overlap, rounding)
-        for left in window_starts(image.shape[-1], width, overlap, rounding)
+        for top in _window_starts(image.shape[-2], height, overlap, rounding)
+        for left in _window_starts(image.shape[-1], width, overlap, rounding)
         for index in range(image.shape[0])
     ]
     mean: Tensor | None = None
@@ -299,24 +302,10 @@ def sliding_window_logits(
     return mean
 
 
-def window_starts(
+def _window_starts(
     length: int, window: int, overlap: float, rounding: Literal["round", "ceil"] = "round"
 ) -> list[int]:
-    """First pixel of every window along one axis; together they cover it.
-
-    Args:
-        length: Pixels of the axis.
-        window: Pixels of a window, at most ``length``.
-        overlap: Share of a window that the next one covers too, in [0, 1).
-        rounding: How ``window * (1 - overlap)`` becomes a whole number.
-
-    Returns:
-        Ascending starts; the last window ends at the border.
-
-    Example:
-        >>> window_starts(896, 465, 1 / 3)
-        [0, 310, 431]
-    """
+    """First pixel of every window along an axis; together they cover it, the last one flush."""
     step = window * (1 - overlap)
     # 465 · (1 - 1/3) is a little more than 310 in floating point
     step = max(1, round(step) if rounding == "round" else math.ceil(step - 1e-6))

@@ -1,7 +1,11 @@
 """Public names of this package: what type checkers see, and what it imports at first use."""
 
 from scribbleseg.methods.base import ScribbleSegModule as ScribbleSegModule
-from scribbleseg.methods.cam.module import CAMModule as CAMModule, ClassMaps as ClassMaps
+from scribbleseg.methods.cam.module import (
+    CAMModule as CAMModule, ClassMaps as ClassMaps,
+    class_activation_maps as class_activation_maps, image_tag_loss as image_tag_loss,
+    merge_flips as merge_flips,
+)
 from scribbleseg.methods.cam.tag_scores import TagScores as TagScores
 from scribbleseg.methods.cam.visuals import class_map_panel as class_map_panel
 from scribbleseg.methods.cc4s.head import CC4SNetwork as CC4SNetwork
@@ -9,9 +13,13 @@ from scribbleseg.methods.cc4s.losses import (
     ConsistencyTerms as ConsistencyTerms, certainty_weight as certainty_weight,
     eigenspace_consistency as eigenspace_consistency,
     eigenspace_consistency_from_logits as eigenspace_consistency_from_logits,
-    feature_consistency_loss as feature_consistency_loss,
+    feature_consistency_loss as feature_consistency_loss, graph_smoothness as graph_smoothness,
 )
 from scribbleseg.methods.cc4s.module import CC4SModule as CC4SModule
+from scribbleseg.methods.cc4s.similarity import (
+    SimilarityMeasurement as SimilarityMeasurement, SimilarityOutput as SimilarityOutput,
+    attention_walk as attention_walk, transition_logits as transition_logits,
+)
 from scribbleseg.methods.cc4s.stages import (
     LossPreset as CC4SLossPreset, PRESETS as CC4S_PRESETS, STAGES as STAGES, Stage as Stage,
     check_options as check_options, stage_options as stage_options,
@@ -32,7 +40,8 @@ from scribbleseg.methods.cdsp.lorm import (
     touched_cells as touched_cells,
 )
 from scribbleseg.methods.cdsp.losses import (
-    EntropyNormalization as EntropyNormalization, distance_entropy_loss as distance_entropy_loss,
+    EntropyNormalization as EntropyNormalization,
+    distance_entropy_loss as distance_entropy_loss,
 )
 from scribbleseg.methods.cdsp.module import CDSPModule as CDSPModule
 from scribbleseg.methods.cdsp.visuals import (
@@ -50,7 +59,9 @@ from scribbleseg.methods.irn.heads import (
 )
 from scribbleseg.methods.irn.losses import (
     AffinityTerms as AffinityTerms, DisplacementTerms as DisplacementTerms,
-    affinity_loss as affinity_loss, displacement_loss as displacement_loss,
+    affinity_loss as affinity_loss, affinity_targets as affinity_targets,
+    displacement_loss as displacement_loss, pair_displacement as pair_displacement,
+    pair_indices as pair_indices, pair_offsets as pair_offsets,
 )
 from scribbleseg.methods.irn.module import IRNModule as IRNModule
 from scribbleseg.methods.irn.prediction import BoundaryModule as BoundaryModule, CELL as CELL
@@ -64,11 +75,17 @@ from scribbleseg.methods.pfa.heads import (
     Prediction as Prediction,
 )
 from scribbleseg.methods.pfa.module import PFAModule as PFAModule
+from scribbleseg.methods.pfa.prototypes import (
+    ClassPrototypes as ClassPrototypes, ConfidenceWeights as ConfidenceWeights,
+    confidence_weights as confidence_weights, confident_prototypes as confident_prototypes,
+    predicted_class_labels as predicted_class_labels,
+)
 from scribbleseg.methods.pfa.visuals import (
     confident_pixels as confident_pixels, prototype_map as prototype_map,
 )
 from scribbleseg.methods.pfa.weights import (
-    LossPreset as PFALossPreset, PRESETS as PFA_PRESETS, Phase as Phase, TERMS as TERMS,
+    ConsistencyForm as ConsistencyForm, LossPreset as PFALossPreset, PRESETS as PFA_PRESETS,
+    Phase as Phase, TERMS as TERMS, consistency_loss as consistency_loss,
     phase_weights as phase_weights,
 )
 from scribbleseg.methods.ptrecl.losses import (
@@ -83,18 +100,27 @@ from scribbleseg.methods.ptrecl.prototypes import (
 )
 from scribbleseg.methods.ptrecl.reclassify import reclassify_masks as reclassify_masks
 from scribbleseg.methods.ptrecl.visuals import margin_panel as margin_panel
+from scribbleseg.methods.ptrecl.vote import (
+    agreement_threshold as agreement_threshold, decode_margin as decode_margin,
+    prototype_margin as prototype_margin, prototype_statistics as prototype_statistics,
+)
 from scribbleseg.methods.regularized.bank import ProbabilityBank as ProbabilityBank
 from scribbleseg.methods.regularized.dmpls import DMPLSModule as DMPLSModule
 from scribbleseg.methods.regularized.losses import (
     MixedPseudoLabel as MixedPseudoLabel, bank_pseudo_label as bank_pseudo_label,
     dynamic_mixed_pseudo_label as dynamic_mixed_pseudo_label,
-    mixed_dice_loss as mixed_dice_loss, soft_mixed_loss as soft_mixed_loss,
-    update_probability_bank as update_probability_bank,
+    mean_teacher_consistency as mean_teacher_consistency, mixed_dice_loss as mixed_dice_loss,
+    soft_mixed_loss as soft_mixed_loss, update_probability_bank as update_probability_bank,
 )
 from scribbleseg.methods.regularized.mean_teacher import MeanTeacherModule as MeanTeacherModule
 from scribbleseg.methods.regularized.module import RegularizedModule as RegularizedModule
 from scribbleseg.methods.regularized.scribble2label import (
     Scribble2LabelModule as Scribble2LabelModule,
+)
+from scribbleseg.methods.spml.clusters import (
+    color_features as color_features, grid_clusters as grid_clusters,
+    image_kmeans as image_kmeans, join_local_features as join_local_features,
+    location_features as location_features,
 )
 from scribbleseg.methods.spml.contrast import ContrastiveModule as ContrastiveModule
 from scribbleseg.methods.spml.embedding import EmbeddingModule as EmbeddingModule
@@ -116,12 +142,14 @@ from scribbleseg.methods.spml.relations import (
 )
 from scribbleseg.methods.spml.retrieval import (
     NearestSegments as NearestSegments, SegmentMemory as SegmentMemory,
-    class_votes as class_votes, nearest_segments as nearest_segments,
+    class_votes as class_votes, dense_random_walk as dense_random_walk,
+    embedding_affinity as embedding_affinity, nearest_segments as nearest_segments,
     retrieval_accuracy as retrieval_accuracy,
 )
 from scribbleseg.methods.spml.segments import (
-    SegmentedBatch as SegmentedBatch, WeakBatch as WeakBatch,
+    SegmentedBatch as SegmentedBatch, Segments as Segments, WeakBatch as WeakBatch,
     gather_segments as gather_segments, rows_of_pixels as rows_of_pixels,
+    segment_index as segment_index, segment_prototypes as segment_prototypes,
     weak_labels_on_grid as weak_labels_on_grid,
 )
 from scribbleseg.methods.spml.visuals import (

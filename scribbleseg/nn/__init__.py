@@ -5,7 +5,6 @@ from __future__ import annotations
 from scribbleseg import Facade
 from scribbleseg.nn.network import SegNetwork, build_network
 from scribbleseg.nn.prototype_bank import PrototypeBank
-from scribbleseg.nn.random_walk import SimilarityMeasurement
 from scribbleseg.nn.segment_queue import SegmentQueue
 from scribbleseg.nn.teacher import EMATeacher
 
@@ -14,7 +13,6 @@ __all__ = [
     "PrototypeBank",
     "SegNetwork",
     "SegmentQueue",
-    "SimilarityMeasurement",
     "build_network",
 ]
 

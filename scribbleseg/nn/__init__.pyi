@@ -21,9 +21,6 @@ from scribbleseg.nn.network import (
     build_network as build_network,
 )
 from scribbleseg.nn.prototype_bank import PrototypeBank as PrototypeBank
-from scribbleseg.nn.random_walk import (
-    SimilarityMeasurement as SimilarityMeasurement, SimilarityOutput as SimilarityOutput,
-)
 from scribbleseg.nn.regularizers.base import (
     ColourRegularizer as ColourRegularizer, Regularizer as Regularizer,
     RegularizerInput as RegularizerInput, RegularizerView as RegularizerView,

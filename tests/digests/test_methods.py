@@ -23,7 +23,6 @@ from helpers.method_facts import (
 )
 
 from scribbleseg import InferenceConfig
-from scribbleseg.functional import transition_logits, transition_matrix
 from scribbleseg.methods import (
     CAMModule,
     CC4SModule,
@@ -40,6 +39,7 @@ from scribbleseg.methods import (
     SegmentMemory,
     SPMLModule,
     transition_eigenvalues,
+    transition_logits,
 )
 from scribbleseg.nn import REGULARIZERS, Arch, build_network, evaluation_mode
 
@@ -458,7 +458,7 @@ def test_walk_of_cc4s(name: str, digest: Digests) -> None:
             walked=found.walked,
             query=query,
             key=key,
-            matrix=transition_matrix(transition_logits(query, key)),
+            matrix=transition_logits(query, key).softmax(dim=2),
             shrink=torch.tensor(float(found.shrink)),
             eigenvalues=transition_eigenvalues(module, image).abs().sort().values[-6:],
         )

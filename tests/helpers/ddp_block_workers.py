@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scribbleseg.functional import (
-    BottomKFeatureStore,
+    FeaturePlanner,
     all_gather_rows,
     all_reduce_sum,
     lloyd_accumulate,
@@ -111,24 +111,18 @@ def update_bank(rank: int | None) -> dict[str, torch.Tensor]:
 def fill_store(rank: int | None) -> dict[str, list]:
     """Shards that overlap, merged over ranks; then one streamed k-means step."""
     g = torch.Generator().manual_seed(4)
-    rows = {
-        "features": torch.randn(300, 3, generator=g),
-        "sets": torch.randint(0, 3, (300,), generator=g),
-        "uid": torch.arange(300) // 10,
-        "cell": torch.arange(300) % 10,
-        "weights": torch.rand(300, generator=g),
-    }
-    chosen = torch.arange(300)
-    if rank is not None:
-        chosen = chosen[:180] if rank == 0 else chosen[160:]
-    store = BottomKFeatureStore(4, capacity=20, dim=3, seed=1)
-    store.add(**{k: v[chosen] for k, v in rows.items()})
-    store.synchronize()
-    store.synchronize()  # once more changes nothing
-    shard = rows["features"] if rank is None else rows["features"].split((130, 170))[rank]
+    sets = torch.rand(30, 4, 2, 5, generator=g) < torch.tensor([0.9, 0.5, 0.1, 0.0])[:, None, None]
+    drawn = torch.rand(30, 2, 5, generator=g) < 0.2
+    chosen = range(30) if rank is None else range(18) if rank == 0 else range(16, 30)
+    planner = FeaturePlanner(4, capacity=20, seed=1)
+    for uid in chosen:
+        planner.add(sets[uid], uid=uid, drawn=drawn[uid], drawn_weight=3.0)
+    planner.synchronize()
+    rows = torch.randn(300, 3, generator=g)
+    shard = rows if rank is None else rows.split((130, 170))[rank]
     step = lloyd_accumulate(shard.double(), torch.eye(3, dtype=torch.float64))
     return {
-        "sets": [tuple(store.get(s)) for s in range(4)],
+        "plan": planner.plan()[:-1],
         "step": [all_reduce_sum(t) for t in step],
     }
 

@@ -52,9 +52,9 @@ def test_banks_are_those_of_one_process(ranks) -> None:
     assert torch.equal(first["near_prototypes"], alone["near_prototypes"])
 
 
-def test_merged_stores_are_that_of_one_process(ranks) -> None:
+def test_merged_plans_are_that_of_one_process(ranks) -> None:
     alone = workers.fill_store(None)
     for r in ranks:
-        for found, expected in zip(r["store"]["sets"], alone["sets"], strict=True):
-            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+        for found, expected in zip(r["store"]["plan"], alone["plan"], strict=True):
+            assert torch.equal(found, expected)
         torch.testing.assert_close(r["store"]["step"], alone["step"])

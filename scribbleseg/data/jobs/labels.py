@@ -27,7 +27,7 @@ from scribbleseg.errors import ConfigError, LabelFormatError
 from scribbleseg.functional.degrade import Degradation
 from scribbleseg.functional.images import write_label
 from scribbleseg.functional.random_walker import random_walker_labels
-from scribbleseg.functional.scribble_styles import PointStyle, ScribbleStyle
+from scribbleseg.functional.strokes import PointStyle, ScribbleStyle
 from scribbleseg.functional.synthesis import image_seed, synthesize_points, synthesize_scribbles
 from scribbleseg.options import check_whole
 

@@ -8,15 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.cam import (
-    assemble_cam,
-    cam_probabilities,
-    class_activation_maps,
-    image_tag_loss,
-    merge_flips,
-)
-from scribbleseg.functional.flip_pairs import mirrored_ids
+from scribbleseg.functional.cam import assemble_cam, cam_probabilities
 from scribbleseg.functional.geometry import area_pool, class_labels_from_scribble
+from scribbleseg.functional.losses import full_precision, weighted_mean
+from scribbleseg.functional.preprocess import mirrored_ids
 from scribbleseg.functional.tta import scale_image
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.methods.cam.tag_scores import TagScores
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
     from scribbleseg.nn.network import Arch, SegNetwork
     from scribbleseg.types import SegBatch
 
-__all__ = ["CAMModule", "ClassMaps"]
+__all__ = ["CAMModule", "ClassMaps", "class_activation_maps", "image_tag_loss", "merge_flips"]
 
 
 class ClassMaps(NamedTuple):
@@ -225,3 +220,90 @@ def _mean_score(logits: Tensor, share: Tensor) -> Tensor:
     logits = logits.float()
     total = (logits * share).sum(dim=(2, 3))
     return total / share.sum(dim=(2, 3)).clamp_min(torch.finfo(share.dtype).eps)
+
+
+def class_activation_maps(features: Tensor, weight: Tensor) -> Tensor:
+    r"""Positive part of every class's score at every cell.
+
+    .. math:: M_c(p) = \max\Big(0, \sum_k W_{ck} f_k(p)\Big)
+
+    (Zhou et al., CVPR 2016, eq. 2; Ahn et al., CVPR 2019). Time O(B·C·D·h·w).
+
+    Args:
+        features: Last map of a classifier with global average pooling, shape ``(B, D, h, w)``.
+        weight: Its classifier, shape ``(C, D)``.
+
+    Returns:
+        Shape ``(B, C, h, w)``; float32 for 16-bit input.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 2.0], [1.0, -3.0]])
+        >>> class_activation_maps(torch.ones(1, 2, 1, 1), weight).flatten()
+        tensor([3., 0.])
+    """
+    return F.conv2d(full_precision(features), full_precision(weight)[:, :, None, None]).relu()
+
+
+def merge_flips(pair: Tensor) -> Tensor:
+    """Sum of the maps of images and of their mirror images, which are turned back.
+
+    Cells of a network of stride s lie up to s - 1 pixels apart after turning back, as in the
+    released code of IRN.
+
+    Args:
+        pair: Non-negative maps of the images and of the mirror images, shape ``(2, …, h, w)``.
+
+    Returns:
+        Shape ``(…, h, w)``.
+
+    Example:
+        >>> merge_flips(torch.tensor([[[[1.0, 0.0]]], [[[0.0, 2.0]]]])).tolist()
+        [[[3.0, 0.0]]]
+    """
+    return pair[0] + pair[1].flip(-1)
+
+
+def image_tag_loss(
+    scores: Tensor,
+    class_labels: Tensor,
+    *,
+    background: int | None = 0,
+    across_ranks: bool = False,
+) -> Tensor:
+    r"""Multi-label soft margin: sigmoid cross-entropy, mean over classes and images.
+
+    .. math:: L = -\frac{1}{B |F|} \sum_b \sum_{c \in F} y_{bc} \log \sigma(z_{bc}) +
+        (1 - y_{bc}) \log \sigma(-z_{bc})
+
+    with F all classes but the background, which has no tag. Without a background class, an image
+    without tags says nothing and counts nothing; with one, it shows background only.
+
+    Args:
+        scores: z, float, shape ``(B, C)``.
+        class_labels: y, multi-hot, shape ``(B, C)``.
+        background: Class without tag; ``None`` = every class has one.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
+
+    Returns:
+        Scalar in nats; an exact differentiable 0 if no image counts.
+
+    Raises:
+        ValueError: If the shapes disagree.
+
+    Example:
+        >>> round(image_tag_loss(torch.zeros(1, 3), torch.tensor([[1.0, 1.0, 0.0]])).item(), 4)
+        0.6931
+    """
+    if scores.shape != class_labels.shape or scores.ndim != 2:
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and class_labels {tuple(class_labels.shape)} disagree: "
+            "expected (B, C) both"
+        )
+    scores, tags = full_precision(scores), class_labels.to(full_precision(scores).dtype)
+    counted = torch.ones_like(scores)
+    if background is None:
+        counted = counted * (tags > 0).any(dim=1, keepdim=True)
+    else:
+        counted[:, background] = 0
+    losses = F.binary_cross_entropy_with_logits(scores, tags, reduction="none") * counted
+    return weighted_mean(losses.sum(), counted.sum(), across_ranks=across_ranks)

@@ -11,11 +11,11 @@ import torch
 from scribbleseg.functional.losses import entropy_loss, full_precision, weighted_mean
 from scribbleseg.functional.regions import region_means, region_sizes
 from scribbleseg.functional.schedules import ramp_factor
-from scribbleseg.functional.superpixel_affinity import graph_smoothness
 from scribbleseg.methods.cc4s.losses import (
     certainty_weight,
     eigenspace_consistency,
     feature_consistency_loss,
+    graph_smoothness,
 )
 from scribbleseg.methods.cc4s.stages import LossPreset, Stage, check_options, stage_options
 from scribbleseg.methods.cc4s.views import GeometricView, Lattice, Transform, random_view
@@ -266,7 +266,7 @@ def _colour_loss(batch: SegBatch, logits: Tensor) -> Tensor:
         region_means(full_precision(logits).softmax(dim=1), regions, count),
         edges,
         batch["superpixel_weights"],
-        image=batch["superpixel_image"],
+        batch["superpixel_image"],
         present=region_sizes(regions, count),
     )
     images = loss.new_full((), len(logits))

@@ -16,7 +16,7 @@ from scribbleseg.functional.images import compose_panel, overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.functional.superpixels import region_boundaries
-from scribbleseg.functional.transition import transition_logits, transition_matrix
+from scribbleseg.methods.cc4s.similarity import transition_logits
 from scribbleseg.methods.cc4s.views import Lattice
 from scribbleseg.nn.modes import evaluation_mode
 
@@ -64,7 +64,7 @@ def walk_column(
         raise ValueError(f"pixel {pixel} is outside the image of {height} rows, {width} columns")
     network_input = preprocess(image, module.data_info)[None]
     (query, key), lattice = _factors(module, network_input)
-    matrix = transition_matrix(transition_logits(query, key))[0]
+    matrix = transition_logits(query, key)[0].softmax(dim=1)
     grid, seen = (query.shape[2], query.shape[3]), (network_input.shape[2], network_input.shape[3])
     row, column = (
         lattice.cell(place * there / side)
@@ -99,7 +99,7 @@ def transition_eigenvalues(module: WalkingModule, image: Tensor) -> Tensor:
         ConfigError: If the module has no walk.
     """
     (query, key), _ = _factors(module, image, most=_MOST_CELLS)
-    matrix = transition_matrix(transition_logits(query, key))[0]
+    matrix = transition_logits(query, key)[0].softmax(dim=1)
     values: Tensor = torch.linalg.eigvals(matrix.cpu().double())
     return values[values.abs().argsort(descending=True)]
 

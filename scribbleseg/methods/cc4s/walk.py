@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from scribbleseg.checkpoint import load_start
 from scribbleseg.errors import ConfigError
 from scribbleseg.methods.cc4s.head import CC4SNetwork
+from scribbleseg.methods.cc4s.similarity import SimilarityMeasurement
 from scribbleseg.methods.cc4s.views import Lattice
 from scribbleseg.methods.partial import PartiallySupervisedModule
-from scribbleseg.nn.random_walk import SimilarityMeasurement
 from scribbleseg.options import check_flag, check_number, check_whole
 from scribbleseg.types import SegOutput
 

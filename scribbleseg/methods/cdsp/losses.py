@@ -40,8 +40,7 @@ def distance_entropy_loss(
         normalization: Divide by :math:`N_+` (``"nonzero"``), by the sum of the weights
             (``"weight"``) or by the number of pixels (``"all"``).
         valid: Pixels that exist, bool, shape ``(B, H, W)``: the others count nothing.
-        across_ranks: In a distributed run, divide by the count of all ranks, so that the ranks'
-            average is the loss of one process on all images. Every rank must then call.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
 
     Returns:
         Scalar in nats, or M of them; an exact differentiable 0 where nothing counts.

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.distance import boundary_distance_map, scribble_distance_map
-from scribbleseg.functional.heat import overlay_heat
-from scribbleseg.functional.images import compose_panel, overlay_labels
+from scribbleseg.functional.images import compose_panel, overlay_heat, overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.methods.cdsp.lorm import touched_cells

@@ -9,16 +9,17 @@ import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.affinity import (
+from scribbleseg.functional.distributed import mean_over_ranks
+from scribbleseg.functional.geometry import downsample_label
+from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.random_walk import boundary_to_affinity
+from scribbleseg.methods.irn.heads import BoundaryHead, DisplacementHead, pooling_of
+from scribbleseg.methods.irn.losses import (
+    affinity_loss,
     affinity_targets,
-    boundary_to_affinity,
+    displacement_loss,
     pair_displacement,
 )
-from scribbleseg.functional.cell_labels import downsample_label
-from scribbleseg.functional.distributed import mean_over_ranks
-from scribbleseg.functional.losses import full_precision
-from scribbleseg.methods.irn.heads import BoundaryHead, DisplacementHead, pooling_of
-from scribbleseg.methods.irn.losses import affinity_loss, displacement_loss
 from scribbleseg.methods.irn.prediction import CELL, BoundaryModule
 from scribbleseg.nn.modes import evaluation_mode
 from scribbleseg.nn.network import SegNetwork, build_network

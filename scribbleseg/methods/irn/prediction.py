@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from torchmetrics import MeanMetric
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.affinity import affinity_targets, boundary_to_affinity
-from scribbleseg.functional.cell_labels import downsample_label, label_canvas
+from scribbleseg.functional.geometry import downsample_label, label_canvas
 from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.random_walk import boundary_to_affinity
 from scribbleseg.methods.base import ScribbleSegModule
 from scribbleseg.methods.irn.centroids import centroid_clusters, instance_labels, refine_centroids
 from scribbleseg.methods.irn.heads import boundary_of_flips
+from scribbleseg.methods.irn.losses import affinity_targets
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,13 +13,13 @@ from torch import nn
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.geometry import class_labels_from_scribble
-from scribbleseg.functional.prototypes import (
+from scribbleseg.methods.partial import PartiallySupervisedModule
+from scribbleseg.methods.pfa.augmentation import PixelQueries, PrototypeFeatureAugmentation
+from scribbleseg.methods.pfa.prototypes import (
     ClassPrototypes,
     confident_prototypes,
     predicted_class_labels,
 )
-from scribbleseg.methods.partial import PartiallySupervisedModule
-from scribbleseg.methods.pfa.augmentation import PixelQueries, PrototypeFeatureAugmentation
 from scribbleseg.metrics import SegmentationMetrics
 from scribbleseg.nn.prototype_bank import PrototypeBank
 from scribbleseg.options import check_choice, check_flag, check_number, check_whole

@@ -9,12 +9,17 @@ import torch
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.consistency import ConsistencyForm, consistency_loss
 from scribbleseg.functional.distributed import all_reduce_sum
 from scribbleseg.functional.geometry import class_labels_from_scribble
-from scribbleseg.functional.prototypes import ClassPrototypes, confident_prototypes
 from scribbleseg.methods.pfa.heads import AugmentedModule
-from scribbleseg.methods.pfa.weights import LossPreset, Phase, phase_weights
+from scribbleseg.methods.pfa.prototypes import ClassPrototypes, confident_prototypes
+from scribbleseg.methods.pfa.weights import (
+    ConsistencyForm,
+    LossPreset,
+    Phase,
+    consistency_loss,
+    phase_weights,
+)
 from scribbleseg.options import check_choice, check_flag, check_number
 from scribbleseg.types import SegOutput
 

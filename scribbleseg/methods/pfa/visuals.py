@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from scribbleseg.functional.images import compose_panel
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess, resized_shape
-from scribbleseg.functional.prototypes import confidence_weights
+from scribbleseg.methods.pfa.prototypes import confidence_weights
 from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from torch import nn
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.errors import CheckpointError
 from scribbleseg.functional.image_files import write_arrays
-from scribbleseg.functional.prototype_vote import decode_margin, prototype_margin
-from scribbleseg.functional.set_clustering import (
-    SetPrototypes,
+from scribbleseg.methods.ptrecl.vote import (
     agreement_threshold,
+    decode_margin,
+    prototype_margin,
     prototype_statistics,
 )
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from scribbleseg.functional.feature_sets import SetPrototypes
 
 __all__ = ["PrototypePairs", "Vote", "label_by_margin"]
 
@@ -75,7 +77,7 @@ class PrototypePairs(nn.Module):
             background: Of what surrounds it.
 
         Returns:
-            See :func:`~scribbleseg.functional.set_clustering.prototype_statistics`.
+            See :func:`~scribbleseg.methods.ptrecl.vote.prototype_statistics`.
         """
         for name, found in (("foreground", foreground), ("background", background)):
             getattr(self, name)[index] = found.centroids.to(self.threshold.device)
@@ -91,7 +93,7 @@ class PrototypePairs(nn.Module):
         top_m: int | Sequence[int] = (10, 15, 20),
         vote: Vote = "per_set",
     ) -> Tensor:
-        """See :func:`~scribbleseg.functional.prototype_vote.prototype_margin`.
+        """See :func:`~scribbleseg.methods.ptrecl.vote.prototype_margin`.
 
         Args:
             features: Shape ``(B, D, h, w)``.

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.functional.cell_labels import (
+from scribbleseg.functional.feature_plan import FeaturePlanner
+from scribbleseg.functional.feature_sets import cluster_set
+from scribbleseg.functional.geometry import (
     BackgroundScope,
     downsample_label,
     foreground_background_cells,
 )
-from scribbleseg.functional.feature_store import BottomKFeatureStore
-from scribbleseg.functional.set_clustering import cluster_set
 from scribbleseg.methods.ptrecl.prototypes import PrototypePairs, Vote, label_by_margin
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def reclassify_masks(
     """Clean the pseudo-masks of any method by prototypes of any dense features.
 
     Noise is a minority inside each cluster of features, so a vote of many prototypes overrules it.
-    Two passes over the images; memory ``2·C·capacity·D`` numbers of 16 bits, whatever their number.
+    Two passes over the images; memory about ``6·C·capacity·D`` numbers of 16 bits at its peak,
+    whatever their number.
     On the command line the callback :class:`~scribbleseg.callbacks.ReclassificationWriter` does
     the same with the features of a trained module.
 
@@ -119,49 +120,29 @@ def reclassify_masks(
         )
         return _Sets(found, torch.stack(pair, dim=2)[0], drawn)
 
-    first = sets_of(0)
-    store = BottomKFeatureStore(2 * classes, capacity=capacity, dim=len(first.features), seed=seed)
-    offered = torch.zeros(2 * classes, dtype=torch.int64)
+    planner = FeaturePlanner(2 * classes, capacity=capacity, per_image=per_image, seed=seed)
     for index in range(len(masks)):
-        own = sets_of(index) if index else first
-        flat = own.sets.flatten(0, 1).flatten(1)
-        offered += flat.sum(dim=1).cpu()
-        number, cell = flat.nonzero(as_tuple=True)
-        always = None if own.drawn is None else own.drawn.flatten()[cell]
-        weights = None if always is None else torch.where(always, drawn_weight, 1.0)
-        unit = F.normalize(own.features.float().flatten(1), dim=0, eps=1e-12)
-        store.add(
-            unit.T[cell],
-            sets=number,
-            uid=torch.full_like(cell, index),
-            cell=cell,
-            weights=weights,
-            always=always,
-            per_image=per_image,
+        own = sets_of(index)
+        planner.add(
+            own.sets,
+            uid=index,
+            drawn=own.drawn,
+            drawn_weight=drawn_weight,
+            features=F.normalize(own.features.float(), dim=0),
         )
-    bank = PrototypePairs(classes, k=num_prototypes, dim=len(first.features))
+    bank = PrototypePairs(classes, k=num_prototypes, dim=planner.get(0)[0].shape[1])
     for c in range(classes):
-        kept = [store.get(2 * c), store.get(2 * c + 1)]
+        kept = [planner.get(2 * c), planner.get(2 * c + 1)]
         found = [
-            cluster_set(
-                part.features.float(),
-                num_prototypes,
-                weights=part.weights,
-                iters=iters,
-                redo=redo,
-                seed=seed,
-            )
-            for part in kept
+            cluster_set(x, num_prototypes, weights=w, iters=iters, redo=redo, seed=seed)
+            for x, w in kept
         ]
         bank.set_class(c, *found)
         if threshold == "auto":
             # each stands for as many cells as it was drawn from
             samples = [
-                (
-                    part.features.float(),
-                    torch.full((len(part.uid),), float(number) / max(len(part.uid), 1)),
-                )
-                for part, number in zip(kept, offered[2 * c : 2 * c + 2], strict=True)
+                (x, torch.full((len(x),), float(number) / max(len(x), 1)))
+                for (x, _), number in zip(kept, planner.offered[2 * c : 2 * c + 2], strict=True)
             ]
             bank.fit_threshold(c, *samples, **vote_options)
     limits = bank.threshold if threshold == "auto" else torch.full((classes,), float(threshold))

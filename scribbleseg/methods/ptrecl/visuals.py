@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.heat import overlay_heat
-from scribbleseg.functional.images import compose_panel
+from scribbleseg.functional.images import compose_panel, overlay_heat
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import preprocess
 from scribbleseg.nn.modes import evaluation_mode

@@ -16,6 +16,7 @@ __all__ = [
     "MixedPseudoLabel",
     "bank_pseudo_label",
     "dynamic_mixed_pseudo_label",
+    "mean_teacher_consistency",
     "mixed_dice_loss",
     "soft_mixed_loss",
     "update_probability_bank",
@@ -146,3 +147,48 @@ def bank_pseudo_label(
     """
     keep = (confidence > threshold) & (scribble == ignore_index)
     return torch.where(keep, classes, ignore_index)
+
+
+def mean_teacher_consistency(
+    logits: Tensor,
+    teacher_logits: Tensor,
+    teacher_samples: Tensor,
+    *,
+    threshold: float,
+    mask: Tensor | None = None,
+    across_ranks: bool = False,
+) -> tuple[Tensor, Tensor]:
+    r"""Squared difference to a teacher where the teacher is certain (USTM, Liu et al., PR 2022).
+
+    .. math:: L = \frac{\sum_i m_i \sum_c (p_{ic} - q_{ic})^2}{2 \sum_i m_i},\quad
+        m_i = [-\sum_c \bar p_{ic} \log(\bar p_{ic} + 10^{-6}) < \tau]
+
+    with :math:`\bar p` the mean over T noisy passes of the teacher. Gradient reaches ``logits``
+    only. Time and memory O(T·B·C·H·W).
+
+    Args:
+        logits: Student's scores, shape ``(B, C, H, W)``.
+        teacher_logits: Teacher's scores of the same pixels, same shape.
+        teacher_samples: Scores of the noisy passes, shape ``(T, B, C, H, W)``.
+        threshold: :math:`\tau` in nats, below log C to exclude anything.
+        mask: Pixels that may count, bool, shape ``(B, H, W)``; ``None`` = all.
+        across_ranks: See :func:`~scribbleseg.functional.losses.weighted_mean`.
+
+    Returns:
+        The loss, a scalar (an exact differentiable 0 if no pixel is certain), and the uncertainty
+        in nats, shape ``(B, H, W)``.
+
+    Example:
+        >>> same = torch.zeros(1, 2, 1, 1)
+        >>> mean_teacher_consistency(same, same, same[None], threshold=1.0)[0].item()
+        0.0
+    """
+    with torch.no_grad():
+        mean = full_precision(teacher_samples).softmax(dim=2).mean(dim=0)
+        uncertainty = -(mean * (mean + 1e-6).log()).sum(dim=1)
+        certain = uncertainty < threshold
+        if mask is not None:
+            certain &= mask
+        target = full_precision(teacher_logits).softmax(dim=1)
+    squared = (full_precision(logits).softmax(dim=1) - target).square().sum(dim=1)
+    return masked_mean(squared, certain, across_ranks=across_ranks) / 2, uncertainty

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.consistency import mean_teacher_consistency
 from scribbleseg.functional.losses import masked_mean
 from scribbleseg.functional.schedules import ramp_factor
+from scribbleseg.methods.regularized.losses import mean_teacher_consistency
 from scribbleseg.methods.regularized.module import RegularizedModule
 from scribbleseg.nn.teacher import EMATeacher
 

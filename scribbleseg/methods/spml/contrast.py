@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional.image_kmeans import join_local_features
-from scribbleseg.functional.image_segments import segment_index, segment_prototypes
 from scribbleseg.functional.losses import full_precision
 from scribbleseg.functional.regions import region_sizes
+from scribbleseg.methods.spml.clusters import join_local_features
 from scribbleseg.methods.spml.losses import segsort_loss
 from scribbleseg.methods.spml.prediction import SegmentingModule, check_grid
 from scribbleseg.methods.spml.relations import (
@@ -27,6 +26,8 @@ from scribbleseg.methods.spml.segments import (
     SegmentedBatch,
     gather_segments,
     rows_of_pixels,
+    segment_index,
+    segment_prototypes,
     weak_labels_on_grid,
 )
 from scribbleseg.nn.segment_queue import SegmentQueue
@@ -165,7 +166,7 @@ class ContrastiveModule(SegmentingModule):
         clusters = self.clusters(located, valid, hparams["clusters"])
         segments = segment_index(clusters, labels, regions)
         own, count = segments.pixel_segment, len(segments.label)
-        unit = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        unit = F.normalize(full_precision(embedding), dim=1)
         z = rows_of_pixels(unit, segments)
         tags = batch.tags > 0
         background = self.data_info.background

@@ -43,7 +43,7 @@ class EmbeddingClassifier(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embedding ``(B, D, h, w)``, of any length, to logits ``(B, C, h, w)``."""
-        unit = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        unit = F.normalize(full_precision(embedding), dim=1)
         logits: Tensor = self.last(self.dropout(self.hidden(unit)))
         return logits
 

@@ -9,21 +9,29 @@ import torch
 import torch.nn.functional as F
 
 from scribbleseg.errors import ConfigError
+from scribbleseg.functional.cam import normalize_class_scores
 from scribbleseg.functional.geometry import resize_labels
-from scribbleseg.functional.image_kmeans import (
+from scribbleseg.functional.losses import full_precision
+from scribbleseg.methods.spml.clusters import (
     color_features,
     grid_clusters,
     image_kmeans,
     join_local_features,
     location_features,
 )
-from scribbleseg.functional.image_segments import segment_index, segment_prototypes
-from scribbleseg.functional.losses import full_precision
-from scribbleseg.functional.random_walk import normalize_class_scores
-from scribbleseg.functional.transition import dense_random_walk, embedding_affinity
 from scribbleseg.methods.spml.embedding import EmbeddingModule
-from scribbleseg.methods.spml.retrieval import SegmentMemory, nearest_segments
-from scribbleseg.methods.spml.segments import rows_of_pixels, weak_labels_on_grid
+from scribbleseg.methods.spml.retrieval import (
+    SegmentMemory,
+    dense_random_walk,
+    embedding_affinity,
+    nearest_segments,
+)
+from scribbleseg.methods.spml.segments import (
+    rows_of_pixels,
+    segment_index,
+    segment_prototypes,
+    weak_labels_on_grid,
+)
 from scribbleseg.options import check_choice, check_whole
 
 if TYPE_CHECKING:
@@ -151,7 +159,7 @@ class SegmentingModule(EmbeddingModule):
         valid = self.on_grid(inside, size, fill=0)
         ids = self.clusters(located, valid, self.hparams["retrieval_clusters"])
         segments = segment_index(ids, torch.zeros_like(ids))
-        z = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        z = F.normalize(full_precision(embedding), dim=1)
         rows = rows_of_pixels(z, segments)
         prototypes = segment_prototypes(rows, segments.pixel_segment, len(segments.label))
         placed = torch.full_like(ids.flatten(), -1)
@@ -182,7 +190,7 @@ class SegmentingModule(EmbeddingModule):
         ids = self.clusters(located, valid, self.hparams["retrieval_clusters"])
         segments = segment_index(ids, drawn)
         own, count = segments.pixel_segment, len(segments.label)
-        z = F.normalize(full_precision(embedding), dim=1, eps=1e-12)
+        z = F.normalize(full_precision(embedding), dim=1)
         z = rows_of_pixels(z, segments)
         (known,) = (segments.label < classes).nonzero(as_tuple=True)
         if not len(known):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scribbleseg.functional.image_segments import Segments
+    from scribbleseg.methods.spml.segments import Segments
 
 __all__ = [
     "RelationSets",
@@ -196,7 +196,7 @@ def image_spans(segments: Segments, num_images: int) -> list[tuple[slice, slice]
         Slices of the pixels and of the segments of each image.
 
     Example:
-        >>> from scribbleseg.functional.image_segments import segment_index
+        >>> from scribbleseg.methods.spml.segments import segment_index
         >>> found = segment_index(torch.tensor([[[0, 1]], [[0, -1]]]), torch.zeros(2, 1, 2).long())
         >>> image_spans(found, 2)
         [(slice(0, 2, None), slice(0, 2, None)), (slice(2, 3, None), slice(2, 3, None))]

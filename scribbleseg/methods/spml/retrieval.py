@@ -22,6 +22,8 @@ __all__ = [
     "NearestSegments",
     "SegmentMemory",
     "class_votes",
+    "dense_random_walk",
+    "embedding_affinity",
     "nearest_segments",
     "retrieval_accuracy",
 ]
@@ -247,3 +249,85 @@ class SegmentMemory(nn.Module):
             prototypes, labels = prototypes[kept], labels[kept]
         found = nearest_segments(F.normalize(queries, dim=1), prototypes, top_k=top_k)
         return class_votes(labels[found.row], num_classes)
+
+
+def embedding_affinity(embedding: Tensor, *, beta: float = 5.0, power: float = 20.0) -> Tensor:
+    r"""Affinity of all pairs of cells from the angle between their embeddings.
+
+    .. math:: A_{ij} = \Big( \tfrac{1}{V} \sum_v e^{\beta (\cos_{ij}^{(v)} - 1)} \Big)^p
+
+    averaged over views of one image, such as the image and its mirror image turned back (Ke et
+    al., ICLR 2021, appendix). Time O(V·N²·D) and memory O(N²).
+
+    Args:
+        embedding: Features of V aligned views, float, shape ``(V, D, h, w)``; any length.
+        beta: Concentration :math:`\beta`.
+        power: Exponent p, which sharpens the mean.
+
+    Returns:
+        Symmetric affinity in [0, 1], shape ``(N, N)``, 1 on the diagonal wherever the embedding is
+        not zero; float32 for 16-bit input.
+
+    Raises:
+        ValueError: If the shape is wrong or there is no view.
+
+    Example:
+        >>> embedding_affinity(torch.ones(2, 3, 1, 2)).round(decimals=2).tolist()
+        [[1.0, 1.0], [1.0, 1.0]]
+    """
+    if embedding.ndim != 4 or embedding.shape[0] == 0:
+        raise ValueError(
+            f"embedding must have shape (V, D, h, w) with V > 0, got {tuple(embedding.shape)}; "
+            "one view is embedding[None]"
+        )
+    with torch.autocast(embedding.device.type, enabled=False):
+        unit = F.normalize(full_precision(embedding).flatten(2), dim=1)
+        mean = unit.new_zeros(unit.shape[2], unit.shape[2])
+        for view in unit:  # one matrix at a time
+            mean = mean + torch.exp(beta * (view.T @ view - 1))
+        return (mean / len(unit)) ** power
+
+
+@torch.no_grad()
+def dense_random_walk(scores: Tensor, affinity: Tensor, *, num_steps: int = 64) -> Tensor:
+    r"""Class scores propagated by a walk over all pairs of cells.
+
+    .. math:: S' = S\, T^t, \qquad T_{ij} = \frac{A_{ij}}{\sum_i A_{ij}}
+
+    (Ke et al., ICLR 2021, appendix). Only products with the scores are formed, never powers of T:
+    64 of them are ten times cheaper than six squarings. Time O(t·C·N²), memory O(C·N) besides the
+    affinity. No gradient is recorded.
+
+    Args:
+        scores: Scores per class, float, shape ``(C, h, w)``.
+        affinity: Non-negative, shape ``(N, N)`` for N = h·w, such as :func:`embedding_affinity`.
+        num_steps: t, at least 0.
+
+    Returns:
+        Scores, shape ``(C, h, w)``: for symmetric affinities averages of the input, so its bounds
+        still hold. They do not sum to one over the classes unless the input does.
+
+    Raises:
+        ValueError: If the shapes disagree or ``num_steps`` is negative.
+
+    Example:
+        >>> dense_random_walk(torch.tensor([[[0.0, 1.0]]]), torch.ones(2, 2)).tolist()
+        [[[0.5, 0.5]]]
+    """
+    cells = scores.shape[-2] * scores.shape[-1] if scores.ndim == 3 else -1
+    if affinity.shape != (cells, cells):
+        raise ValueError(
+            f"scores {tuple(scores.shape)} and affinity {tuple(affinity.shape)} disagree: expected "
+            "(C, h, w) and (h·w, h·w); resize the scores to the grid of the embedding"
+        )
+    if num_steps < 0:
+        raise ValueError(f"num_steps must be at least 0, got {num_steps}")
+    with torch.autocast(scores.device.type, enabled=False):
+        matrix = full_precision(affinity)
+        walked = full_precision(scores).flatten(1).to(matrix.dtype)
+        # a cell without any affinity keeps nothing, instead of becoming NaN
+        mass = matrix.sum(dim=0)
+        inverse = torch.where(mass > 0, 1 / mass, 0)
+        for _ in range(num_steps):
+            walked = (walked @ matrix) * inverse
+        return walked.reshape(scores.shape)

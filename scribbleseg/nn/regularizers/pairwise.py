@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.regularizers import (
+from scribbleseg.functional.gated_crf import gated_crf_loss
+from scribbleseg.functional.kernel_losses import (
+    KernelFilter,
     dense_crf_loss,
-    gated_crf_loss,
     kernel_cut_loss,
     normalized_cut_loss,
 )
-from scribbleseg.functional.regularizers.kernel_energy import KernelFilter
 from scribbleseg.nn.regularizers.base import (
     ColourRegularizer,
     RegularizerInput,
@@ -31,7 +31,7 @@ __all__ = ["DenseCRF", "GatedCRF", "KernelCut", "NormalizedCut"]
 
 
 class GatedCRF(ColourRegularizer):
-    """Gated CRF; see :func:`~scribbleseg.functional.regularizers.gated_crf.gated_crf_loss`.
+    """Gated CRF; see :func:`~scribbleseg.functional.gated_crf.gated_crf_loss`.
 
     Args:
         weight: Factor of the term.
@@ -133,7 +133,7 @@ class _FullyConnected(ColourRegularizer):
 
 
 class DenseCRF(_FullyConnected):
-    """DenseCRF loss; see :func:`~scribbleseg.functional.regularizers.dense_crf.dense_crf_loss`.
+    """DenseCRF loss; see :func:`~scribbleseg.functional.kernel_losses.dense_crf_loss`.
 
     Args:
         weight: Factor of the term.
@@ -164,7 +164,7 @@ class DenseCRF(_FullyConnected):
 class NormalizedCut(_FullyConnected):
     """Normalised cut over the classes of each image.
 
-    See :func:`~scribbleseg.functional.regularizers.dense_crf.normalized_cut_loss`.
+    See :func:`~scribbleseg.functional.kernel_losses.normalized_cut_loss`.
 
     Args:
         weight: Factor of the term.
@@ -196,7 +196,7 @@ class NormalizedCut(_FullyConnected):
 class KernelCut(NormalizedCut):
     """Normalised cut plus the DenseCRF loss.
 
-    See :func:`~scribbleseg.functional.regularizers.dense_crf.kernel_cut_loss`.
+    See :func:`~scribbleseg.functional.kernel_losses.kernel_cut_loss`.
 
     Args:
         weight: Factor of the sum.

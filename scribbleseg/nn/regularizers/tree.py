@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.regularizers import tree_energy_loss
+from scribbleseg.functional.tree_energy import tree_energy_loss
 from scribbleseg.nn.regularizers.base import (
     ColourRegularizer,
     RegularizerInput,
@@ -24,7 +24,7 @@ __all__ = ["TreeEnergy"]
 
 
 class TreeEnergy(ColourRegularizer):
-    """Tree energy; see :func:`~scribbleseg.functional.regularizers.tree_energy.tree_energy_loss`.
+    """Tree energy; see :func:`~scribbleseg.functional.tree_energy.tree_energy_loss`.
 
     The embedding branch is trained by this term alone and not used for prediction.
 

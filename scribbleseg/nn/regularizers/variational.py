@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.regularizers import (
+from scribbleseg.functional.variational import (
     contour_length_loss,
     intensity_variance,
     level_set_loss,
@@ -25,7 +25,7 @@ Reduction = Literal["mean", "sum"]
 class TotalVariation(Regularizer):
     """Total variation of the probabilities.
 
-    See :func:`~scribbleseg.functional.regularizers.variational.total_variation_loss`.
+    See :func:`~scribbleseg.functional.variational.total_variation_loss`.
 
     Args:
         weight: Factor of the term.
@@ -58,7 +58,7 @@ class TotalVariation(Regularizer):
 class ContourLength(Regularizer):
     """Length of soft contours.
 
-    See :func:`~scribbleseg.functional.regularizers.variational.contour_length_loss`.
+    See :func:`~scribbleseg.functional.variational.contour_length_loss`.
 
     Args:
         weight: Factor of the term.
@@ -85,9 +85,11 @@ class ContourLength(Regularizer):
 
 
 class MumfordShah(ColourRegularizer):
-    """Piecewise constant Mumford-Shah energy.
+    """Piecewise constant Mumford-Shah energy (Kim & Ye, IEEE TIP 2020): level set + λ · length.
 
-    See :func:`~scribbleseg.functional.regularizers.variational.mumford_shah_loss`.
+    See :func:`~scribbleseg.functional.variational.level_set_loss` and
+    :func:`~scribbleseg.functional.variational.total_variation_loss`. The published code swaps image
+    and prediction in the first term; this one does not.
 
     Args:
         weight: Factor of the term.
@@ -128,7 +130,7 @@ class MumfordShah(ColourRegularizer):
 class IntensityVariance(Regularizer):
     """Spread of intensities within minus between the classes.
 
-    See :func:`~scribbleseg.functional.regularizers.variational.intensity_variance`.
+    See :func:`~scribbleseg.functional.variational.intensity_variance`.
 
     Args:
         weight: Factor of the term.

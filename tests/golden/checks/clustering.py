@@ -9,17 +9,20 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    bottom_k,
+    bottom_k_per_set,
+    lloyd_accumulate,
+    sample_keys,
+    sortable_keys,
+    spherical_kmeans,
+)
+from scribbleseg.methods import (
     color_features,
     grid_clusters,
     image_kmeans,
     join_local_features,
-    lloyd_accumulate,
     location_features,
-    sample_keys,
     segment_index,
     segment_prototypes,
-    spherical_kmeans,
 )
 
 IGNORE = 255
@@ -66,7 +69,9 @@ def check_bottom_k(v: Vectors) -> None:
     v.compare("key", unsigned.astype(np.float64), rtol=0, atol=0)
     expected = v._arrays["out/key"]
     assert np.array_equal(unsigned, expected), "float64 cannot tell all 64-bit keys apart"
-    v.compare("selected", bottom_k(keys, int(v.scalar("k"))), rtol=0, atol=0)
+    rows = torch.arange(len(keys))
+    kept = bottom_k_per_set(0 * rows, sortable_keys(keys), rows, int(v.scalar("k")))
+    v.compare("selected", kept.sort().values, rtol=0, atol=0)
 
 
 @check("spml_contrastive", "grid_init")

@@ -11,8 +11,6 @@ from golden.vectors import Vectors
 from scribbleseg.functional import (
     boundary_to_affinity,
     confident_labels,
-    merge_confident_labels,
-    pair_displacement,
     schedule_factor,
     sparse_random_walk,
     synthesize_mask,
@@ -22,6 +20,7 @@ from scribbleseg.methods import (
     affinity_loss,
     boundary_of_flips,
     displacement_loss,
+    pair_displacement,
     refine_centroids,
 )
 
@@ -60,11 +59,11 @@ def check_confident_labels(v: Vectors) -> None:
 @check("irn", "ir_label_merge")
 def check_merge(v: Vectors) -> None:
     for image in images(v, "keys"):
-        found = merge_confident_labels(
-            v.labels(f"{image}_fg_pred"),
-            v.labels(f"{image}_bg_pred"),
-            v.labels(f"{image}_keys") + 1,
-        )
+        refined = iter([v.labels(f"{image}_fg_pred"), v.labels(f"{image}_bg_pred")])
+        size = v.labels(f"{image}_fg_pred").shape
+        keys = v.labels(f"{image}_keys")
+        maps, present = by_class(torch.zeros(len(keys), *size), keys)
+        found = confident_labels(maps, present, refine=lambda *_, maps=refined: next(maps))
         v.compare(f"{image}_label", found, rtol=0, atol=0)
 
 

@@ -6,7 +6,8 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional import assemble_cam, class_activation_maps, merge_flips
+from scribbleseg.functional import assemble_cam
+from scribbleseg.methods import class_activation_maps, merge_flips
 
 
 @check("irn", "cam")

@@ -10,8 +10,7 @@ from golden.vectors import Vectors
 from torch import nn
 
 from scribbleseg import SegBatch, SegOutput
-from scribbleseg.functional import confident_prototypes
-from scribbleseg.methods import TERMS, PFAModule, PrototypeFeatureAugmentation
+from scribbleseg.methods import TERMS, PFAModule, PrototypeFeatureAugmentation, confident_prototypes
 from scribbleseg.nn import PrototypeBank, SegNetwork
 
 LAYERS = ("prototype_fc", "feature_fc", "fc3", "fc4")

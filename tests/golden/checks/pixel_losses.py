@@ -10,15 +10,12 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    consistency_loss,
     contour_length_loss,
     entropy_loss,
     gated_crf_loss,
     intensity_variance,
     level_set_loss,
-    mean_teacher_consistency,
     multi_scale_probabilities,
-    mumford_shah_loss,
     partial_cross_entropy,
     partial_dice_loss,
     ramp_factor,
@@ -26,7 +23,9 @@ from scribbleseg.functional import (
 )
 from scribbleseg.methods import (
     bank_pseudo_label,
+    consistency_loss,
     dynamic_mixed_pseudo_label,
+    mean_teacher_consistency,
     mixed_dice_loss,
     soft_mixed_loss,
     update_probability_bank,
@@ -124,12 +123,13 @@ def check_soft_entropy(v: Vectors) -> None:
 @check("losses_pixel", "mumford_shah")
 def check_mumford_shah(v: Vectors) -> None:
     probs, image = v.tensor("probs", grad=True), v.tensor("image")
-    loss = mumford_shah_loss(probs, image, reduction="sum")
+    length = total_variation_loss(probs, reduction="sum")
+    loss = level_set_loss(probs, image, reduction="sum") + length
     v.compare("loss", loss)
-    v.compare("grad_probs", torch.autograd.grad(loss, probs)[0])
-    v.compare("tv_l1", total_variation_loss(probs, reduction="sum"))
+    v.compare("grad_probs", torch.autograd.grad(loss, probs, retain_graph=True)[0])
+    v.compare("tv_l1", length)
     v.compare("level_set", level_set_loss(probs, image, reduction="sum"))
-    rgb = mumford_shah_loss(probs, v.tensor("image_rgb"), reduction="sum")
+    rgb = level_set_loss(probs, v.tensor("image_rgb"), reduction="sum") + length
     v.compare("loss_rgb", rgb)
     v.compare("grad_probs_rgb", torch.autograd.grad(rgb, probs)[0])
     # the published code swaps the roles of image and prediction in the first term
@@ -233,19 +233,38 @@ def check_soft_consistency(v: Vectors) -> None:
     v.compare("grad_logits", torch.autograd.grad(loss, logits)[0])
 
 
+def beyond_border(image: torch.Tensor, kernels: list, radius: int) -> torch.Tensor:
+    """Constant of the published code: pairs with black pixels at position 0 beyond the border."""
+    height, width = image.shape[2:]
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)
+    outside = F.unfold(
+        F.pad(torch.zeros(1, 1, height, width), (radius,) * 4, value=1), 2 * radius + 1
+    )
+    kernel = sum(
+        weight
+        * (-(rows**2 + columns**2) / (2 * s_xy**2) - image.square().sum(1) / (2 * s_rgb**2)).exp()
+        for weight, s_xy, s_rgb in kernels
+    )
+    return (kernel * outside.sum(1).view(height, width)).mean()
+
+
 @check("losses_pairwise", "gated_crf")
 def check_gated_crf(v: Vectors) -> None:
     probs, image, radius = v.tensor("probs", grad=True), v.tensor("image"), int(v.scalar("radius"))
     source, destination = v.tensor("mask_src"), v.tensor("mask_dst")
 
-    def compare(name: str, **options) -> None:
-        loss = gated_crf_loss(probs, image, radius=radius, **options)
+    def compare(name: str, constant: float = 0, **options) -> None:
+        loss = gated_crf_loss(probs, image, radius=radius, **options) + constant
         v.compare(f"loss_{name}", loss)
         v.compare(f"grad_probs_{name}", torch.autograd.grad(loss, probs)[0])
 
     for letter in "ab":
         kernels = [tuple(map(float, row)) for row in v.param(f"kernels_{letter}")]
-        compare(letter, kernels=kernels, count_border=True)
+        compare(
+            letter,
+            beyond_border(F.interpolate(image, probs.shape[2:], mode="area"), kernels, radius),
+            kernels=kernels,
+        )
         compare(f"{letter}_src", kernels=kernels, source=source)
         compare(f"{letter}_src_dst", kernels=kernels, source=source, destination=destination)
     cost = torch.from_numpy(v.param("compatibility"))

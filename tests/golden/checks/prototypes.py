@@ -6,7 +6,7 @@ import torch
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional import (
+from scribbleseg.methods import (
     confidence_weights,
     confident_prototypes,
     decode_margin,

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional import (
-    assemble_cam,
-    downsample_label,
-    foreground_background_cells,
+from scribbleseg.functional import assemble_cam, downsample_label, foreground_background_cells
+from scribbleseg.methods import (
+    conditioned_cross_entropy,
+    label_conditioning_mask,
+    label_gate,
     merge_flips,
     prototype_margin,
 )
-from scribbleseg.methods import conditioned_cross_entropy, label_conditioning_mask, label_gate
 
 
 def with_background(image_label: torch.Tensor, value: int) -> torch.Tensor:

@@ -10,20 +10,21 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    affinity_targets,
     cam_background_score,
     class_labels_from_scribble,
-    dense_random_walk,
-    embedding_affinity,
     normalize_class_scores,
     one_hot_labels,
-    pair_indices,
     path_offsets,
     random_walker,
     sparse_random_walk,
-    transition_matrix,
 )
-from scribbleseg.nn import SimilarityMeasurement
+from scribbleseg.methods import (
+    SimilarityMeasurement,
+    affinity_targets,
+    dense_random_walk,
+    embedding_affinity,
+    pair_indices,
+)
 
 
 @check("losses_pairwise", "random_walker")
@@ -76,11 +77,8 @@ def check_sparse_random_walk(v: Vectors) -> None:
             break
         x, boundary = v.tensor(f"case{case}_x"), v.tensor(f"case{case}_edge")[0]
         for steps, name in ((1, "rw_one_step"), (2**exponent, "rw")):
-            for method in ("shift", "sparse"):
-                walked = sparse_random_walk(
-                    x, boundary, radius=radius, beta=beta, num_steps=steps, method=method
-                )
-                v.compare(f"case{case}_{name}", walked, rtol=0, atol=1e-4)
+            walked = sparse_random_walk(x, boundary, radius=radius, beta=beta, num_steps=steps)
+            v.compare(f"case{case}_{name}", walked, rtol=0, atol=1e-4)
 
 
 @check("ptrecl", "scribble")
@@ -99,17 +97,15 @@ def check_scribble_walk(v: Vectors) -> None:
     classes = torch.nonzero(present[0])[:, 0] + 1
     known = (small[0] == classes[:, None, None]).float()
     radius, beta, steps = (int(n) for n in v.param("radius_beta_steps"))
-    for method in ("shift", "sparse"):
-        walked = sparse_random_walk(
-            v.tensor("cam0"),
-            v.tensor("edge0"),
-            radius=radius,
-            beta=beta,
-            num_steps=steps,
-            clamp=(small[0] != 255, known),
-            method=method,
-        )
-        v.compare("clamped_walk0", walked, atol=1e-5)
+    walked = sparse_random_walk(
+        v.tensor("cam0"),
+        v.tensor("edge0"),
+        radius=radius,
+        beta=beta,
+        num_steps=steps,
+        clamp=(small[0] != 255, known),
+    )
+    v.compare("clamped_walk0", walked, atol=1e-5)
 
 
 @check("spml_propagation", "random_walk")
@@ -158,7 +154,7 @@ def check_similarity(v: Vectors) -> None:
     out = block(x)
     energy = out.energy()
     v.compare("energy", energy)
-    v.compare("transition", transition_matrix(energy))
+    v.compare("transition", energy.softmax(dim=2))
     v.compare("y", out.features)
     ((out.features * v.tensor("cot_y")).sum() + (energy * v.tensor("cot_energy")).sum()).backward()
     v.compare("grad_x", x.grad, atol=1e-5)

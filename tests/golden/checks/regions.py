@@ -8,7 +8,6 @@ from golden.registry import check
 from golden.vectors import Vectors
 
 from scribbleseg.functional import (
-    graph_smoothness,
     majority_labels,
     region_means,
     region_sizes,
@@ -16,6 +15,7 @@ from scribbleseg.functional import (
     superpixel_affinity,
     superpixel_histograms,
 )
+from scribbleseg.methods import graph_smoothness
 
 
 def dense(edges: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def colour_loss(
         means,
         torch.stack((first, second), dim=1),
         matrices[image, first, second],
-        image=image,
+        image,
         present=region_sizes(regions, size),
     )
     return loss, means

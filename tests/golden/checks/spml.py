@@ -8,26 +8,24 @@ from golden.checks.clustering import IGNORE, pair, pixels, spml_clusters
 from golden.registry import check
 from golden.vectors import Vectors
 
-from scribbleseg.functional import (
-    Segments,
-    grid_clusters,
-    image_kmeans,
-    join_local_features,
-    location_features,
-    partial_cross_entropy,
-    segment_index,
-    segment_prototypes,
-)
+from scribbleseg.functional import partial_cross_entropy
 from scribbleseg.methods import (
     EmbeddingClassifier,
+    Segments,
     affinity_label_sets,
     annotation_sets,
     class_votes,
+    grid_clusters,
+    image_kmeans,
     image_similarity_loss,
     image_spans,
+    join_local_features,
+    location_features,
     nearest_segments,
     overlap_sets,
     retrieval_accuracy,
+    segment_index,
+    segment_prototypes,
     segsort_loss,
 )
 

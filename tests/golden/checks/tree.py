@@ -7,14 +7,11 @@ import torch
 import torch.nn.functional as F
 from golden.registry import check
 from golden.vectors import Vectors
+from helpers.internals import internal
 
-from scribbleseg.functional import (
-    edge_ends,
-    grid_edge_weights,
-    grid_mst,
-    tree_energy_loss,
-    tree_soft_labels,
-)
+from scribbleseg.functional import grid_edge_weights, grid_mst, tree_energy_loss, tree_soft_labels
+
+edge_ends = internal("grid tree")._edge_ends
 
 
 def _pairs(features: torch.Tensor) -> np.ndarray:

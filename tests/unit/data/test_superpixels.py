@@ -24,10 +24,8 @@ from scribbleseg.data import (
 from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.functional import (
     SuperpixelOptions,
-    grid_regions,
     over_segment,
     resize_image,
-    slic_regions,
 )
 
 OWN = ("splits", "method", "workers")
@@ -52,7 +50,7 @@ def test_files_hold_the_regions(tmp_path, source):
         path = tmp_path / "sp" / f"{record.image_id}.png"
         with Image.open(path) as image:
             assert image.mode == "I;16"
-        regions = slic_regions(source.read_image(record), num_segments=30)
+        regions = over_segment(source.read_image(record), "slic", {"num_segments": 30})
         ours = read_superpixels(path, size=(40, 48))
         assert ours.dtype == np.int32
         np.testing.assert_array_equal(ours, regions)
@@ -130,7 +128,7 @@ def test_the_cache_is_beside_the_data_and_made_once(tmp_path, source):
     for record in source.records("train"):
         np.testing.assert_array_equal(
             read_superpixels(folder / f"{record.image_id}.png"),
-            grid_regions(40, 48, num_segments=9),
+            over_segment(np.zeros((40, 48, 3), np.uint8), "grid", {"num_segments": 9}),
         )
     before = times(folder)
     assert cache(source) == folder
@@ -165,7 +163,7 @@ def test_images_of_network_size(source):
     record = source.records("train")[0]
     scaled = resize_image(source.read_image(record), 24)
     ours = read_superpixels(folder / f"{record.image_id}.png", size=scaled.shape[:2])
-    np.testing.assert_array_equal(ours, slic_regions(scaled, num_segments=9))
+    np.testing.assert_array_equal(ours, over_segment(scaled, "slic", {"num_segments": 9}))
 
 
 def test_data_that_cannot_be_written_to_use_the_cache_of_the_user(tmp_path, source, monkeypatch):

@@ -29,12 +29,10 @@ from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.functional import (
     SuperpixelOptions,
     boundary_distance_map,
-    grid_regions,
     over_segment,
     resize_image,
     resized_shape,
     scribble_distance_map,
-    slic_regions,
     superpixel_affinity,
     write_arrays,
     write_label,
@@ -145,8 +143,9 @@ def test_maps_are_those_of_the_whole_image(source, pseudo, resize, background) -
             far = boundary_distance_map(label, background=background)
 
             size = resized_shape(*scribble.shape, resize)
+            blank = np.zeros((*size, 3), np.uint8)
             expected = {
-                "superpixel": (grid_regions(*size, num_segments=20), -1),
+                "superpixel": (over_segment(blank, "grid", {"num_segments": 20}), -1),
                 "pseudo_label": (label, 255),
                 "scribble_distance": (np.rint(255 * near).astype(np.uint8), 255),
                 "pseudo_distance": (np.rint(255 * far).astype(np.uint8), 255),
@@ -164,7 +163,7 @@ def test_graph_is_that_of_the_uncropped_image(source) -> None:
     for batch in batches(data):
         for i, index in enumerate(batch["index"].tolist()):
             image = resize_image(source.read_image(data.records("train")[index]), 40)
-            graph = superpixel_affinity(image, slic_regions(image))
+            graph = superpixel_affinity(image, over_segment(image, "slic", {}))
             own = batch["superpixel_image"] == i
             np.testing.assert_array_equal(batch["superpixel_edges"][own].numpy(), graph.edges)
             np.testing.assert_array_equal(batch["superpixel_weights"][own].numpy(), graph.weights)
@@ -251,7 +250,7 @@ def test_many_superpixels_keep_their_ids() -> None:
     reader = SuperpixelReader(source, [record], "grid", SuperpixelOptions(segments=48_400))
     image = source.read_image(record)
     regions = reader.read(record, image).regions
-    np.testing.assert_array_equal(regions, grid_regions(*image.shape[:2], num_segments=48_400))
+    np.testing.assert_array_equal(regions, over_segment(image, "grid", {"num_segments": 48_400}))
     assert (regions.dtype, regions.max() > 40_000) == (np.int32, True)
 
 
@@ -270,7 +269,8 @@ def test_folder_gives_what_the_method_gives(tmp_path, resize) -> None:
     )
 
     size = (40, 48) if resize is None else (25, 30)
-    regions = resize_map(grid_regions(40, 48, num_segments=30), size)
+    blank = np.zeros((40, 48, 3), np.uint8)
+    regions = resize_map(over_segment(blank, "grid", {"num_segments": 30}), size)
     for batch in batches(data):
         for i in range(len(batch["index"])):
             expected = whole(regions, batch["source_index"][i], -1)

@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
 from scribbleseg.functional import (
     assemble_cam,
     cam_labels,
     cam_probabilities,
-    class_activation_maps,
-    colour_boundary,
-    image_tag_loss,
-    merge_flips,
     normalize_in_boxes,
     refine_cam,
 )
+from scribbleseg.methods import class_activation_maps, image_tag_loss, merge_flips
+
+colour_boundary = internal("CAM refinement")._colour_boundary
 
 METHODS = ("none", "crf", "random_walk", "random_walker")
 

@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.exact_kernel import exact_crf
 
 from scribbleseg.functional import (
     CRF_PRESETS,
@@ -49,12 +50,13 @@ def _naive(unary: torch.Tensor, image: torch.Tensor, params: CRFParams) -> torch
 
 
 @pytest.mark.parametrize("iterations", [0, 1, 4])
-def test_exact_equals_kernel_matrices(iterations, example):
+def test_equals_kernel_matrices_with_exact_sums(iterations, example):
     probs, image = example
     params = replace(PARAMS, iterations=iterations)
     for p, x in zip(probs, image, strict=True):
         unary = unary_from_probs(p)
-        found = mean_field(unary, x, params=params, backend="exact")
+        with exact_crf():
+            found = mean_field(unary, x, params=params)
         torch.testing.assert_close(found, _naive(unary, x, params))
 
 
@@ -68,19 +70,17 @@ def test_lattice_removes_noise_as_the_exact_sums_do():
     noisy = F.one_hot(truth, 2).permute(2, 0, 1) + 1.5 * torch.rand(2, 20, 24, generator=generator)
     probs = (noisy / noisy.sum(0))[None]
     assert (probs[0].argmax(0) != truth).float().mean() > 0.04
-    for backend in ("permutohedral", "exact"):
-        refined = dense_crf(probs, image[None], backend=backend)[0]
-        assert torch.equal(refined.argmax(0), truth)
+    assert torch.equal(dense_crf(probs, image[None])[0].argmax(0), truth)
+    with exact_crf():
+        assert torch.equal(dense_crf(probs, image[None])[0].argmax(0), truth)
 
 
 def test_probabilities_sum_to_one_and_classes_commute(example):
     probs, image = example
-    for backend in ("permutohedral", "exact"):
-        refined = dense_crf(probs, image, params=PARAMS, backend=backend)
-        torch.testing.assert_close(refined.sum(1), torch.ones(2, 7, 9).double())
-        order = [2, 0, 3, 1]
-        permuted = dense_crf(probs[:, order], image, params=PARAMS, backend=backend)
-        torch.testing.assert_close(permuted, refined[:, order])
+    refined = dense_crf(probs, image, params=PARAMS)
+    torch.testing.assert_close(refined.sum(1), torch.ones(2, 7, 9).double())
+    order = [2, 0, 3, 1]
+    torch.testing.assert_close(dense_crf(probs[:, order], image, params=PARAMS), refined[:, order])
 
 
 def test_pruned_classes_are_zero_and_change_little(example):
@@ -114,7 +114,8 @@ def test_unary_of_labels():
 
 def test_labels_are_refined(example):
     labels, image = example[0].argmax(1), example[1]
-    found = dense_crf(labels, image, params="irn", num_classes=4, backend="exact")
+    with exact_crf():
+        found = dense_crf(labels, image, params="irn", num_classes=4)
     unary = unary_from_labels(labels, 4).double()
     expected = torch.stack(
         [_naive(u, x, CRF_PRESETS["irn"]) for u, x in zip(unary, image, strict=True)]
@@ -149,14 +150,8 @@ def test_bad_input(example):
         ((probs, image[..., 1:]), {}, r"\(B, 3, H, W\)"),
         ((probs[0], image[0]), {}, r"\(B, 3, H, W\)"),
         ((probs, image), {"params": "voc"}, "irn, cc4s, spml, tel"),
-        ((probs, image), {"backend": "fast"}, "permutohedral"),
         ((probs.argmax(1), image), {}, "num_classes"),
         ((probs.argmax(1), image), {"num_classes": 2}, "expected 0..1"),
-        (
-            (torch.full((1, 99, 102), 0), torch.zeros(1, 3, 99, 102)),
-            {"num_classes": 2, "backend": "exact"},
-            "permutohedral",
-        ),
     ):
         with pytest.raises(ValueError, match=message):
             dense_crf(*arguments, **options)
@@ -193,7 +188,6 @@ def test_bad_parameters():
 @pytest.mark.gpu
 def test_cuda_equals_cpu(example):
     probs, image = example
-    for backend in ("permutohedral", "exact"):
-        expected = dense_crf(probs.float(), image, params=PARAMS, backend=backend)
-        found = dense_crf(probs.float().cuda(), image.cuda(), params=PARAMS, backend=backend)
-        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+    expected = dense_crf(probs.float(), image, params=PARAMS)
+    found = dense_crf(probs.float().cuda(), image.cuda(), params=PARAMS)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 
 from scribbleseg import ConfigError
 from scribbleseg.functional import (
@@ -10,10 +11,10 @@ from scribbleseg.functional import (
     StrokeDrawing,
     degrade_drawing,
     degrade_scribble,
-    degrade_strokes,
     rasterize,
-    sub_polyline,
 )
+
+sub_polyline = internal("degrade")._sub_polyline
 
 RATIOS = (0.0, 0.1, 0.35, 0.5, 0.77, 0.999, 1.0)
 
@@ -33,6 +34,11 @@ def degraded(kind, drawing, degradation, image_id="a"):
     if kind == "raster":
         return degrade_scribble(drawing.rasterize(), degradation, image_id=image_id)
     return degrade_drawing(drawing, degradation, image_id=image_id)
+
+
+def degrade_strokes(strokes, degradation, *, image_id):
+    left = internal("degrade")._remaining(strokes, degradation, image_id)
+    return [stroke for stroke in left if stroke is not None]
 
 
 def length(points):

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.internals import internal
 from PIL import Image
 from scipy import ndimage
 
-from scribbleseg.functional import (
-    boundary_distance_map,
-    distance_to_mask,
-    label_boundary,
-    scribble_distance_map,
-)
+from scribbleseg.functional import boundary_distance_map, label_boundary, scribble_distance_map
+
+distance_to_mask = internal("distance")._distance_to_mask
 
 VOC = Path(__file__).parents[4] / "shared" / "data" / "voc_sample" / "VOC2012"
 
@@ -94,19 +92,11 @@ def test_boundary_between_classes_without_background() -> None:
     assert label_boundary(labels, background=None).astype(int).tolist() == expected
 
 
-def test_unquantized_map_is_within_one_level(scribble) -> None:
-    cut, smooth = (scribble_distance_map(scribble, quantize=q) for q in (True, False))
-    assert (cut >= smooth - 1e-6).all()
-    assert (cut - smooth < 1 / 255 + 1e-6).all()
-    assert len(np.unique(smooth)) > len(np.unique(cut))
-
-
 def test_without_sources() -> None:
     empty = np.full((5, 6), 255, np.uint8)
     empty[0, 0] = 0
-    for quantize in (True, False):
-        assert (scribble_distance_map(empty, quantize=quantize) == 0).all()
-        assert (boundary_distance_map(empty, quantize=quantize) == 1).all()
+    assert (scribble_distance_map(empty) == 0).all()
+    assert (boundary_distance_map(empty) == 1).all()
     assert not label_boundary(empty).any()
     assert np.isinf(distance_to_mask(empty == 7)).all()
 
@@ -126,8 +116,6 @@ def test_errors() -> None:
         label_boundary(labels.astype(np.float32))
     with pytest.raises(ValueError, match="saturates"):
         scribble_distance_map(labels, sharpness=0.0)
-    with pytest.raises(ValueError, match="compare first"):
-        distance_to_mask(labels)
 
 
 @pytest.mark.skipif(not VOC.is_dir(), reason=f"{VOC} is not here")

@@ -4,7 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scribbleseg.functional import FeatureFile, FeaturePlan, FeaturePlanner
+from scribbleseg.functional import (
+    FeatureFile,
+    FeaturePlan,
+    FeaturePlanner,
+    priority_keys,
+    sample_keys,
+)
 
 
 def offer(planner: FeaturePlanner, uid: int, *, drawn: bool = False) -> None:
@@ -50,6 +56,57 @@ class TestPlan:
         drawn = (plan.uid == 3) & (plan.cell >= 14) & (plan.cell < 17)
         assert drawn.any()
         assert torch.equal(plan.weights == 5, drawn[plan.rows])
+
+    @pytest.mark.parametrize("per_image", [None, 3])
+    @pytest.mark.parametrize("drawn", [0.0, 0.1, 1.0])
+    def test_each_set_keeps_its_smallest_keys(self, drawn, per_image) -> None:
+        generator = torch.Generator().manual_seed(1)
+        images = []
+        for _ in range(30):
+            sets = (
+                torch.rand(4, 3, 4, generator=generator)
+                < torch.tensor([0.9, 0.4, 0.1, 0.0])[:, None, None]
+            )
+            strokes = torch.rand(3, 4, generator=generator) < drawn
+            images.append((sets, strokes, torch.randn(5, 3, 4, generator=generator)))
+        planner = FeaturePlanner(4, capacity=10, per_image=per_image, seed=5)
+        for uid in torch.randperm(30, generator=generator).tolist():
+            sets, strokes, features = images[uid]
+            planner.add(sets, uid=uid, drawn=strokes, drawn_weight=2.0, features=features)
+        cells = torch.arange(12)
+        for index in range(4):
+            rows = []
+            for uid, (sets, strokes, features) in enumerate(images):
+                keys = sample_keys(torch.full_like(cells, uid), cells, seed=5)
+                keys = priority_keys(keys, strokes.flatten())
+                own = [c for c in cells.tolist() if sets[index].flatten()[c]]
+                own.sort(key=lambda c, keys=keys: int(keys[c]))
+                for c in own[:per_image]:
+                    weight = 2.0 if strokes.flatten()[c] else 1.0
+                    rows.append((int(keys[c]), weight, features.flatten(1)[:, c]))
+            rows = sorted(rows, key=lambda row: row[0])[:10]
+            features, weights = planner.get(index)
+            assert weights.tolist() == [row[1] for row in rows]
+            assert len(features) == len(rows)
+            for found, (_, _, expected) in zip(features, rows, strict=True):
+                torch.testing.assert_close(found, expected.half().float())
+        assert planner.offered.tolist() == sum(s.flatten(1).sum(1) for s, _, _ in images).tolist()
+
+    def test_drawn_cells_are_not_those_of_the_lowest_numbers(self) -> None:
+        planner = FeaturePlanner(1, capacity=400, per_image=2)
+        everywhere = torch.ones(1, 5, 10, dtype=torch.bool)
+        for uid in range(200):
+            planner.add(everywhere, uid=uid, drawn=everywhere[0])
+        plan = planner.plan()
+        assert abs(plan.cell.float().mean() - 24.5) < 3  # four standard errors of 400 cells
+        assert plan.uid.bincount().eq(2).all()
+
+    def test_errors_name_the_cure(self) -> None:
+        with pytest.raises(ValueError, match="capacity=0"):
+            FeaturePlanner(2, capacity=0)
+        sets = torch.ones(1, 2, 2, dtype=torch.bool)
+        with pytest.raises(ValueError, match="image 7 are not finite in 16 bits"):
+            FeaturePlanner(1, capacity=3).add(sets, uid=7, features=torch.full((2, 2, 2), 1e6))
 
 
 class TestFile:

@@ -49,29 +49,6 @@ def test_exact_gradient_and_empty():
     assert exact_gaussian_filter(features[:, :0], values[:, :0]).shape == (2, 0, 3)
 
 
-def test_exact_keeps_no_kernel_for_the_gradient(monkeypatch):
-    monkeypatch.setattr(internal("gaussian"), "_CHUNK_ELEMENTS", 500)
-    features = pixel_features(_image(), sigma_xy=3.0, sigma_rgb=20.0).requires_grad_()
-    values = _values().requires_grad_()
-    kept = []
-
-    def keep(tensor):
-        kept.append(tensor.numel())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        sums = exact_gaussian_filter(features, values)
-    assert sum(kept) <= features.numel() + values.numel()
-    weights = torch.rand(sums.shape, generator=torch.Generator().manual_seed(2)).double()
-    gradient, none = torch.autograd.grad(
-        (sums * weights).sum(), (values, features), allow_unused=True, create_graph=True
-    )
-    assert none is None
-    torch.testing.assert_close(gradient, exact_gaussian_filter(features, weights))
-    few, constant = values[:, :6].detach().requires_grad_(), features[:, :6]
-    assert torch.autograd.gradgradcheck(lambda v: exact_gaussian_filter(constant, v), few)
-
-
 @pytest.mark.parametrize("radius", [0, 1, 2, 9])
 def test_window_is_the_exact_sum_cut_off(radius):
     image, values = _image(), _values()

@@ -4,12 +4,11 @@ import math
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import (
-    filter_pseudo_labels,
-    keep_most_confident,
-    present_class_probabilities,
-)
+from scribbleseg.functional import filter_pseudo_labels
+
+present_class_probabilities = internal("pseudo-labels")._present_class_probabilities
 
 
 @pytest.fixture
@@ -114,73 +113,3 @@ def test_filter_errors(probs) -> None:
         filter_pseudo_labels(probs, confidence=70)
     with pytest.raises(ValueError, match=r"\(…, C, H, W\)"):
         filter_pseudo_labels(probs[0, 0])
-
-
-def naive_keep(labels, confidence, fraction, num_classes) -> torch.Tensor:
-    out = torch.full_like(labels, 255)
-    for b in range(len(labels)):
-        for c in range(num_classes):
-            where = (labels[b].flatten() == c).nonzero()[:, 0].tolist()
-            ranked = sorted(where, key=lambda i: -confidence[b].flatten()[i].item())
-            for i in ranked[: math.ceil(round(fraction[c] * len(where), 6))]:
-                out[b].view(-1)[i] = c
-    return out
-
-
-def test_keep_most_confident_is_its_definition(probs) -> None:
-    confidence, labels = probs.max(1)
-    labels[0, 0, :4] = 255
-    for fraction in (0.0, 0.07, 0.5, 1.0):
-        found = keep_most_confident(labels, confidence, fraction=fraction, num_classes=4)
-        assert torch.equal(found, naive_keep(labels, confidence, [fraction] * 4, 4))
-    shares = torch.tensor([0.1, 0.9, 0.0, 0.4])
-    found = keep_most_confident(labels, confidence, fraction=shares, num_classes=4)
-    assert torch.equal(found, naive_keep(labels, confidence, [0.1, 0.9, 0.0, 0.4], 4))
-
-
-def test_keep_over_the_batch_and_only_of_valid_pixels(probs) -> None:
-    confidence, labels = probs.max(1)
-    found = keep_most_confident(labels, confidence, fraction=0.3, num_classes=4, per="batch")
-    merged = labels.reshape(1, 1, -1), confidence.reshape(1, 1, -1)
-    expected = keep_most_confident(*merged, fraction=0.3, num_classes=4)
-    assert torch.equal(found.flatten(), expected.flatten())
-    valid = torch.ones_like(labels, dtype=torch.bool)
-    valid[:, 2:] = False
-    found = keep_most_confident(labels, confidence, fraction=0.5, num_classes=4, valid=valid)
-    top = keep_most_confident(labels[:, :2], confidence[:, :2], fraction=0.5, num_classes=4)
-    assert torch.equal(found[:, :2], top)
-    assert found[:, 2:].eq(255).all()
-
-
-def test_keep_most_confident_depends_on_the_order_only(probs) -> None:
-    confidence, labels = probs.max(1)
-    found = keep_most_confident(labels, confidence, fraction=0.4, num_classes=4)
-    assert torch.equal(
-        keep_most_confident(labels, confidence**3 - 7, fraction=0.4, num_classes=4), found
-    )
-
-
-def test_keep_most_confident_without_labels() -> None:
-    nothing = torch.full((1, 2, 3), 255)
-    found = keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=0.5, num_classes=2)
-    assert torch.equal(found, nothing)
-    with pytest.raises(ValueError, match=r"per='images', expected \"image\" or \"batch\""):
-        keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=0.5, num_classes=2, per="images")
-    with pytest.raises(ValueError, match=r"30 % is 0\.3"):
-        keep_most_confident(nothing, torch.rand(1, 2, 3), fraction=30, num_classes=2)
-    with pytest.raises(ValueError, match="disagree"):
-        keep_most_confident(nothing, torch.rand(1, 3, 3), fraction=0.3, num_classes=2)
-
-
-@pytest.mark.parametrize("per", ["image", "batch"])
-def test_ids_that_are_no_class_are_ignored_and_count_for_nothing(probs, per) -> None:
-    confidence, labels = probs.max(1)
-    options = {"fraction": 0.5, "num_classes": 4, "per": per}
-    bad = labels.clone()
-    bad[0, :3, 1], bad[1, :2, 1], bad[0, 4, :2] = 4, 7, -1
-    clean = labels.masked_fill(bad != labels, 255)
-    found = keep_most_confident(bad, confidence, **options)
-    assert torch.equal(found, keep_most_confident(clean, confidence, **options))
-    assert found[bad != labels].eq(255).all()
-    kept = keep_most_confident(torch.full_like(labels, 300), confidence, **options)
-    assert kept.eq(255).all()

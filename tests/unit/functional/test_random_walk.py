@@ -11,8 +11,6 @@ from scribbleseg.functional import (
     sparse_random_walk,
 )
 
-METHODS = ("shift", "sparse")
-
 
 @pytest.fixture
 def example() -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,20 +32,16 @@ def dense_transition(boundary: torch.Tensor, radius: int, beta: float) -> torch.
     return similarity / similarity.sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("steps", [0, 1, 5, 64])
-def test_equals_the_power_of_the_dense_matrix(example, method, steps) -> None:
+def test_equals_the_power_of_the_dense_matrix(example, steps) -> None:
     x, boundary = example
     power = torch.linalg.matrix_power(dense_transition(boundary, 4, 3.0), steps)
     expected = power @ (x * (1 - boundary)).flatten(1).T
-    walked = sparse_random_walk(
-        x, boundary, radius=4, beta=3, num_steps=steps, method=method
-    ).flatten(1)
+    walked = sparse_random_walk(x, boundary, radius=4, beta=3, num_steps=steps).flatten(1)
     torch.testing.assert_close(walked.T, expected)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_known_cells_are_imposed_after_every_step(example, method) -> None:
+def test_known_cells_are_imposed_after_every_step(example) -> None:
     x, boundary = example
     mask = torch.zeros(7, 9, dtype=torch.bool)
     mask[2, 3:6] = mask[5, 1] = True
@@ -57,24 +51,19 @@ def test_known_cells_are_imposed_after_every_step(example, method) -> None:
     for _ in range(20):
         moved = (transition @ expected.flatten(1).T).T.reshape(x.shape)
         expected = torch.where(mask, value, moved)
-    walked = sparse_random_walk(
-        x, boundary, radius=3, beta=5, num_steps=20, clamp=(mask, value), method=method
-    )
+    walked = sparse_random_walk(x, boundary, radius=3, beta=5, num_steps=20, clamp=(mask, value))
     torch.testing.assert_close(walked, expected)
     assert torch.equal(walked[:, mask], value[:, mask])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_batch_is_image_by_image(example, method) -> None:
+def test_batch_is_image_by_image(example) -> None:
     x, boundary = example
     maps, walls = torch.stack([x, x.flip(0)]), torch.stack([boundary, boundary.flip(1)])
     clamp = (walls > 0.9, maps.round())
-    both = sparse_random_walk(maps, walls, num_steps=8, clamp=clamp, method=method)
+    both = sparse_random_walk(maps, walls, num_steps=8, clamp=clamp)
     for image in range(2):
         known = (clamp[0][image], clamp[1][image])
-        alone = sparse_random_walk(
-            maps[image], walls[image], num_steps=8, clamp=known, method=method
-        )
+        alone = sparse_random_walk(maps[image], walls[image], num_steps=8, clamp=known)
         torch.testing.assert_close(both[image], alone)
 
 
@@ -125,18 +114,17 @@ def test_many_clamped_steps_reach_the_harmonic_solution(example) -> None:
     torch.testing.assert_close(walked.flatten()[free], expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_degenerate_sizes_and_types(example, method) -> None:
+def test_degenerate_sizes_and_types(example) -> None:
     x, boundary = example
-    one = sparse_random_walk(x[:, :1, :1], boundary[:1, :1], method=method)
+    one = sparse_random_walk(x[:, :1, :1], boundary[:1, :1])
     torch.testing.assert_close(one, x[:, :1, :1] * (1 - boundary[:1, :1]))
-    assert sparse_random_walk(x[:0], boundary, method=method).shape == (0, 7, 9)
-    half = sparse_random_walk(x.half(), boundary.half(), num_steps=4, method=method)
+    assert sparse_random_walk(x[:0], boundary).shape == (0, 7, 9)
+    half = sparse_random_walk(x.half(), boundary.half(), num_steps=4)
     assert half.dtype == torch.float32
     exact = sparse_random_walk(x, boundary, num_steps=4)
     torch.testing.assert_close(half.double(), exact, rtol=0, atol=5e-3)
     before = x.clone()
-    tracked = sparse_random_walk(x.requires_grad_(), boundary, num_steps=2, method=method)
+    tracked = sparse_random_walk(x.requires_grad_(), boundary, num_steps=2)
     assert not tracked.requires_grad
     assert torch.equal(x.detach(), before)
 
@@ -187,8 +175,6 @@ def test_bad_input(example) -> None:
         sparse_random_walk(x, boundary, beta=0)
     with pytest.raises(ValueError, match="floating-point"):
         sparse_random_walk(x.int(), boundary)
-    with pytest.raises(ValueError, match="method must be"):
-        sparse_random_walk(x, boundary, method="dense")
     with pytest.raises(ValueError, match="radius must be"):
         sparse_random_walk(x, boundary, radius=0)
     with pytest.raises(ValueError, match="class_labels"):

@@ -2,16 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from helpers.internals import internal
 
-from scribbleseg.functional import (
-    majority_labels,
-    region_means,
-    region_sizes,
-    region_sums,
-    region_to_pixels,
-    region_votes,
-    relabel_consecutive,
-)
+from scribbleseg.functional import majority_labels, region_means, region_sizes, region_sums
+
+region_votes = internal("regions")._region_votes
 
 S, C = 7, 4
 
@@ -61,8 +56,6 @@ def test_gradients(example) -> None:
     small, ids = features[:, :2, :3, :3].clone().requires_grad_(), regions[:, :3, :3]
     assert torch.autograd.gradcheck(lambda x: region_sums(x, ids, S), small)
     assert torch.autograd.gradcheck(lambda x: region_means(x, ids, S), small)
-    values = torch.randn(2, 2, S, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: region_to_pixels(x, ids), values)
 
 
 def test_order_of_pixels_and_names_of_regions_do_not_matter(example) -> None:
@@ -87,32 +80,6 @@ def test_images_do_not_mix(example) -> None:
         torch.testing.assert_close(region_means(features[one], regions[one], S), means[one])
 
 
-def test_to_pixels_and_back(example) -> None:
-    features, regions, _ = example
-    means = region_means(features, regions, S)
-    spread = region_to_pixels(means, regions)
-    torch.testing.assert_close(region_means(spread, regions, S), means)
-    outside = (regions < 0) | (regions >= S)
-    assert spread.permute(1, 0, 2, 3)[:, outside].eq(0).all()
-    assert spread.shape == features.shape
-
-
-def test_relabel_consecutive(example) -> None:
-    features, regions, _ = example
-    new, count = relabel_consecutive(regions, S)
-    for b in range(2):
-        there = [s for s in range(S) if (regions[b] == s).any()]
-        assert count[b].item() == len(there)
-        for position, s in enumerate(there):
-            assert torch.equal(new[b] == position, regions[b] == s)
-    assert torch.equal(new == -1, (regions < 0) | (regions >= S))
-    again, _ = relabel_consecutive(new, S)
-    assert torch.equal(again, new)
-    small = int(count.max())
-    total = region_sums(features, new, small).sum(2)
-    torch.testing.assert_close(total, region_sums(features, regions, S).sum(2))
-
-
 def test_nothing_belongs_to_a_region() -> None:
     features = torch.randn(1, 2, 3, 3, requires_grad=True)
     nowhere = torch.full((1, 3, 3), -1)
@@ -121,7 +88,6 @@ def test_nothing_belongs_to_a_region() -> None:
     means.sum().backward()
     assert torch.equal(features.grad, torch.zeros_like(features))
     assert majority_labels(torch.zeros(1, 3, 3).long(), nowhere, 2, 2).eq(255).all()
-    assert relabel_consecutive(nowhere, 2)[1].item() == 0
 
 
 def test_half_precision_is_summed_in_float32() -> None:
@@ -139,5 +105,3 @@ def test_errors(example) -> None:
         region_sizes(regions.float(), S)
     with pytest.raises(ValueError, match=r"expected \(B, …\) for both"):
         region_votes(labels[:1], regions, S, C)
-    with pytest.raises(ValueError, match="same B"):
-        region_to_pixels(torch.zeros(1, 2, S), regions)

@@ -22,9 +22,9 @@ def test_one_cycle_is_torchs() -> None:
             reference.step()
 
 
-def test_poly_and_linear_end_at_the_final_factor() -> None:
+def test_poly_and_linear() -> None:
     assert schedule_factor(0, 10, schedule="poly") == 1
-    assert schedule_factor(10, 10, schedule="poly", final=0.1) == pytest.approx(0.1)
+    assert schedule_factor(10, 10, schedule="poly") == 0
     assert schedule_factor(5, 10, schedule="linear") == pytest.approx(0.5)
     assert schedule_factor(7, 10, schedule="constant") == 1
 

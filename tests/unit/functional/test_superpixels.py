@@ -7,12 +7,9 @@ import pytest
 from scipy import ndimage
 
 from scribbleseg import MissingExtraError
-from scribbleseg.functional import (
-    felzenszwalb_regions,
-    grid_regions,
-    region_boundaries,
-    slic_regions,
-)
+from scribbleseg.functional import over_segment, region_boundaries
+
+SMALL = {"felzenszwalb": {"min_size": 20, "sigma": 0.2}, "slic": {"num_segments": 40}}
 
 
 @pytest.fixture
@@ -24,32 +21,29 @@ def image() -> np.ndarray:
     return np.clip(clean + rng.integers(0, 6, clean.shape), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("segment", [felzenszwalb_regions, slic_regions])
-def test_ids_have_no_gaps_and_the_result_is_repeatable(image, segment) -> None:
+@pytest.mark.parametrize("method", SMALL)
+def test_ids_have_no_gaps_and_the_result_is_repeatable(image, method) -> None:
     pytest.importorskip("skimage")
-    options = {"min_size": 20} if segment is felzenszwalb_regions else {"num_segments": 40}
-    regions = segment(image, **options)
+    regions = over_segment(image, method, SMALL[method])
     assert regions.dtype == np.int32
     assert regions.shape == image.shape[:2]
     assert np.unique(regions).tolist() == list(range(regions.max() + 1))
-    np.testing.assert_array_equal(segment(image, **options), regions)
+    np.testing.assert_array_equal(over_segment(image, method, SMALL[method]), regions)
 
 
 def test_regions_follow_strong_edges(image) -> None:
     pytest.importorskip("skimage")
     areas = np.zeros((48, 60), int)
     areas[:, 30:], areas[24:, :30] = 1, 2
-    for regions in (
-        felzenszwalb_regions(image, min_size=20, sigma=0.2),
-        slic_regions(image, num_segments=40),
-    ):
+    for method, arguments in SMALL.items():
+        regions = over_segment(image, method, arguments)
         inside = [len(np.unique(areas[ndimage.binary_erosion(regions == i)])) for i in range(9)]
         assert max(inside) <= 1
 
 
 @pytest.mark.parametrize("number", [1, 7, 40, 5000])
 def test_grid_regions_are_equal_rectangles(number) -> None:
-    regions = grid_regions(48, 60, num_segments=number)
+    regions = over_segment(np.zeros((48, 60, 3), np.uint8), "grid", {"num_segments": number})
     count = regions.max() + 1
     assert np.unique(regions).tolist() == list(range(count))
     assert count == pytest.approx(min(number, 48 * 60), rel=0.3, abs=1)
@@ -70,16 +64,14 @@ def test_boundaries_are_where_largest_and_smallest_id_differ() -> None:
 
 def test_missing_package_names_the_extra(image, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    for segment in (felzenszwalb_regions, slic_regions):
+    for method in SMALL:
         with pytest.raises(MissingExtraError, match=r"scribbleseg\[regions\]"):
-            segment(image)
+            over_segment(image, method, {})
 
 
 def test_errors(image) -> None:
     pytest.importorskip("skimage")
     with pytest.raises(ValueError, match="8-bit colours"):
-        slic_regions(image / 255)
-    with pytest.raises(ValueError, match="positive"):
-        grid_regions(0, 5)
+        over_segment(image / 255, "slic", {})
     with pytest.raises(ValueError, match="one image at a time"):
         region_boundaries(image)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from helpers.internals import internal
 from scipy import ndimage
 
 from scribbleseg import ConfigError
@@ -13,8 +14,12 @@ from scribbleseg.functional import (
     rasterize,
     synthesize_points,
     synthesize_scribbles,
-    synthesize_strokes,
 )
+
+
+def synthesize_strokes(mask, style=None, *, seed=0):
+    _, plans = internal("synthesis")._plan_strokes(mask, style or ScribbleStyle(), seed)
+    return [plan.stroke for plan in plans]
 
 
 def random_mask(seed, size=(60, 80), classes=5):

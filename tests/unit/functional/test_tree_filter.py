@@ -8,12 +8,16 @@ from scribbleseg.functional import (
     GridTree,
     grid_edge_weights,
     grid_mst,
-    grid_tree,
     root_tree,
     tree_filter,
 )
 
 SWEEPS = [internal("tree filter")._LevelSweeps, internal("tree filter")._DoublingSweeps]
+
+
+def tree_of(image: torch.Tensor) -> GridTree:
+    size = tuple(image.shape[2:])
+    return root_tree(grid_mst(grid_edge_weights(image), size=size), size=size)
 
 
 def example(size, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor, GridTree]:
@@ -23,7 +27,7 @@ def example(size, kind: str = "random") -> tuple[torch.Tensor, torch.Tensor, Gri
     image = {"random": image, "ties": (2 * image).round(), "constant": 0 * image}[kind]
     values = torch.randn(3, 4, *size, generator=generator, dtype=torch.float64)
     weights = grid_edge_weights(image)
-    return values.requires_grad_(), weights.requires_grad_(), grid_tree(image)
+    return values.requires_grad_(), weights.requires_grad_(), tree_of(image)
 
 
 def naive(values, weights, tree, sigma: float) -> torch.Tensor:
@@ -83,7 +87,7 @@ def test_gradient(sweeps, which) -> None:
 def test_paths_agree_on_deep_trees() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, 40, 33, generator=generator)
-    weights, tree = grid_edge_weights(image), grid_tree(image)
+    weights, tree = grid_edge_weights(image), tree_of(image)
     assert tree.depth.max() > 64
     found = {}
     for sweeps in SWEEPS:
@@ -100,16 +104,17 @@ def test_paths_agree_on_deep_trees() -> None:
 
 
 def test_result_does_not_depend_on_the_root(sweeps) -> None:
-    values, weights, _ = example((5, 6))
-    mask = grid_mst(weights, size=(5, 6))
-    up = torch.randn(values.shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    image, values, up = (torch.randn(2, 3, 5, 6, generator=generator).double() for _ in range(3))
     found = []
-    for root in (0, 13, 29):
-        out = tree_filter(values, weights, root_tree(mask, size=(5, 6), root=root), sigma=0.3)
-        found.append((out, *torch.autograd.grad(out, (values, weights), up)))
-    for other in found[1:]:
-        for a, b in zip(found[0], other, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    for turned in (False, True):  # the first pixel, the root, is the last one of the turned image
+        x, v, u = (m.flip(2, 3) if turned else m for m in (image, values, up))
+        x, v = x.requires_grad_(), v.requires_grad_()
+        out = tree_filter(v, grid_edge_weights(x), tree_of(x.detach()), sigma=0.3)
+        every = (out, *torch.autograd.grad(out, (v, x), u))
+        found.append([m.flip(2, 3) if turned else m for m in every])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_limits_and_invariances(sweeps) -> None:

@@ -2,6 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers.internals import internal
 from torch.nn import functional as F
 
 from scribbleseg.functional import (
@@ -9,8 +10,9 @@ from scribbleseg.functional import (
     multi_scale_probabilities,
     resized_window_probabilities,
     sliding_window_logits,
-    window_starts,
 )
+
+window_starts = internal("test-time averaging")._window_starts
 
 
 def _image(*size: int, batch: int = 1, seed: int = 0) -> torch.Tensor:

@@ -18,12 +18,7 @@ from helpers.training import quiet_trainer
 
 import scribbleseg
 from scribbleseg import CheckpointError, ConfigError, DataInfo, load_start
-from scribbleseg.functional import (
-    entropy_loss,
-    region_boundaries,
-    transition_logits,
-    transition_matrix,
-)
+from scribbleseg.functional import entropy_loss, region_boundaries
 from scribbleseg.methods import (
     CC4SModule,
     HorizontalFlipView,
@@ -38,6 +33,7 @@ from scribbleseg.methods import (
     feature_consistency_loss,
     random_view,
     transition_eigenvalues,
+    transition_logits,
     walk_column,
 )
 
@@ -382,7 +378,7 @@ class TestEigenspaceConsistency:
         terms = eigenspace_consistency(q, k, q, k)
         assert terms.kl.abs() < 1e-12
         assert terms.trace_gap == 0
-        matrix = transition_matrix(transition_logits(q, k), axis="query")
+        matrix = transition_logits(q, k).softmax(dim=1)
         torch.testing.assert_close(terms.trace, matrix.diagonal(dim1=1, dim2=2).sum(1).mean())
         eigenspace_consistency(q, k, qv, kv).loss().backward()
         assert qv.grad is None
@@ -521,7 +517,7 @@ class TestPictures:
         image = torch.randn(1, 3, 57, 73)
         values = transition_eigenvalues(module, image)
         query, key = module.measurement.factors(module.walk_through(image).plain)
-        matrix = transition_matrix(transition_logits(query, key))[0]
+        matrix = transition_logits(query, key)[0].softmax(dim=1)
         assert len(values) == 80
         assert values[0].real.item() == pytest.approx(1.0)
         assert values.sum().real.item() == pytest.approx(matrix.trace().item(), rel=1e-4)

@@ -8,12 +8,13 @@ import torch
 from helpers.contract import MethodContract, make_batch
 
 from scribbleseg import ConfigError, DataInfo, InferenceConfig
-from scribbleseg.functional import affinity_targets, boundary_to_affinity
+from scribbleseg.functional import boundary_to_affinity
 from scribbleseg.methods import (
     BoundaryHead,
     DisplacementHead,
     IRNModule,
     affinity_loss,
+    affinity_targets,
     boundary_panel,
     centroid_clusters,
     displacement_loss,

@@ -10,13 +10,14 @@ from helpers.contract import TINY_ENCODER, MethodContract, make_batch
 from helpers.internals import internal
 
 from scribbleseg import ConfigError, DataInfo, SegOutput
-from scribbleseg.functional import ClassPrototypes, confident_prototypes
 from scribbleseg.methods import PFA_PRESETS as PRESETS
 from scribbleseg.methods import (
     TERMS,
+    ClassPrototypes,
     PFAModule,
     PrototypeFeatureAugmentation,
     confident_pixels,
+    confident_prototypes,
     phase_weights,
     prototype_map,
 )

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from helpers.internals import internal
 
-from scribbleseg.functional import segment_index, segment_prototypes
 from scribbleseg.methods import (
     affinity_label_sets,
     annotation_sets,
@@ -16,6 +15,8 @@ from scribbleseg.methods import (
     overlap_sets,
     region_sets,
     retrieval_accuracy,
+    segment_index,
+    segment_prototypes,
     segsort_loss,
     weak_labels_on_grid,
 )
