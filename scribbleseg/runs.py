@@ -91,15 +91,26 @@ def resolve_checkpoint(path: str | None, run_dir: str | None) -> str | None:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``best.ckpt`` by validation mIoU; without masks there is no best, and it says so."""
+    """Keeps ``best.ckpt`` by a validation score; without masks by the same score on scribbles."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Choose the score before the state of an earlier run is restored by its name."""
+        super().setup(trainer, pl_module, stage)
+        data: Any = getattr(trainer, "datamodule", None)
+        if stage != "fit" or self.monitor is None or not hasattr(data, "records"):
+            return
+        masks = [r.image is None or r.mask is not None for r in data.records("val")]
+        if not all(masks) and not self.monitor.endswith("_scribble"):
+            logger.info("no masks to validate on: best.ckpt is chosen by %s_scribble", self.monitor)
+            self.monitor = f"{self.monitor}_scribble"
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Any]) -> None:
         if self.monitor is not None and self.monitor not in monitor_candidates:
             if not getattr(self, "_warned", False):
                 scores = sorted(k for k in monitor_candidates if k.startswith("val/"))
                 logger.warning(
-                    "%s was not logged (without masks scores end in _scribble): best.ckpt is not "
-                    "written, last.ckpt is the result; --monitor can be one of: %s",
+                    "%s was not logged: best.ckpt is not written, last.ckpt is the result; "
+                    "--monitor can be one of: %s",
                     self.monitor,
                     ", ".join(name for name in scores if name.count("/") == 1) or "nothing yet",
                 )

@@ -206,7 +206,11 @@ def safe_id(image_id: str) -> str:
 
 
 def find_images(
-    folder: str | Path, *, suffixes: Sequence[str] = IMAGE_SUFFIXES, unique: bool = True
+    folder: str | Path,
+    *,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    unique: bool = True,
+    within: Path | None = None,
 ) -> dict[str, Path]:
     """Files of a folder and its sub-folders by stem, sorted by stem.
 
@@ -214,6 +218,7 @@ def find_images(
         folder: Where to look; hidden files are skipped.
         suffixes: Lower-case suffixes to accept, in any case on disk.
         unique: Refuse two files with one stem; otherwise the earlier suffix wins.
+        within: Folder that links may not leave; by default ``folder``.
 
     Returns:
         Stem relative to ``folder`` (POSIX separators, no suffix) to file.
@@ -229,7 +234,7 @@ def find_images(
     rank = {suffix: position for position, suffix in enumerate(suffixes)}
     found: dict[str, tuple[int, str]] = {}
     twice: list[str] = []
-    for relative in walk_files(folder, suffixes):
+    for relative in walk_files(folder, suffixes, within=within):
         if not relative.isprintable():  # or not Unicode: neither lists nor fonts can hold it
             shown = relative.encode(errors="surrogateescape")
             raise LabelFormatError(

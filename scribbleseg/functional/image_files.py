@@ -67,7 +67,7 @@ def find_images(
         matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (no absolute patterns)
         found = sorted(match for match in matches if _is_image(match, root, excluded))
         for match in found:
-            _check_link(str(match), str(root), root.resolve())
+            _check_link(match, root.resolve())
     else:
         raise ScribbleNotFoundError(f"image file or folder {path} does not exist")
     if not found:
@@ -88,7 +88,9 @@ def _search(folder: Path, excluded: list[Path]) -> list[Path]:
     return sorted(path for path in found if _is_image(path, folder, excluded))
 
 
-def walk_files(folder: str | Path, suffixes: Collection[str]) -> Iterator[str]:
+def walk_files(
+    folder: str | Path, suffixes: Collection[str], *, within: str | Path | None = None
+) -> Iterator[str]:
     """Files of a folder and its sub-folders; the one rule for links in all commands.
 
     Hidden files and folders are skipped, and links to nothing. Links to files and folders inside
@@ -98,18 +100,26 @@ def walk_files(folder: str | Path, suffixes: Collection[str]) -> Iterator[str]:
     Args:
         folder: Where to look.
         suffixes: Lower-case suffixes to find, in any case on disk.
+        within: Links may lead to anywhere in this folder; by default in ``folder`` itself.
 
     Yields:
         Names relative to ``folder`` with POSIX separators, sorted folder by folder.
 
     Raises:
-        LabelFormatError: If a link to such a file, or to a folder, leaves ``folder`` (D501).
+        LabelFormatError: If a link to such a file, or to a folder, leaves ``within`` (D501).
     """
-    yield from _walk(str(folder), "", frozenset(suffixes), (Path(folder).resolve(),))
+    real = Path(folder).resolve()
+    home = real if within is None else Path(within).resolve()
+    homes = (home, real) if home != real else (real,)  # the folder may be a link itself
+    yield from _walk(str(folder), "", frozenset(suffixes), (real,), homes)
 
 
 def _walk(
-    folder: str, prefix: str, suffixes: frozenset[str], trail: tuple[Path, ...]
+    folder: str,
+    prefix: str,
+    suffixes: frozenset[str],
+    trail: tuple[Path, ...],
+    homes: tuple[Path, ...],
 ) -> Iterator[str]:
     """Names of files below a folder; the trail is its real path after those of the ones above."""
     # strings where paths would be slow: folders of data sets hold tens of thousands of files
@@ -121,21 +131,22 @@ def _walk(
         if entry.name.startswith(".") or not fits:
             continue
         if entry.is_symlink():
-            _check_link(entry.path, folder, trail[0])
+            _check_link(entry.path, *homes)
         if is_folder:
             real = Path(entry.path).resolve() if entry.is_symlink() else trail[-1] / entry.name
             if real not in trail:
-                yield from _walk(folder, f"{name}/", suffixes, (*trail, real))
+                yield from _walk(folder, f"{name}/", suffixes, (*trail, real), homes)
         elif entry.is_file():
             yield name
 
 
-def _check_link(path: str, folder: str, home: Path) -> None:
-    """Refuse a path that leads out of a folder, whose real path is ``home``."""
-    if not Path(path).resolve().is_relative_to(home):
+def _check_link(path: str | Path, *homes: Path) -> None:
+    """Refuse a path that leads out of some folders, whose real paths are given."""
+    real = Path(path).resolve()
+    if not any(real.is_relative_to(home) for home in homes):
         raise LabelFormatError(
-            f"D501 {path}: link leaves the folder {folder}; copy what it points to, or pass the "
-            "linked folder itself"
+            f"D501 {path}: link leaves the folder {homes[0]}; copy what it points to into it, or "
+            "pass the linked folder itself"
         )
 
 

@@ -95,6 +95,34 @@ def test_a_run_leaves_its_record(run_dir: Path) -> None:
     assert all(row["lr"] for row in trained), "one row holds all values of a step"
 
 
+def test_without_masks_the_best_checkpoint_is_that_of_the_scribbles(
+    config: Path, tmp_path, caplog
+) -> None:
+    from helpers.tiny_folders import plain_folder
+
+    root, run = plain_folder(tmp_path / "data", masks=False), tmp_path / "run"
+    words = [
+        *("fit", "--config", str(config), "--data.init_args.source", "FolderSource"),
+        *("--data.init_args.source.init_args.root", str(root), "--run_dir", str(run)),
+        "--data.init_args.crop_size=32",
+    ]
+    with caplog.at_level("INFO"):
+        main(words)
+    assert "best.ckpt is chosen by val/miou_scribble" in caplog.text
+    with (run / "metrics.csv").open(newline="") as stream:
+        scores = [float(row["val/miou_scribble"] or "nan") for row in csv.DictReader(stream)]
+    state = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    (own,) = (v for k, v in state["callbacks"].items() if "val/miou_scribble" in k)
+    assert float(own["best_model_score"]) == pytest.approx(np.nanmax(scores), abs=1e-6)
+    # the best of an earlier part counts when a run goes on
+    last = run / "checkpoints" / "last.ckpt"
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        main([*words, "--ckpt_path", str(last), "--trainer.max_epochs=3"])
+    (own,) = (v for k, v in read_checkpoint(last)["callbacks"].items() if "val/miou_scribble" in k)
+    assert float(own["best_model_score"]) >= np.nanmax(scores) - 1e-6
+
+
 def test_a_second_fit_never_overwrites(run_dir: Path, config: Path, capsys) -> None:
     message = fails(capsys, "fit", "--config", str(config), "--run_dir", str(run_dir))
     assert "already holds a run" in message

@@ -253,7 +253,12 @@ def _judge_dense(source: ScribbleSource, group: Group) -> Finding | None:
     full = group.files("scribble", 2 * group.labelled > group.scribble.sum(axis=1))
     if not full:
         return None
-    then = f" (1 then means {source.class_names[0]!r}, and so on)" if value == 0 else ""
+    then, names = "", source.class_names
+    counted = getattr(getattr(source, "classes", None), "counted", False)
+    if value == 0 and len(names) > 1 and counted:
+        then = (
+            f", and `first_id: 1` if 1 means {names[0]!r} or `first_id: 0` if 1 means {names[1]!r}"
+        )
     text = (
         f"{len(full)} of {group.drawn.sum()} scribbles of {group.split!r} label more than half of "
         f"the image, {100 * share:.1f} % of all pixels are labelled, value {value} on "

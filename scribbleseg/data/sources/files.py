@@ -6,7 +6,7 @@ import logging
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from scribbleseg.data.sources.index import (
     check_pseudo_options,
     file_codings,
     find_pseudo_labels,
+    first_ids,
     stored_values,
 )
 from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
@@ -84,6 +85,7 @@ class FileSource(ScribbleSource):
         on_missing: OnMissing = "error",
         unlabelled_value: int | None = None,
         unlabelled_color: tuple[int, int, int] | str | None = None,
+        first_id: Literal[0, 1] | None = None,
         group_regex: str | None = None,
         allow_dense_scribbles: bool = False,
         resize_labels: bool = False,
@@ -94,6 +96,7 @@ class FileSource(ScribbleSource):
         check_weak_options(label_type, weak_labels, classes.background)
         check_pseudo_options(label_type, pseudo_label_dir)
         check_choice("on_missing", on_missing, get_args(OnMissing))
+        check_choice("first_id", first_id, (None, 0, 1))
         if unlabelled_value is not None and not -1 <= unlabelled_value <= 65535:
             raise ConfigError(f"unlabelled_value={unlabelled_value}: expected -1..65535")
         try:
@@ -103,6 +106,7 @@ class FileSource(ScribbleSource):
         if unlabelled_value is None:
             unlabelled_value = classes.unlabelled_value
         self.unlabelled_color, self.unlabelled_value = colour, unlabelled_value
+        self.first_id = first_id
         self._group_pattern = check_pattern(group_regex=group_regex)
         pixels = images or ImageOptions()
         self.in_channels, self.intensity = pixels.channels, pixels.intensity
@@ -157,8 +161,12 @@ class FileSource(ScribbleSource):
         return self._find_codings()  # a cached super().codings would be seen by other threads
 
     def _find_codings(self) -> dict[str, LabelCoding]:
-        table, zero, colour = self.classes, self.unlabelled_value, self.unlabelled_color
-        return file_codings(table, zero, colour, self.files, self._values)
+        table, zero, first = self.classes, self.unlabelled_value, (0, 0)
+        if zero == 0 and table.counted:
+            first = first_ids(self.files, table.names, self.first_id, self._values)
+            one = dict(enumerate(table.names, first[0])).get(1, "no class")
+            logger.info("%s: 0 is unlabelled in scribbles, and 1 means %r", self.root, one)
+        return file_codings(table, zero, self.unlabelled_color, first)
 
     def _values(self, label: Label) -> NDArray[Any]:
         """Values of a map as they are stored."""

@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from scribbleseg.data.check.findings import Finding, found, some_names
 from scribbleseg.data.classes import ClassTable, read_classes
@@ -18,7 +18,11 @@ from scribbleseg.data.groups import group_in
 from scribbleseg.data.images import ImageOptions
 from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.data.sources.files import FileSource
-from scribbleseg.data.sources.index import FileIndex, OnMissing, find_labels
+from scribbleseg.data.sources.index import (
+    FileIndex,
+    OnMissing,
+    find_labels,
+)
 from scribbleseg.data.volumes import Spacing, read_spacings
 from scribbleseg.data.weak import LabelType, WeakLabels  # noqa: TC001  (the CLI resolves them)
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
@@ -53,6 +57,7 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
     "mask_dir": (str,),
     "unlabelled_value": (int,),
     "unlabelled_color": (list, str),
+    "first_id": (int,),
     "on_missing": (str,),
     "group_regex": (str,),
     "allow_dense_scribbles": (bool,),
@@ -70,7 +75,7 @@ class FolderSource(FileSource):
     ::
 
         root/images/STEM.jpg  scribbles/STEM.png  masks/STEM.png
-             classes.txt  [train.txt val.txt test.txt]  [dataset.yaml]  [spacing.json]
+             classes.txt  [train.txt val.txt test.txt, or .csv]  [dataset.yaml]  [spacing.json]
 
     Files are paired by stem, the path relative to ``images/`` without suffix. If neither
     ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20, the same way on every
@@ -93,6 +98,9 @@ class FolderSource(FileSource):
         unlabelled_value: Value of scribble files that means unlabelled, besides 255.
         unlabelled_color: Colour of scribble files that means unlabelled, ``[red, green, blue]`` or
             ``"#rrggbb"``, whatever it means in masks.
+        first_id: Value of the first class, 0 or 1, where 0 is unlabelled and the class file gives
+            names only; by default told by the files, which count from 1 if one holds as large a
+            value as there are classes.
         on_missing: What to do with listed training images without scribble.
         group_regex: Pattern searched in the stem that gives its patient, volume or video: the first
             group, or the whole match.
@@ -134,6 +142,7 @@ class FolderSource(FileSource):
         image_dir: str = "images",
         unlabelled_value: int | None = None,
         unlabelled_color: tuple[int, int, int] | str | None = None,
+        first_id: Literal[0, 1] | None = None,
         on_missing: OnMissing = "error",
         group_regex: str | None = None,
         allow_dense_scribbles: bool = False,
@@ -192,11 +201,11 @@ class FolderSource(FileSource):
         return read_classes(self.root)
 
     def _list_files(self) -> FileIndex:
-        names = self.class_names
+        names, root = self.class_names, self.root
         return FileIndex(
-            images=find_images(self.image_dir),
-            scribbles=find_labels(self.scribble_dir, "scribble", names),
-            masks=find_labels(self.mask_dir, "mask", names),
+            images=find_images(self.image_dir, within=root),
+            scribbles=find_labels(self.scribble_dir, "scribble", names, within=root),
+            masks=find_labels(self.mask_dir, "mask", names, within=root),
             places={
                 "image": str(self.image_dir),
                 "scribble": str(self.scribble_dir),
@@ -205,16 +214,22 @@ class FolderSource(FileSource):
         )
 
     def _list_stems(self, split: Split) -> list[str]:
-        path = self.root / self.lists[split]
+        path = self._list_file(split)
         if split == "test" or path.is_file() or self._has_lists():
             return read_split(path, repeats=split == "train")
         return self._divide()[split]
+
+    def _list_file(self, split: Split) -> Path:
+        """The list of a split; ``train.csv`` if there is no ``train.txt``."""
+        path = self.root / self.lists[split]
+        table = path.with_suffix(".csv")
+        return table if not path.is_file() and table.is_file() else path
 
     def problems(self) -> list[Finding]:
         """Warn of labelled images that are in no list (D301), beside what other sources know."""
         findings = super().problems()
         splits: list[Split] = ["train", "val"]
-        if (self.root / self.lists["test"]).is_file():
+        if self._list_file("test").is_file():
             splits.append("test")
         listed: set[str] = set()
         try:
@@ -237,7 +252,7 @@ class FolderSource(FileSource):
     def _has_lists(self) -> bool:
         """Whether the user has lists of any name: then none is invented."""
         own_names = self.lists["train"] != "train.txt" or self.lists["val"] != "val.txt"
-        return own_names or any((self.root / self.lists[s]).is_file() for s in ("train", "val"))
+        return own_names or any(self._list_file(s).is_file() for s in ("train", "val"))
 
     def _divide(self) -> dict[str, list[str]]:
         """Seeded split by group over the labelled images, stored in the split files."""

@@ -111,6 +111,7 @@ def find_labels(
     suffixes: Sequence[str] = (*LABEL_SUFFIXES, ".xml"),
     stem_of: Callable[[str], str | None] = str,
     skip: Sequence[str] = (),
+    within: Path | None = None,
 ) -> dict[str, Label]:
     """Label maps and stroke files of a folder by stem; empty if there is no such folder.
 
@@ -125,6 +126,7 @@ def find_labels(
         stem_of: Stem of an image from the path of its label without suffix; ``None`` = no label.
         skip: Ends of such paths that are no labels, such as ``"_color"``; where names end in
             ``_labelIds``, those in ``_labelTrainIds`` are left out as well.
+        within: Folder that links may not leave; by default ``folder``.
 
     Raises:
         LabelFormatError: If files of this library were made for other classes (D401), two files
@@ -134,7 +136,7 @@ def find_labels(
         refuse_pickles([folder])
         return {}
     own = made_by_library(folder, class_names)
-    found = find_images(folder, suffixes=suffixes, unique=False)
+    found = find_images(folder, suffixes=suffixes, unique=False, within=within)
     if not found:
         refuse_pickles(sorted(folder.iterdir()))
     ends = tuple(skip)
@@ -239,24 +241,54 @@ def file_codings(
     classes: ClassTable,
     unlabelled: int | None,
     colour: tuple[int, int, int] | None,
-    files: FileIndex,
-    values_of: Callable[[Label], NDArray[Any]],
+    first: tuple[int, int] = (0, 0),
 ) -> dict[str, LabelCoding]:
     """What values of files mean, by :attr:`~scribbleseg.types.Label.coding`.
 
-    Where 0 is unlabelled and a class file gives names only, they may count from 0 or from 1: files
-    that hold as large a value as there are classes count from 1.
+    ``first`` is the value of the first class in scribbles and in masks, see :func:`first_ids`.
     """
-    codings = {
-        "scribble": classes.coding(unlabelled, colour=colour),
-        "mask": classes.coding(),
+    return {
+        "scribble": classes.coding(unlabelled, colour=colour, first=first[0]),
+        "mask": classes.coding(unlabelled if first[1] else None, first=first[1]),
         "ids": LabelCoding(len(classes.names)),
     }
-    if unlabelled == 0 and classes.counted:
-        for name, labels in (("scribble", files.scribbles), ("mask", files.masks)):
-            if some_hold(labels, lambda values: values == len(classes.names), values_of):
-                codings[name] = classes.coding(0, first=1)
-    return codings
+
+
+def first_ids(
+    files: FileIndex,
+    names: Sequence[str],
+    given: int | None,
+    values_of: Callable[[Label], NDArray[Any]],
+) -> tuple[int, int]:
+    """Value of the first class in scribbles and in masks where 0 is unlabelled in scribbles.
+
+    Files that hold as large a value as there are classes count from 1, masks that hold 0 but not
+    that value from 0; scribbles that tell nothing count as the masks do.
+
+    Args:
+        files: Files of the data set.
+        names: Classes, of which the class file gives names only.
+        given: What the user says of the scribbles; wins over what they hold.
+        values_of: Values of a map as they are stored.
+
+    Raises:
+        LabelFormatError: If the files do not tell and nothing is given (D401).
+    """
+    scribbles, masks = (
+        1 if some_hold(labels, lambda values: values == len(names), values_of) else None
+        for labels in (files.scribbles, files.masks)
+    )
+    if masks is None and some_hold(files.masks, lambda values: values == 0, values_of):
+        masks = 0
+    told = (value for value in (given, scribbles, masks) if value is not None)
+    first = next(told, None)
+    if first is None and any(label.kind == "map" for label in files.scribbles.values()):
+        raise LabelFormatError(
+            f"D401 {files.place('scribble')}: 0 is unlabelled and no file holds {len(names)}, so "
+            f"it is not known whether 1 means {names[0]!r} or {names[min(1, len(names) - 1)]!r}: "
+            "set `first_id: 1` or `first_id: 0` (a line of dataset.yaml in a plain folder)"
+        )
+    return first or 0, (first or 0) if masks is None else masks
 
 
 def which_ids(

@@ -248,7 +248,7 @@ class LayoutSource(FileSource):
             folders = (self.root / name for name in names)
             folder = next((folder for folder in folders if folder.is_dir()), None)
             found = images[split] = {}
-            for name, path in find_images(folder).items() if folder else ():
+            for name, path in (find_images(folder, within=self.root) if folder else {}).items():
                 stem = self._stem(name, "image")
                 if stem is not None:
                     twice = next((own[stem] for own in images.values() if stem in own), None)
@@ -280,6 +280,7 @@ class LayoutSource(FileSource):
             suffixes=self._mask_suffixes if role == "mask" else self._scribble_suffixes,
             stem_of=lambda name: self._stem(name, role),
             skip=self._facts["skip"],
+            within=self.root,
         )
 
     def _find_scribbles(self) -> tuple[str, dict[str, Label]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from scribbleseg.data.classes import read_classes, table_of
 from scribbleseg.data.groups import check_pattern, check_time, group_in
@@ -50,7 +50,8 @@ class NiftiSource(VolumeSource):
         image_suffix: End of the image names.
         scribble_suffix: End of the scribble names.
         mask_suffix: End of the names of dense labels.
-        unlabelled_value: Value of scribbles that means "not drawn", besides 255: 4 in ACDC.
+        unlabelled_value: Value of scribbles that means unlabelled, besides 255: 4 in ACDC.
+        first_id: Value of the first class, see :class:`~scribbleseg.data.sources.FolderSource`.
         patient_regex: Pattern searched in the case name; its first group, or the whole match, is
             the patient, who is never divided. By default the first folder of the name, or the case.
         fold: Held-out fold, 0 to 4, where there are no split files.
@@ -88,6 +89,7 @@ class NiftiSource(VolumeSource):
         scribble_suffix: str = "_scribble.nii.gz",
         mask_suffix: str = "_gt.nii.gz",
         unlabelled_value: int | None = None,
+        first_id: Literal[0, 1] | None = None,
         patient_regex: str | None = None,
         fold: int = 0,
         train_list: str = "train.txt",
@@ -125,6 +127,7 @@ class NiftiSource(VolumeSource):
             cache_mib=cache_mib,
             images=ImageOptions(channels=channels, intensity=Intensity.from_options(intensity)),
             unlabelled_value=unlabelled_value,
+            first_id=first_id,
             on_missing=on_missing,
             allow_dense_scribbles=allow_dense_scribbles,
             label_type=label_type,

@@ -15,7 +15,8 @@ from helpers.tiny_folders import (
 )
 from PIL import Image
 
-from scribbleseg import ConfigError, ScribbleNotFoundError
+from scribbleseg import ConfigError, LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data import check_source
 from scribbleseg.data.sources import FolderSource
 
 
@@ -272,24 +273,94 @@ def test_a_colour_of_scribbles_that_means_unlabelled(tmp_path):
     np.testing.assert_array_equal(source.read_scribble(source.records("train")[0]), expected)
 
 
-def test_ids_from_one_are_told_by_the_value_of_the_last_class(tmp_path):
-    """0 is unlabelled and a list of names counts from 0 or from 1; masks may count otherwise."""
-    plain_folder(tmp_path)
-    for stem in STEMS:
-        path = tmp_path / "scribbles" / f"{stem}.png"
-        scribble = np.array(Image.open(path))
-        save(path, np.where(scribble == 255, 0, scribble + 1).astype(np.uint8))
-    source = FolderSource(tmp_path, unlabelled_value=0)
+def recode(folder, change):
+    for path in folder.iterdir():
+        with Image.open(path) as image:
+            values = np.array(image)
+        save(path, change(values).astype(np.uint8))
+
+
+ANY, FROM_ZERO, FROM_ONE = (
+    lambda s: np.where(s == 255, 0, s + 1),
+    lambda s: np.where((s == 255) | (s == 0), 0, s),
+    lambda s: np.where(s >= 2, 0, s + 1),  # 1 and 2 of three classes
+)
+NUMBERED = {
+    # scribbles, masks, option: what 1 means in scribbles and in masks
+    "the last value tells": (ANY, None, {}, 0, 1),
+    "masks count likewise": (ANY, lambda m: m + 1, {}, 0, 0),
+    "masks with the last value tell": (FROM_ONE, lambda m: m + 1, {}, 0, 0),
+    "masks with 0 tell": (FROM_ZERO, None, {}, 1, 1),
+    "the user tells": (FROM_ONE, None, {"first_id": 1}, 0, 1),
+    "the user tells of masks that tell nothing": (
+        FROM_ONE, lambda m: np.where(m == 2, 1, m + 1), {"first_id": 1}, 0, 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NUMBERED)
+def test_ids_count_from_one_or_zero_where_zero_is_unlabelled(tmp_path, name, caplog):
+    scribbles, masks, options, one, one_in_masks = NUMBERED[name]
+    root = plain_folder(tmp_path)
+    recode(root / "scribbles", scribbles)
+    if masks is not None:
+        recode(root / "masks", masks)
+    with caplog.at_level("INFO"):
+        source = FolderSource(root, unlabelled_value=0, **options)
+        codings = source.codings
+    found = [codings[role].index_of() for role in ("scribble", "mask")]
+    assert [values[1] for values in found] == [one, one_in_masks]
+    assert found[0][0] == 255
+    assert f"1 means {source.class_names[one]!r}" in caplog.text
+
+
+def test_ids_that_may_count_from_one_or_zero_are_refused(tmp_path):
+    root = plain_folder(tmp_path, masks=False)
+    recode(root / "scribbles", FROM_ONE)
+    source = FolderSource(root, unlabelled_value=0)
     record = source.records("train")[0]
-    np.testing.assert_array_equal(source.read_scribble(record), scribble_of(blocks(0, 3)))
-    np.testing.assert_array_equal(source.read_mask(source.records("val")[0]), blocks(6, 3))
-    # without the value 3 the names count from 0, of which 0 is then unlabelled
-    for stem in STEMS:
-        path = tmp_path / "scribbles" / f"{stem}.png"
-        scribble = np.array(Image.open(path))
-        save(path, np.where(scribble == 3, 0, scribble).astype(np.uint8))
-    source = FolderSource(tmp_path, unlabelled_value=0)
-    assert set(np.unique(source.read_scribble(record))) == {1, 2, 255}
+    with pytest.raises(LabelFormatError, match=r"D401 .*1 means 'background' or 'cell'.*first_id"):
+        source.read_scribble(record)
+    codes = {finding.code for finding in check_source(source).errors}
+    assert codes == {"D401"}
+    (root / "dataset.yaml").write_text("unlabelled_value: 0\nfirst_id: 1\n")
+    assert set(np.unique(FolderSource(root).read_scribble(record))) == {0, 1, 255}
+    with pytest.raises(ConfigError, match="first_id=2"):
+        FolderSource(root, first_id=2)
+
+
+def test_links_are_followed_within_the_root(tmp_path):
+    root = plain_folder(tmp_path / "data", lists=False)
+    for folder in ("images", "scribbles", "masks"):
+        (root / "more" / folder).mkdir(parents=True)
+        for path in (root / folder).glob("img_[57].png"):
+            path.rename(root / "more" / folder / path.name)
+        (root / folder / "linked").symlink_to(root / "more" / folder)
+    source = FolderSource(root)
+    stems = {r.image_id for split in ("train", "val") for r in source.records(split)}
+    assert {"linked/img_5", "linked/img_7"} <= stems
+    assert len(stems) == 8
+    (tmp_path / "outside").mkdir()
+    (root / "images" / "away").symlink_to(tmp_path / "outside")
+    with pytest.raises(
+        LabelFormatError, match=r"D501 .*images/away: link leaves the folder"
+    ):
+        FolderSource(root).records("predict")
+
+
+def test_lists_may_be_tables(tmp_path):
+    root = plain_folder(tmp_path)
+    for split in ("train", "val"):
+        path = root / f"{split}.txt"
+        path.with_suffix(".csv").write_text("name\n" + path.read_text())
+        path.unlink()
+    before = sorted(path.name for path in root.iterdir())
+    source = FolderSource(root)
+    assert [r.image_id for r in source.records("val")] == ["img_6", "img_7"]
+    assert len(source.records("train")) == 6
+    assert sorted(path.name for path in root.iterdir()) == before, "no list is invented"
+    (root / "val.txt").write_text("img_7\n")
+    assert [r.image_id for r in FolderSource(root).records("val")] == ["img_7"]
 
 
 def test_sources_travel_to_workers(tmp_path):

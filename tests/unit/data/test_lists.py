@@ -95,6 +95,7 @@ def test_links_must_stay_inside(tmp_path):
     (tmp_path / "images" / "c.png").symlink_to(outside)
     with pytest.raises(LabelFormatError, match=r"D501 .*c\.png: link leaves"):
         find_images(tmp_path / "images")
+    assert list(find_images(tmp_path / "images", within=tmp_path)) == ["a", "b", "c"]
     # the folder itself is the user's choice
     (tmp_path / "linked").symlink_to(tmp_path / "images" / "..", target_is_directory=True)
     assert "secret" in find_images(tmp_path / "linked")
