@@ -5,7 +5,6 @@ from scribbleseg.data.__main__ import main as main
 from scribbleseg.data.annotations import (
     Box as Box, ClassIds as ClassIds, Click as Click,
 )
-from scribbleseg.data.batch_picture import draw_samples as draw_samples
 from scribbleseg.data.check.check import check_source as check_source
 from scribbleseg.data.check.compare import (
     check_checkpoint as check_checkpoint, check_pseudo_labels as check_pseudo_labels,
@@ -19,7 +18,8 @@ from scribbleseg.data.classes import (
 )
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.data.dataset import (
-    EvalDataset as EvalDataset, TrainDataset as TrainDataset, collate as collate,
+    EvalDataset as EvalDataset, SampleKey as SampleKey, TrainDataset as TrainDataset,
+    collate as collate,
 )
 from scribbleseg.data.decode import (
     Pixels as Pixels, TIFF_SUFFIXES as TIFF_SUFFIXES, array_layout as array_layout,
@@ -63,10 +63,7 @@ from scribbleseg.data.jobs.superpixels import (
 from scribbleseg.data.jobs.synthesize import (
     Recipe as Recipe, synthesize_folder as synthesize_folder,
 )
-from scribbleseg.data.label_maps import (
-    LabelMap as LabelMap, keep_labels as keep_labels, resize_labels as resize_labels,
-    resize_map as resize_map,
-)
+from scribbleseg.data.label_maps import LabelMap as LabelMap, resize_map as resize_map
 from scribbleseg.data.labels import (
     LabelCoding as LabelCoding, encode_label as encode_label, read_label as read_label,
     whole_numbers as whole_numbers,
@@ -75,16 +72,9 @@ from scribbleseg.data.lists import (
     find_images as find_images, image_key as image_key, natural_key as natural_key,
     read_split as read_split, voc_stem as voc_stem,
 )
-from scribbleseg.data.loader_options import (
-    channel_moments as channel_moments, check_least as check_least,
-    default_workers as default_workers, make_loader as make_loader, side_pair as side_pair,
-)
+from scribbleseg.data.loader import EpochSampler as EpochSampler
 from scribbleseg.data.matlab import read_mat as read_mat
 from scribbleseg.data.pseudo_reader import PseudoLabelReader as PseudoLabelReader
-from scribbleseg.data.sampler import (
-    EpochSampler as EpochSampler, SampleKey as SampleKey, check_step_size as check_step_size,
-    training_position as training_position,
-)
 from scribbleseg.data.seed_reader import SeedReader as SeedReader
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
