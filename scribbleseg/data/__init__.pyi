@@ -21,12 +21,7 @@ from scribbleseg.data.dataset import (
     EvalDataset as EvalDataset, SampleKey as SampleKey, TrainDataset as TrainDataset,
     collate as collate,
 )
-from scribbleseg.data.decode import (
-    Pixels as Pixels, TIFF_SUFFIXES as TIFF_SUFFIXES, array_layout as array_layout,
-    check_pixels as check_pixels, check_promise as check_promise, decoding as decoding,
-    open_array as open_array, open_image as open_image, orient as orient,
-    orientation_of as orientation_of, read_pixels as read_pixels,
-)
+from scribbleseg.data.decode import orient as orient
 from scribbleseg.data.degraded import (
     DegradedScribbles as DegradedScribbles, check_degradation as check_degradation,
     read_degraded as read_degraded,
@@ -50,7 +45,8 @@ from scribbleseg.data.image_labels import (
 )
 from scribbleseg.data.images import (
     ImageHeader as ImageHeader, ImageOptions as ImageOptions, LABEL_SUFFIXES as LABEL_SUFFIXES,
-    orient_label as orient_label, read_header as read_header, read_image as read_image,
+    Pixels as Pixels, read_header as read_header, read_image as read_image,
+    read_pixels as read_pixels,
 )
 from scribbleseg.data.jobs.convert import convert_source as convert_source
 from scribbleseg.data.jobs.job import ImageJob as ImageJob

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
-from scribbleseg.data.decode import Pixels, read_pixels
+from scribbleseg.data.images import Pixels, read_pixels
 from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def read_label(path: str | Path, coding: LabelCoding | int) -> NDArray[np.uint8]
 
     Args:
         path: PNG, TIFF, BMP, GIF or WebP of ids or colours; see
-            :func:`~scribbleseg.data.decode.read_pixels`.
+            :func:`~scribbleseg.data.images.read_pixels`.
         coding: What its values mean; a number of classes for files of ids 0..C-1 and 255.
 
     Returns:

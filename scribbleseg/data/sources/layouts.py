@@ -11,8 +11,8 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
 from scribbleseg.data.classes import CLASS_FILES, CLASS_KEYS, ClassTable, read_classes, table_of
-from scribbleseg.data.decode import read_pixels
 from scribbleseg.data.documents import read_yaml
+from scribbleseg.data.images import read_pixels
 from scribbleseg.data.labels import LabelCoding, encode_label
 from scribbleseg.data.lists import find_images, read_split
 from scribbleseg.data.sources.files import FileSource
