@@ -102,8 +102,5 @@ from scribbleseg.data.volumes import (
 )
 from scribbleseg.data.weak import (
     BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,
-    WeakLabels as WeakLabels, check_boxes as check_boxes,
-    check_weak_options as check_weak_options, render_boxes as render_boxes,
-    render_clicks as render_clicks,
+    WeakLabels as WeakLabels, render_boxes as render_boxes,
 )
-from scribbleseg.data.weak_files import BoxFiles as BoxFiles, ClickFiles as ClickFiles

@@ -144,7 +144,8 @@ def open_image(path: Path, max_pixels: int | None = None) -> Iterator[Image.Imag
             yield None
             return
         with image:
-            check_pixels(path, (image.height, image.width), max_pixels)
+            limit = allowed if max_pixels is None else max_pixels
+            check_pixels(path, (image.height, image.width), limit)
             if image.format == "PNG":  # of the formats here the one with a largest ratio
                 check_promise(path, image.width * image.height * len(image.getbands()) // 8)
             yield image

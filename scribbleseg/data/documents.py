@@ -18,7 +18,7 @@ from defusedxml.ElementTree import fromstring
 from scribbleseg.constants import IMAGE_SUFFIXES
 from scribbleseg.data.decode import check_promise, decoding
 from scribbleseg.data.lists import voc_stem
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ __all__ = [
     "read_yaml",
 ]
 
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 _MAX_YAML = 256 << 10  # its reader is slow
 _MAX_ARRAYS = 1 << 30
 
@@ -166,20 +166,16 @@ def read_bytes(path: Path, what: str) -> bytes:
 
     Raises:
         ScribbleNotFoundError: If there is no such file (D301).
-        LabelFormatError: If it is too large (D501).
+        LabelFormatError: If it is too large (D501), or cannot be read (D202).
     """
-    try:
-        if not path.is_file():
-            raise FileNotFoundError  # folders and pipes too
+    with decoding(path, what, "check that it is the right file"):
         size = path.stat().st_size
-        if size > _MAX_BYTES:
+        if size > MAX_BYTES:
             raise LabelFormatError(
                 f"D501 {path}: {size:,} bytes, more than 64 MiB, too large for a {what}; check "
                 "that it is the right file, or split it by image"
             )
         return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScribbleNotFoundError(f"D301 {path}: {what} does not exist") from error
 
 
 def entries_by_stem(path: Path, what: str) -> dict[str, Any]:

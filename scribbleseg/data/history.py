@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _STARTS = ("encoder_weights", "init_from")  # hyper-parameters that may name a checkpoint
-_BYTES = 6  # two of 10^5 names have equal digests with a probability of 2 · 10^-5
+_BYTES = 6  # of a digest: two of 10^5 names have equal digests with a probability of 2 · 10^-5
 
 
 def name_digest(name: str) -> bytes:
@@ -71,8 +71,7 @@ def earlier_images(module: object | None, checkpoint: object = None) -> dict[str
         checkpoint: Path of a checkpoint that is resumed or evaluated, if there is one.
 
     Returns:
-        Digests of image ids by where they are recorded. Files that are no checkpoints of this
-        library, or of a version that did not record it, are left out.
+        Digests of image ids by where they are recorded. Files that do not record them are left out.
     """
     remembered = getattr(getattr(module, "data_info", None), "train_images", "")
     found = {"the module": unpack_digests(remembered)}
@@ -91,10 +90,7 @@ def _recorded(path: Path) -> frozenset[bytes]:
 
 
 def read_facts(path: Path) -> Any:
-    """What a checkpoint says about itself beside its weights, which stay on disk where possible.
-
-    Returns:
-        The entry of this library; ``None`` if the file holds none.
+    """What this library wrote into a checkpoint, ``None`` if nothing; weights stay on disk.
 
     Raises:
         CheckpointError: If the file cannot be read.
@@ -115,23 +111,14 @@ def read_facts(path: Path) -> Any:
 def leaked_images(
     earlier: Mapping[str, Collection[bytes]], scored: Collection[str]
 ) -> list[Finding]:
-    """Warnings about images to be scored that the weights have seen.
+    """A warning (D302) for each place that records images which are to be scored.
 
     Args:
         earlier: From :func:`earlier_images`.
         scored: Image ids of the validation or test split.
-
-    Returns:
-        One D302 warning per place that records such images.
     """
-    digests = {name: name_digest(name) for name in scored}
     findings = (
-        overlap_warning(
-            [name for name in scored if digests[name] in seen],
-            scored,
-            train_name=f"the training images recorded in {place}",
-            val_name="the split to be scored",
-        )
+        _warning(seen, scored, f"the training images recorded in {place}", "the split to be scored")
         for place, seen in earlier.items()
     )
     return [finding for finding in findings if finding is not None]
@@ -157,12 +144,18 @@ def overlap_warning(
     Returns:
         A D302 warning, or ``None`` if the lists have no image in common.
     """
-    seen = set(map(image_key, train_stems))
-    common = [stem for stem in val_stems if image_key(stem) in seen]
+    seen = set(map(name_digest, train_stems))
+    return _warning(seen, val_stems, train_name, val_name)
+
+
+def _warning(
+    seen: Collection[bytes], scored: Collection[str], train_name: str, val_name: str
+) -> Finding | None:
+    common = [name for name in scored if name_digest(name) in seen]
     if not common:
         return None
     text = (
-        f"{len(common)} of {len(val_stems)} images of {val_name} are in {train_name} "
+        f"{len(common)} of {len(scored)} images of {val_name} are in {train_name} "
         f"({some_names(common)}), expected none if weights trained on it are the start; they raise "
         "scores: start from weights that have not seen these images, such as ImageNet's"
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from scribbleseg.data.classes import normalise_name
-from scribbleseg.data.documents import read_bytes, read_xml
+from scribbleseg.data.documents import MAX_BYTES, read_bytes, read_xml
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, Stroke
 from scribbleseg.options import check_choice
@@ -29,8 +29,6 @@ __all__ = [
     "names_with_aliases",
     "read_scribblesup",
 ]
-
-_MAX_BYTES = 64 << 20
 
 SCRIBBLESUP_ALIASES = {
     "plane": "aeroplane",
@@ -159,7 +157,7 @@ def _read_member(label: Label) -> bytes:
     opened = _open_zip(archive, os.getpid())
     try:
         info = opened.getinfo(label.entry)
-        if info.file_size > _MAX_BYTES:
+        if info.file_size > MAX_BYTES:
             raise LabelFormatError(
                 f"D501 {label}: unpacks to {info.file_size:,} bytes, more than 64 MiB"
             )

@@ -33,6 +33,8 @@ from scribbleseg.data.sources.index import (
 )
 from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
 from scribbleseg.data.weak import (
+    BoxFiles,
+    ClickFiles,
     LabelType,
     WeakLabels,
     check_boxes,
@@ -40,7 +42,6 @@ from scribbleseg.data.weak import (
     render_boxes,
     render_clicks,
 )
-from scribbleseg.data.weak_files import BoxFiles, ClickFiles
 from scribbleseg.errors import ConfigError, ScribbleNotFoundError, ScribbleSegError
 from scribbleseg.functional.degrade import StrokeDrawing
 from scribbleseg.options import check_choice
