@@ -26,11 +26,6 @@ from scribbleseg.data.degraded import (
     DegradedScribbles as DegradedScribbles, check_degradation as check_degradation,
     read_degraded as read_degraded,
 )
-from scribbleseg.data.documents import (
-    entries_by_stem as entries_by_stem, is_number as is_number, list_of as list_of,
-    read_bytes as read_bytes, read_json as read_json, read_npz as read_npz,
-    read_xml as read_xml, read_yaml as read_yaml,
-)
 from scribbleseg.data.groups import (
     check_pattern as check_pattern, check_time as check_time, group_in as group_in,
     group_pattern as group_pattern,

@@ -28,8 +28,6 @@ from scribbleseg.options import check_whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scribbleseg.types import Label
-
 __all__ = [
     "LABEL_SUFFIXES",
     "ImageHeader",
@@ -42,9 +40,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_EXIF_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}  # of formats that carry EXIF
 _PHOTOMETRIC = 262  # TIFF tag; 0 = white is zero
-_TURNED: set[Path] = set()  # folders that this process has warned about
 
 LABEL_SUFFIXES = (".png", *TIFF_SUFFIXES, ".bmp", ".gif", ".jpg", ".jpeg")
 """Label suffixes, preferred first; JPEG is listed to be found and refused."""
@@ -133,8 +129,11 @@ def read_image(
         if not _is_array(path, channels):
             with open_image(path, max_pixels) as image:
                 values = None if image is None else _brightness(image, channels, path)
-        if values is None:  # a TIFF that Pillow cannot read
-            values = _read_array(path, channels, max_pixels)
+        if values is None:
+            with open_array(path, channels) as array:
+                check_pixels(path, array.size, max_pixels)
+                _warn_of_pages(array.pages, path)
+                values = array.read()
     pixels = (intensity or Intensity()).apply(values, name=str(path))
     return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels
 
@@ -189,8 +188,7 @@ def _brightness(image: Image.Image, channels: int, path: Path) -> NDArray[Any] |
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if tiff and frames == channels > 1:
         return None  # pages that are channels
-    if frames > 1:
-        _warn_once(f"has {frames} frames or pages, only the first is used", path.parent)
+    _warn_of_pages(frames - 1, path)
     if not _deep_colour(image):
         return _decoded(image, channels, path)
     return None if tiff else orient(_deep_colours(path, channels), orientation_of(image, path))
@@ -237,40 +235,10 @@ def _warn_once(what: str, folder: Path) -> None:
     logger.warning("%s: an image there %s (said once for this folder)", folder, what)
 
 
-def _read_array(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
-    """Values of an array file as ``(H, W, K)``, or ``(H, W, 1)`` if it is grey."""
-    with open_array(path, channels) as array:
-        check_pixels(path, array.size, max_pixels)
-        if array.pages:
-            text = f"has {array.pages + 1} frames or pages, only the first is used"
-            _warn_once(text, path.parent)
-        return array.read()
-
-
-def orient_label(
-    values: NDArray[np.uint8], label: Label, image: Path | None, *, channels: int = 3
-) -> NDArray[np.uint8]:
-    """The label in the orientation of its image, with a warning once per folder if it was turned.
-
-    Labels carry no EXIF and should fit the rotated image; some tools export them in the stored
-    frame. Only a size that fits that frame alone tells them: half turns and square images cannot be
-    recognised, and fit as they are. Labels of other sizes are returned as they are.
-    """
-    if image is None or image.suffix.lower() not in _EXIF_SUFFIXES or not image.is_file():
-        return values
-    header = read_header(image, channels=channels)
-    if values.shape == header.size or values.shape != header.raw_size:
-        return values
-    if image.parent not in _TURNED:
-        _TURNED.add(image.parent)
-        stored, rotated = (f"{size[1]}x{size[0]}" for size in (header.raw_size, header.size))
-        logger.warning(
-            "D201 %s: label is %s (width x height), but %s is %s after its EXIF rotation and %s "
-            "only before it; the label is rotated like the image. If it does not fit then, export "
-            "labels of the rotated images (said once for this folder)",
-            *(label, stored, image, rotated, stored),
-        )
-    return orient(values, header.orientation)
+def _warn_of_pages(further: int, path: Path) -> None:
+    if further:
+        text = f"has {further + 1} frames or pages, only the first is used"
+        _warn_once(text, path.parent)
 
 
 # --------------------------------------------------------- ids, colours and other values

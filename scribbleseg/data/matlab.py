@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.decode import decoding
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +48,7 @@ def read_mat(path: Path, keys: tuple[str, ...], expected: str) -> tuple[str, NDA
         ScribbleNotFoundError: If the file does not exist (D301).
         LabelFormatError: If it holds none of them, or cannot be read (D202).
     """
-    if not path.is_file():
-        raise ScribbleNotFoundError(f"D301 label {path} does not exist")
-    with _LOCK:
+    with decoding(path, "label"), _LOCK:
         answer, data = _ask({"path": str(path), "keys": keys})
     if "error" in answer:
         raise LabelFormatError(

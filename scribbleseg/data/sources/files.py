@@ -17,9 +17,9 @@ from scribbleseg.data.annotations import ClassIds
 from scribbleseg.data.classes import parse_colour
 from scribbleseg.data.groups import check_pattern, check_time, group_in
 from scribbleseg.data.image_labels import ImageLabelFile, present
-from scribbleseg.data.images import ImageOptions, orient_label, read_header, read_pixels
+from scribbleseg.data.images import ImageOptions, read_header, read_pixels
 from scribbleseg.data.jobs.settings import coding_digest
-from scribbleseg.data.labels import LabelCoding, read_label
+from scribbleseg.data.labels import LabelCoding, orient_label, read_label
 from scribbleseg.data.lists import voc_stem
 from scribbleseg.data.source import ScribbleSource, require
 from scribbleseg.data.sources.index import (
