@@ -9,7 +9,7 @@ from scribbleseg.data.check.check import check_source as check_source
 from scribbleseg.data.check.compare import (
     check_checkpoint as check_checkpoint, check_pseudo_labels as check_pseudo_labels,
 )
-from scribbleseg.data.check.findings import CheckReport as CheckReport, Finding as Finding
+from scribbleseg.data.check.findings import CheckReport as CheckReport
 from scribbleseg.data.check.report import write_check_report as write_check_report
 from scribbleseg.data.classes import (
     CLASS_FILES as CLASS_FILES, CLASS_KEYS as CLASS_KEYS, ClassTable as ClassTable,
@@ -26,6 +26,7 @@ from scribbleseg.data.degraded import (
     DegradedScribbles as DegradedScribbles, check_degradation as check_degradation,
     read_degraded as read_degraded,
 )
+from scribbleseg.data.findings import Finding as Finding
 from scribbleseg.data.groups import (
     check_pattern as check_pattern, check_time as check_time, group_in as group_in,
     group_pattern as group_pattern,

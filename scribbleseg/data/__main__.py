@@ -26,8 +26,8 @@ def main(args: Sequence[str] | None = None) -> int:
     output = None
     try:
         # here: Ctrl-C while packages are imported is answered by a sentence as well
-        from scribbleseg.data.check.findings import printable
         from scribbleseg.data.commands import check, jobs
+        from scribbleseg.data.findings import printable
         from scribbleseg.errors import ScribbleSegError
 
         parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)

@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.check.findings import Finding, some_names
+from scribbleseg.data.findings import Finding, some_names
 from scribbleseg.data.lists import image_key
 from scribbleseg.errors import CheckpointError
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from scribbleseg.data.findings import Finding as Finding
+from scribbleseg.data.findings import found as found
+from scribbleseg.data.findings import printable as printable
+from scribbleseg.data.findings import some_names as some_names
 from scribbleseg.errors import DataCheckError, ScribbleSegError
 
 if TYPE_CHECKING:
@@ -15,47 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["CheckReport", "Finding"]
 
 _SHOWN_PER_CODE = 5
-
-
-def printable(text: str) -> str:
-    r"""Text for a terminal: control characters and what is no character become escapes.
-
-    Example:
-        >>> printable("a\x1b[2J\n")
-        'a\\x1b[2J\\n'
-    """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first five names and the number of the others, for messages."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem.
-
-    Attributes:
-        code: Stable code, such as ``"D101"``.
-        severity: ``"error"`` stops training, ``"warning"`` does not.
-        message: What is wrong, where, the value, what was expected, the likely cause and the fix.
-        file: File or folder that is concerned, if there is one.
-    """
-
-    code: str
-    severity: Literal["error", "warning"]
-    message: str
-    file: str | None = None
-
-    def __str__(self) -> str:
-        return printable(f"{self.code} {self.message}")
-
-
-def found(code: str, severity: str, file: str, text: str) -> Finding:
-    """A finding whose message starts with its file."""
-    return Finding(code, "error" if severity == "error" else "warning", f"{file}: {text}", file)
 
 
 def finding_from_error(error: Exception, code: str, file: str) -> Finding:
