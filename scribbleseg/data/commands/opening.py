@@ -39,12 +39,7 @@ def open_source(options: argparse.Namespace) -> FileSource:
     root: Path = options.root
     if not root.is_dir():
         raise ScribbleNotFoundError(f"{root}: no such folder")
-    name = options.source
-    if name == "auto":
-        name = next(iter(recognised(root)), None)
-    if name is None:
-        layouts = ", ".join(SOURCES)
-        raise ScribbleNotFoundError(f"{root}: not a known layout; expected one of: {layouts}")
+    name = _recognise(root) if options.source == "auto" else options.source
     kind: Any = SOURCES[name]
     known = inspect.signature(kind).parameters
     given: dict[str, Any] = {}
@@ -60,3 +55,11 @@ def open_source(options: argparse.Namespace) -> FileSource:
         given[option] = value
     source: FileSource = kind(root, **given)
     return source
+
+
+def _recognise(root: Path) -> str:
+    found = recognised(root)
+    if found:
+        return found[0]
+    layouts = ", ".join(SOURCES)
+    raise ScribbleNotFoundError(f"{root}: not a known layout; expected one of: {layouts}")

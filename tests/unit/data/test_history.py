@@ -80,15 +80,6 @@ def test_a_context_run_that_starts_from_train_aug_is_warned_of(tmp_path, voc_che
     assert recorded(tmp_path / "context.ckpt") == digests(*VOC_STEMS[:3], *VOC_STEMS[:4])
 
 
-def test_a_run_from_other_weights_is_not_warned_of(tmp_path, caplog):
-    data = data_of(PascalContextSource(context_tree(tmp_path)))
-    other = module_of(data)
-    torch.save(other.network.encoder.state_dict(), tmp_path / "encoder.pth")
-    with caplog.at_level(logging.WARNING):
-        trainer().fit(module_of(data, str(tmp_path / "encoder.pth")), data)
-    assert not warnings_of(caplog)
-
-
 def test_evaluating_on_training_images_is_warned_of(tmp_path, caplog):
     root = plain_folder(tmp_path / "set")
     data, run = data_of(FolderSource(root)), trainer()

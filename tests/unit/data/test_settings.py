@@ -5,16 +5,15 @@ import json
 import numpy as np
 import pytest
 from helpers.internals import internal
-from helpers.tiny_folders import plain_folder, voc_tree
+from helpers.tiny_folders import plain_folder
 
 from scribbleseg import ConfigError
 from scribbleseg.data import (
-    convert_source,
     source_settings,
     synthesize_folder,
     write_superpixels,
 )
-from scribbleseg.data.sources import FolderSource, SyntheticSource, VOCSource
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.functional import Intensity, SuperpixelOptions
 
 coding_digest = internal("job settings").coding_digest
@@ -73,14 +72,6 @@ def test_two_data_sets_do_not_share_a_folder(tmp_path) -> None:
     synthesize_folder(first, tmp_path / "drawn", progress=False)
     with pytest.raises(ConfigError, match="other settings"):
         synthesize_folder(second, tmp_path / "drawn", progress=False)
-
-
-def test_another_width_of_strokes_is_another_conversion(tmp_path) -> None:
-    root = voc_tree(tmp_path / "voc", scribbles="xml")
-    thin, thick = (VOCSource(root, scribble_width=width) for width in (1, 9))
-    convert_source(thin, tmp_path / "plain", progress=False)
-    with pytest.raises(ConfigError, match="scribble_width"):
-        convert_source(thick, tmp_path / "plain", progress=False)
 
 
 def test_arguments_survive_being_sent_to_workers(tmp_path) -> None:
