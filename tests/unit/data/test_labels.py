@@ -18,6 +18,7 @@ from scribbleseg.data import (
     encode_label,
     read_classes,
     read_label,
+    require,
     whole_numbers,
 )
 
