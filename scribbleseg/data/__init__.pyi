@@ -32,9 +32,8 @@ from scribbleseg.data.groups import (
     group_pattern as group_pattern,
 )
 from scribbleseg.data.history import (
-    earlier_images as earlier_images, leaked_images as leaked_images,
-    name_digest as name_digest, overlap_warning as overlap_warning,
-    pack_digests as pack_digests, read_facts as read_facts, unpack_digests as unpack_digests,
+    leaked_images as leaked_images, name_digest as name_digest,
+    overlap_warning as overlap_warning,
 )
 from scribbleseg.data.image_labels import (
     ImageLabelFile as ImageLabelFile, present as present,

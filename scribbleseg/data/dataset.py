@@ -174,7 +174,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.source, self.records, self.info, self.labels = source, records, info, labels
         # scored on masks only if every sample has one: never a mixture
-        self.has_masks = labels and all(_has(source, record, "mask") for record in records)
+        self.has_masks = labels and all(_has(record, "mask") for record in records)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -196,7 +196,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             "duplicate": torch.tensor(duplicate),
         }
         if self.labels:
-            if _has(self.source, record, "scribble"):
+            if _has(record, "scribble"):
                 scribble = self.source.read_scribble(record)
                 _check_size(scribble, raw, "scribble", record)
                 item["scribble"] = torch.from_numpy(scribble.astype(np.int64))
@@ -216,7 +216,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
         return item
 
 
-def _has(source: ScribbleSource, record: Record, role: str) -> bool:
+def _has(record: Record, role: str) -> bool:
     """Whether a label exists; sources without files make every label."""
     return record.image is None or getattr(record, role) is not None
 

@@ -14,15 +14,7 @@ from scribbleseg.errors import CheckpointError
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = [
-    "earlier_images",
-    "leaked_images",
-    "name_digest",
-    "overlap_warning",
-    "pack_digests",
-    "read_facts",
-    "unpack_digests",
-]
+__all__ = ["leaked_images", "name_digest", "overlap_warning"]
 
 _STARTS = ("encoder_weights", "init_from")  # hyper-parameters that may name a checkpoint
 _BYTES = 6  # of a digest: two of 10^5 names have equal digests with a probability of 2 · 10^-5
@@ -30,8 +22,6 @@ _BYTES = 6  # of a digest: two of 10^5 names have equal digests with a probabili
 
 def name_digest(name: str) -> bytes:
     """What a checkpoint records of an image: 6 bytes, so that no name of a patient goes with it.
-
-    See :func:`~scribbleseg.data.lists.image_key` for what counts of a name.
 
     Example:
         >>> name_digest("JPEGImages/2008_000002") == name_digest("2008000002")
@@ -41,21 +31,12 @@ def name_digest(name: str) -> bytes:
 
 
 def pack_digests(digests: Collection[bytes]) -> str:
-    """Digests as text, sorted; 85 kB for the 10,582 images of VOC's train_aug.
-
-    Example:
-        >>> unpack_digests(pack_digests({name_digest("a")})) == {name_digest("a")}
-        True
-    """
+    """Digests as text, sorted; 85 kB for the 10,582 images of VOC's train_aug."""
     return base64.b64encode(b"".join(sorted(set(digests)))).decode("ascii")
 
 
 def unpack_digests(packed: str) -> frozenset[bytes]:
-    """Inverse of :func:`pack_digests`.
-
-    Raises:
-        ValueError: If the text was not made by it.
-    """
+    """Inverse of :func:`pack_digests`; a ValueError if the text was not made by it."""
     data = base64.b64decode(packed, validate=True)
     if len(data) % _BYTES:
         raise ValueError(f"not a packed list of digests: {len(data)} bytes")
@@ -63,15 +44,11 @@ def unpack_digests(packed: str) -> frozenset[bytes]:
 
 
 def earlier_images(module: object | None, checkpoint: object = None) -> dict[str, frozenset[bytes]]:
-    """Images that the weights of a run were trained on before it, as far as that is recorded.
+    """Digests of the images that weights were trained on before a run, by where they are recorded.
 
-    Args:
-        module: The LightningModule of the run. What it remembers counts, as well as checkpoints
-            that its hyper-parameters ``encoder_weights`` and ``init_from`` name.
-        checkpoint: Path of a checkpoint that is resumed or evaluated, if there is one.
-
-    Returns:
-        Digests of image ids by where they are recorded. Files that do not record them are left out.
+    What the LightningModule remembers counts, and what the checkpoints record that its
+    hyper-parameters ``encoder_weights`` and ``init_from`` name, or that is resumed or evaluated.
+    Files that record nothing are left out.
     """
     remembered = getattr(getattr(module, "data_info", None), "train_images", "")
     found = {"the module": unpack_digests(remembered)}
@@ -90,11 +67,7 @@ def _recorded(path: Path) -> frozenset[bytes]:
 
 
 def read_facts(path: Path) -> Any:
-    """What this library wrote into a checkpoint, ``None`` if nothing; weights stay on disk.
-
-    Raises:
-        CheckpointError: If the file cannot be read.
-    """
+    """What this library wrote into a checkpoint, ``None`` if nothing; weights stay on disk."""
     import torch  # here: commands that read no checkpoint need no torch
 
     try:
@@ -114,7 +87,7 @@ def leaked_images(
     """A warning (D302) for each place that records images which are to be scored.
 
     Args:
-        earlier: From :func:`earlier_images`.
+        earlier: Digests of image ids by where they are recorded.
         scored: Image ids of the validation or test split.
     """
     findings = (

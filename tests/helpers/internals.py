@@ -20,6 +20,7 @@ FILES = {
     "gaussian": "scribbleseg.functional.gaussian",
     "grid edges": "scribbleseg.functional.grid_edges",
     "grid tree": "scribbleseg.functional.grid_tree",
+    "history": "scribbleseg.data.history",
     "image k-means": "scribbleseg.functional.image_kmeans",
     "image job": "scribbleseg.data.jobs.job",
     "intensity": "scribbleseg.functional.intensity",

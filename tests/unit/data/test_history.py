@@ -7,21 +7,18 @@ import logging
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 from helpers.tiny_folders import VOC_STEMS, plain_folder, voc_tree, write_list
 from helpers.training import quiet_trainer
 from helpers.trees_coco import context_tree
 
 from scribbleseg import load, read_checkpoint
-from scribbleseg.data import (
-    ScribbleDataModule,
-    earlier_images,
-    leaked_images,
-    name_digest,
-    pack_digests,
-    unpack_digests,
-)
+from scribbleseg.data import ScribbleDataModule
 from scribbleseg.data.sources import FolderSource, PascalContextSource, VOCSource
 from scribbleseg.methods import RegularizedModule
+
+history = internal("history")
+name_digest, unpack_digests = history.name_digest, history.unpack_digests
 
 
 def trainer(**options):
@@ -116,11 +113,11 @@ def test_slices_of_other_patients_are_not_taken_for_each_other(tmp_path, caplog)
 
 def test_digests_are_packed_small():
     names = [f"2008_{number:06d}" for number in range(10_582)]
-    packed = pack_digests(list(digests(*names)))
+    packed = history.pack_digests(list(digests(*names)))
     assert unpack_digests(packed) == digests(*names)
     assert len(unpack_digests(packed)) == len(names)
     assert len(packed) < 90_000
-    assert (pack_digests([]), unpack_digests("")) == ("", frozenset())
+    assert (history.pack_digests([]), unpack_digests("")) == ("", frozenset())
     assert name_digest("a/b ü") != name_digest("b ü") != name_digest("b u")
     for damaged in ("AAAA", "?", packed[:40][:-3]):
         with pytest.raises(ValueError, match=r"."):
@@ -136,6 +133,6 @@ def test_files_that_say_nothing_are_left_out(tmp_path):
     damaged = {"scribbleseg": {"data": {"train_images": "AAAA"}}}
     torch.save(damaged, tmp_path / "damaged.ckpt")
     for name in ("text", "foreign", "damaged", "absent"):
-        assert earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
-    assert earlier_images(None) == {}
-    assert leaked_images({"a": digests("x")}, ["y"]) == []
+        assert history.earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
+    assert history.earlier_images(None) == {}
+    assert history.leaked_images({"a": digests("x")}, ["y"]) == []
