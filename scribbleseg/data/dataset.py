@@ -149,9 +149,9 @@ class TrainDataset(Dataset[dict[str, Any]]):
     def _multi_hot(self, labels: Sequence[int]) -> Tensor:
         """Tags as a vector; a background class counts as present in every image."""
         background = () if self.source.background is None else (self.source.background,)
-        tags = torch.zeros(self.source.num_classes)
-        tags[[*labels, *background]] = 1.0
-        return tags
+        tags = np.zeros(self.source.num_classes, np.float32)
+        tags[[*labels, *background]] = 1
+        return torch.from_numpy(tags)
 
 
 class EvalDataset(Dataset[dict[str, Any]]):

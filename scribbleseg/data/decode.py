@@ -57,19 +57,16 @@ def decoding(path: Path | str, what: str = "image", cure: str = _COPY) -> Iterat
         raise LabelFormatError(f"D202 {path}: cannot be decoded ({reason}); {cure}") from error
 
 
-def check_promise(
-    path: Path, promised: int, stored: int | None = None, *, packed: bool = True
-) -> None:
+def check_promise(path: Path, promised: int, stored: int | None = None) -> None:
     """Refuse (D202) a header that promises more than a file can hold, before memory is taken.
 
     Args:
         path: File.
         promised: Bytes of the array that the header describes.
-        stored: Bytes that the file holds for it; by default the size of the file.
-        packed: The bytes may be compressed.
+        stored: Bytes that the file holds for it, compressed or not; by default all of its bytes.
     """
     held = path.stat().st_size if stored is None else stored
-    if promised > (_DEFLATE * held + (1 << 20) if packed else held):
+    if promised > _DEFLATE * held + (1 << 20):
         raise LabelFormatError(
             f"D202 {path}: its header promises {promised:,} bytes, but it holds {held:,}; the "
             "header is damaged: copy the file again from its source"

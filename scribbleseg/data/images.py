@@ -169,10 +169,10 @@ def _is_array(path: Path, channels: int) -> bool:
 
 def _image_header(image: Image.Image, path: Path) -> ImageHeader:
     orientation = orientation_of(image, path)
-    size = image.height, image.width
-    # Pillow names the size after the rotation of TIFF
-    turned = size[::-1] if orientation >= 5 and image.format != "TIFF" else size
-    raw = turned[::-1] if orientation >= 5 else turned
+    raw = image.height, image.width
+    turned = raw[::-1] if orientation >= 5 else raw
+    if image.format == "TIFF":  # of which Pillow names the size after the rotation
+        raw, turned = turned, raw
     deep = image.mode[0] in "IF" or _deep_colour(image)
     return ImageHeader(turned, raw, deep, orientation, len(image.getbands()) > 2)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers.tiny_folders import plain_folder
 
 from scribbleseg import (
@@ -16,7 +17,7 @@ from scribbleseg import (
     ScribbleNotFoundError,
     ScribbleSegError,
 )
-from scribbleseg.data import EvalDataset, ScribbleDataModule, TrainDataset
+from scribbleseg.data import EvalDataset, ScribbleDataModule, TrainDataset, collate
 from scribbleseg.data.sources import FolderSource, SyntheticSource
 
 
@@ -43,6 +44,20 @@ def test_sizes_may_be_lists_and_others_are_refused() -> None:
     for name, value in (("batch_size", 0), ("val_batch_size", 0), ("num_workers", -1)):
         with pytest.raises(ConfigError, match=f"{name}={value}: expected a whole number of at"):
             module(**{name: value})
+
+
+def test_collate_pads_with_ignore_not_with_a_class() -> None:
+    fills = {"image": 0, "mask": 255, "scribble": 255, "pseudo_label": 255, "valid": 0}
+    fills |= {"superpixel": -1, "source_index": -1, "scribble_distance": 255}
+    sizes = ((4, 6), (5, 3))
+    items = [{key: torch.full((1, *size), 9) for key in fills} | {"id": "x"} for size in sizes]
+    batch = collate(items)
+    assert batch["id"] == ["x", "x"]
+    for key, fill in fills.items():
+        assert batch[key].shape == (2, 1, 5, 6)
+        assert (batch[key][0, :, :4] == 9).all()
+        assert (batch[key][0, :, 4:] == fill).all(), key
+        assert (batch[key][1, ..., 3:] == fill).all(), key
 
 
 class _Shifted(SyntheticSource):
