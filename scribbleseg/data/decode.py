@@ -132,6 +132,7 @@ def open_image(path: Path, max_pixels: int | None = None) -> Iterator[Image.Imag
             yield None
             return
         with image:
+            # not as it is now: another thread may be at the same place
             limit = allowed if max_pixels is None else max_pixels
             check_pixels(path, (image.height, image.width), limit)
             if image.format == "PNG":  # of the formats here the one with a largest ratio

@@ -112,8 +112,8 @@ def check_weak_options(label_type: str, weak: WeakLabels | None, background: int
         )
     if weak is None:
         return
-    used = {"point": ("points", "background_points", "max_rank"), "tag": ("tags_from",)}
-    for needed, name in ((kind, name) for kind, names in used.items() for name in names):
+    used = dict.fromkeys(("points", "background_points", "max_rank"), "point")
+    for name, needed in {**used, "tags_from": "tag"}.items():
         if getattr(weak, name) is not None and label_type != needed:
             raise ConfigError(
                 f"{name}={getattr(weak, name)!r} with label_type={label_type!r} would not be used; "
