@@ -303,11 +303,7 @@ def check_boxes(boxes: Sequence[Box], size: tuple[int, int], name: str) -> None:
         for low, high, length in ((box.x0, box.x1, size[1]), (box.y0, box.y1, size[0])):
             slack = max(2.0, 0.05 * length)
             if low < -slack or high > length + slack or low >= length or high <= 0:
-                raise LabelFormatError(
-                    f"D201 {name}: box {list(box[1:])} of class {box.label} reaches out of the "
-                    f"image of {size[1]}x{size[0]} (width x height); the image was resized, or x "
-                    "and y are exchanged: correct the boxes"
-                )
+                raise _not_inside(f"box {list(box[1:])} of class {box.label}", size, name)
 
 
 def render_clicks(
@@ -325,15 +321,19 @@ def render_clicks(
     for click in clicks:
         for value, length in ((click.x, size[1]), (click.y, size[0])):
             if not -radius <= value - strokes.offset <= length - 1 + radius:
-                raise LabelFormatError(
-                    f"D201 {path}: click at x={click.x:g}, y={click.y:g} of class {click.label} is "
-                    f"outside the image of {size[1]}x{size[0]} (width x height); the image was "
-                    "resized, or x and y are exchanged: correct the clicks"
-                )
+                what = f"click at x={click.x:g}, y={click.y:g} of class {click.label}"
+                raise _not_inside(what, size, path)
     return rasterize(
         [Stroke(click.label, [(click.x, click.y)]) for click in clicks],
         size,
         width=2 * radius,
         renderer=strokes.renderer,
         coordinate_offset=strokes.offset,
+    )
+
+
+def _not_inside(what: str, size: tuple[int, int], path: object) -> LabelFormatError:
+    return LabelFormatError(
+        f"D201 {path}: {what} reaches out of the image of {size[1]}x{size[0]} (width x height); "
+        "the image was resized, or x and y are exchanged: correct the file"
     )
