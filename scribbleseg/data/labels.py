@@ -231,11 +231,9 @@ def _unknown_colours(
 ) -> LabelFormatError:
     unknown = [index for index, colour in enumerate(colours) if colour not in coding.colours]
 
-    def rank(index: int) -> tuple[bool, int]:
-        # without a table of colours, grey pixels may be ids
-        return not coding.colours and len(set(colours[index])) == 1, -int(counts[index])
-
-    worst = sorted(unknown, key=rank)[:3]
+    # without a table of colours, grey pixels may be ids
+    grey = [not coding.colours and len(set(colour)) == 1 for colour in colours]
+    worst = sorted(unknown, key=lambda index: (grey[index], -int(counts[index])))[:3]
     examples = ", ".join(f"{colours[index]} on {counts[index]:,} px" for index in worst)
     if not coding.colours:
         return LabelFormatError(

@@ -99,7 +99,7 @@ def read_scribblesup(
         LabelFormatError: D501 for a DTD or entities, D202 for malformed XML, D401 for an unknown
             name, D104 if there is no polygon, D201 if the sizes differ.
     """
-    path = label.path / label.entry if label.entry else label.path  # for messages
+    path = str(label)  # for messages
     data = _read_member(label) if label.entry else read_bytes(label.path, "scribble")
     root = read_xml(data, path)
     size = (_number(root, "size/height", path), _number(root, "size/width", path))
@@ -118,7 +118,7 @@ def read_scribblesup(
     return strokes
 
 
-def _number(root: Element, where: str, path: Path) -> int:
+def _number(root: Element, where: str, path: str) -> int:
     text = (root.findtext(where) or "").strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) == 0:
         raise LabelFormatError(
@@ -128,7 +128,7 @@ def _number(root: Element, where: str, path: Path) -> int:
     return int(text)
 
 
-def _stroke(polygon: Element, ids: Mapping[str, int], path: Path) -> Stroke:
+def _stroke(polygon: Element, ids: Mapping[str, int], path: str) -> Stroke:
     tag = (polygon.findtext("tag") or "").strip()
     label = ids.get(normalise_name(tag))
     if label is None:
