@@ -125,15 +125,7 @@ def read_image(
     """
     path = Path(path)
     with decoding(path):
-        values = None
-        if not _is_array(path, channels):
-            with open_image(path, max_pixels) as image:
-                values = None if image is None else _brightness(image, channels, path)
-        if values is None:
-            with open_array(path, channels) as array:
-                check_pixels(path, array.size, max_pixels)
-                _warn_of_pages(array.pages, path)
-                values = array.read()
+        values = _image_values(path, channels, max_pixels)
     pixels = (intensity or Intensity()).apply(values, name=str(path))
     return np.repeat(pixels, 3, axis=2) if channels == 3 and pixels.shape[2] == 1 else pixels
 
@@ -161,6 +153,19 @@ def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
             return ImageHeader(size, array.size, array.deep, array.orientation)
 
 
+def _image_values(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
+    """Brightness as stored, shape ``(H, W, K)``, grey ``(H, W, 1)``."""
+    if not _is_array(path, channels):
+        with open_image(path, max_pixels) as image:
+            values = None if image is None else _brightness(image, channels, path)
+        if values is not None:
+            return values
+    with open_array(path, channels) as array:
+        check_pixels(path, array.size, max_pixels)
+        _warn_of_pages(array.pages, path)
+        return array.read()
+
+
 def _is_array(path: Path, channels: int) -> bool:
     """Whether a file is read as an array, not with Pillow."""
     suffix = path.suffix.lower()
@@ -183,7 +188,7 @@ def _deep_colour(image: Image.Image) -> bool:
 
 
 def _brightness(image: Image.Image, channels: int, path: Path) -> NDArray[Any] | None:
-    """Pixels of shape ``(H, W, K)``, grey ``(H, W, 1)``; ``None`` if Pillow would spoil them."""
+    """Its pixels, ``None`` if Pillow would spoil them."""
     tiff = path.suffix.lower() in TIFF_SUFFIXES
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if tiff and frames == channels > 1:
