@@ -131,8 +131,7 @@ class DataInfo:
         rgb_channels: Channels that pictures and comparisons of colour use; ``None`` = the default
             of :func:`~scribbleseg.functional.intensity.rgb_view`.
         train_images: Digests of the ids of the images that the weights were trained on, those of
-            the checkpoint they started from included; see
-            :func:`~scribbleseg.data.history.pack_digests`.
+            the checkpoint they started from included.
     """
 
     class_names: tuple[str, ...]

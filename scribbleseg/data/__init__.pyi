@@ -5,12 +5,11 @@ from scribbleseg.data.__main__ import main as main
 from scribbleseg.data.annotations import (
     Box as Box, ClassIds as ClassIds, Click as Click,
 )
-from scribbleseg.data.batch_picture import draw_samples as draw_samples
 from scribbleseg.data.check.check import (
     check_checkpoint as check_checkpoint, check_pseudo_labels as check_pseudo_labels,
     check_source as check_source,
 )
-from scribbleseg.data.check.findings import CheckReport as CheckReport, Finding as Finding
+from scribbleseg.data.check.findings import CheckReport as CheckReport
 from scribbleseg.data.check.report import write_check_report as write_check_report
 from scribbleseg.data.classes import (
     CLASS_FILES as CLASS_FILES, CLASS_KEYS as CLASS_KEYS, ClassTable as ClassTable,
@@ -19,38 +18,30 @@ from scribbleseg.data.classes import (
 )
 from scribbleseg.data.datamodule import ScribbleDataModule as ScribbleDataModule
 from scribbleseg.data.dataset import (
-    EvalDataset as EvalDataset, TrainDataset as TrainDataset, collate as collate,
+    EvalDataset as EvalDataset, SampleKey as SampleKey, TrainDataset as TrainDataset,
+    collate as collate,
 )
-from scribbleseg.data.decode import (
-    Pixels as Pixels, TIFF_SUFFIXES as TIFF_SUFFIXES, array_layout as array_layout,
-    check_pixels as check_pixels, check_promise as check_promise, decoding as decoding,
-    open_array as open_array, open_image as open_image, orient as orient,
-    orientation_of as orientation_of, read_pixels as read_pixels,
-)
+from scribbleseg.data.decode import orient as orient
 from scribbleseg.data.degraded import (
     DegradedScribbles as DegradedScribbles, check_degradation as check_degradation,
     read_degraded as read_degraded,
 )
-from scribbleseg.data.documents import (
-    entries_by_stem as entries_by_stem, is_number as is_number, list_of as list_of,
-    read_bytes as read_bytes, read_json as read_json, read_npz as read_npz,
-    read_xml as read_xml, read_yaml as read_yaml,
-)
+from scribbleseg.data.findings import Finding as Finding
 from scribbleseg.data.groups import (
     check_pattern as check_pattern, check_time as check_time, group_in as group_in,
     group_pattern as group_pattern,
 )
 from scribbleseg.data.history import (
-    earlier_images as earlier_images, leaked_images as leaked_images,
-    name_digest as name_digest, overlap_warning as overlap_warning,
-    pack_digests as pack_digests, read_facts as read_facts, unpack_digests as unpack_digests,
+    leaked_images as leaked_images, name_digest as name_digest,
+    overlap_warning as overlap_warning,
 )
 from scribbleseg.data.image_labels import (
     ImageLabelFile as ImageLabelFile, present as present,
 )
 from scribbleseg.data.images import (
     ImageHeader as ImageHeader, ImageOptions as ImageOptions, LABEL_SUFFIXES as LABEL_SUFFIXES,
-    orient_label as orient_label, read_header as read_header, read_image as read_image,
+    Pixels as Pixels, read_header as read_header, read_image as read_image,
+    read_pixels as read_pixels,
 )
 from scribbleseg.data.jobs.convert import convert_source as convert_source
 from scribbleseg.data.jobs.job import ImageJob as ImageJob
@@ -63,10 +54,7 @@ from scribbleseg.data.jobs.settings import source_settings as source_settings
 from scribbleseg.data.jobs.superpixels import (
     superpixel_folder as superpixel_folder, write_superpixels as write_superpixels,
 )
-from scribbleseg.data.label_maps import (
-    LabelMap as LabelMap, keep_labels as keep_labels, resize_labels as resize_labels,
-    resize_map as resize_map,
-)
+from scribbleseg.data.label_maps import LabelMap as LabelMap, resize_map as resize_map
 from scribbleseg.data.labels import (
     LabelCoding as LabelCoding, encode_label as encode_label, read_label as read_label,
     whole_numbers as whole_numbers,
@@ -75,18 +63,11 @@ from scribbleseg.data.lists import (
     find_images as find_images, image_key as image_key, natural_key as natural_key,
     read_split as read_split, voc_stem as voc_stem,
 )
-from scribbleseg.data.loader_options import (
-    channel_moments as channel_moments, check_least as check_least,
-    default_workers as default_workers, make_loader as make_loader, side_pair as side_pair,
-)
+from scribbleseg.data.loader import EpochSampler as EpochSampler
 from scribbleseg.data.matlab import read_mat as read_mat
 from scribbleseg.data.readers import (
     PseudoLabelReader as PseudoLabelReader, SeedReader as SeedReader,
     SuperpixelReader as SuperpixelReader, Superpixels as Superpixels,
-)
-from scribbleseg.data.sampler import (
-    EpochSampler as EpochSampler, SampleKey as SampleKey, check_step_size as check_step_size,
-    training_position as training_position,
 )
 from scribbleseg.data.source import (
     FileRole as FileRole, ScribbleSource as ScribbleSource, require as require,
@@ -115,8 +96,5 @@ from scribbleseg.data.volumes import (
 )
 from scribbleseg.data.weak import (
     BoxFill as BoxFill, LabelType as LabelType, TagOrigin as TagOrigin,
-    WeakLabels as WeakLabels, check_boxes as check_boxes,
-    check_weak_options as check_weak_options, render_boxes as render_boxes,
-    render_clicks as render_clicks,
+    WeakLabels as WeakLabels, render_boxes as render_boxes,
 )
-from scribbleseg.data.weak_files import BoxFiles as BoxFiles, ClickFiles as ClickFiles

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -26,8 +27,8 @@ def main(args: Sequence[str] | None = None) -> int:
     output = None
     try:
         # here: Ctrl-C while packages are imported is answered by a sentence as well
-        from scribbleseg.data.check.findings import printable
         from scribbleseg.data.commands import check, jobs
+        from scribbleseg.data.findings import printable
         from scribbleseg.errors import ScribbleSegError
 
         parser = argparse.ArgumentParser(prog="python -m scribbleseg.data", description=__doc__)
@@ -35,19 +36,15 @@ def main(args: Sequence[str] | None = None) -> int:
         check.add(commands)
         jobs.add(commands)
         options = parser.parse_args(args)
-        output, lists = getattr(options, "out", None), set(options.root.glob("*.txt"))
+        output = getattr(options, "out", None)
+        logging.basicConfig(level=logging.WARNING, format="note: %(message)s")
+        logging.getLogger("scribbleseg").setLevel(logging.INFO)
         try:
             status: int = options.run(options)
         except (ScribbleSegError, OSError) as error:
             lines = map(printable, str(error).split("\n"))
             sys.stderr.write("error: " + "\n".join(lines) + "\n")
             status = 2
-        new = sorted(path.name for path in set(options.root.glob("*.txt")) - lists)
-        if new:
-            sys.stderr.write(
-                f"note: wrote {' and '.join(new)} into {options.root}: lists of its images that "
-                "later commands and training read; edit or remove them to choose otherwise\n"
-            )
     except KeyboardInterrupt:
         kept = "no label or image was changed"
         if output is not None:

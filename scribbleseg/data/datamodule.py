@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lightning.pytorch import LightningDataModule
 
-from scribbleseg.data.batch_picture import draw_samples
-from scribbleseg.data.dataset import EvalDataset, TrainDataset
+from scribbleseg.data.dataset import EvalDataset, TrainDataset, draw_samples
 from scribbleseg.data.degraded import DegradedScribbles, check_degradation
 from scribbleseg.data.history import earlier_images, leaked_images, name_digest, pack_digests
-from scribbleseg.data.loader_options import (
+from scribbleseg.data.loader import (
+    EpochSampler,
     channel_moments,
-    check_least,
+    check_step_size,
     default_workers,
     make_loader,
     side_pair,
+    training_position,
 )
-from scribbleseg.data.sampler import EpochSampler, check_step_size, training_position
 from scribbleseg.data.source import ScribbleSource  # noqa: TC001  (the CLI resolves it)
 from scribbleseg.data.training_extras import ExtraOptions, TrainingExtras
 from scribbleseg.data.transforms import Augmentation, TrainTransform
 from scribbleseg.functional.images import write_image
 from scribbleseg.functional.superpixels import SuperpixelOptions  # noqa: TC001  (the CLI resolves it)
+from scribbleseg.options import check_whole
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
 
     from scribbleseg.types import Record, Split
 
@@ -109,38 +110,34 @@ class ScribbleDataModule(LightningDataModule):
         distance_lambdas: tuple[float, float] = (math.e, math.e**6),
     ) -> None:
         super().__init__()
-        crop_size, resize = side_pair("crop_size", crop_size), side_pair("resize", resize)
-        check_least(
-            batch_size=(batch_size, 1),
-            val_batch_size=(val_batch_size, 1),
-            num_workers=(num_workers, 0),
-            crop_size=(crop_size, 1),
-            resize=(resize, 1),
-        )
-        self.source = source
-        self.batch_size = batch_size
-        self.val_batch_size = val_batch_size or (batch_size if isinstance(resize, tuple) else 1)
-        self.num_workers = default_workers() if num_workers is None else num_workers
+        crop_size, self.resize = side_pair("crop_size", crop_size), side_pair("resize", resize)
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
-        self.resize = resize
-        self.augmentation = augmentation if augmentation is not None else Augmentation()
+        if val_batch_size is None:
+            val_batch_size = batch_size if isinstance(self.resize, tuple) else 1
+        if num_workers is None:
+            num_workers = default_workers()
+        check_whole(1, batch_size=batch_size, val_batch_size=val_batch_size)
+        check_whole(0, num_workers=num_workers)
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.source, self.num_workers = source, num_workers
+        self.augmentation = augmentation or Augmentation()
         self.mean, self.std = channel_moments(source.in_channels, mean, std)
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.image_raw, self.drop_last, self.check = image_raw, drop_last, check
+        self.degradation = check_degradation(
+            source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
+        )
+        self.extra_options = ExtraOptions(
+            superpixels, superpixel_options, pseudo_label_dir, paste_scribbles, distance_lambdas
+        )
         self._records: dict[str, list[Record]] = {}
         self._sampler: EpochSampler | None = None
         self._resume: dict[str, int] | None = None
         self._source_index = False
-        self.degradation = check_degradation(
-            source, shrink=scribble_shrink, drop=scribble_drop, seed=degrade_seed
-        )
         self._degraded: DegradedScribbles | None = None
+        self._extras: TrainingExtras | None = None
         self._seen: set[bytes] = set()  # images that the weights have been trained on, or will be
         self._resumed_from: object = None
-        self.extra_options = ExtraOptions(
-            superpixels, superpixel_options, pseudo_label_dir, paste_scribbles, distance_lambdas
-        )
-        self._extras: TrainingExtras | None = None
 
     # ------------------------------------------------------------------ facts
 
@@ -202,18 +199,18 @@ class ScribbleDataModule(LightningDataModule):
         splits = needed[getattr(stage, "value", stage)]
         if self.check and splits != ("predict",):
             from scribbleseg.data.check.check import check_source
+            from scribbleseg.data.check.findings import shortened
 
             report = check_source(self.source, splits=splits, sample=64)
             report.raise_if_errors()
-            for finding in report.findings:
-                logger.warning("%s", finding)
+            for line in shortened(report.findings).splitlines():
+                logger.warning("%s", line.strip())
         for split in splits:
             self.records(split)
         module = getattr(self.trainer, "lightning_module", None)
-        trained = (
-            [name_digest(r.image_id) for r in self.records("train")] if "train" in splits else []
-        )
-        self._seen, self._resumed_from = set(trained), None
+        trained = self.records("train") if "train" in splits else []
+        self._seen = {name_digest(record.image_id) for record in trained}
+        self._resumed_from = None
         self._look_back(earlier_images(module), splits)
         wanted: frozenset[str] = getattr(module, "train_inputs", frozenset())
         self.image_raw |= "image_raw" in wanted
@@ -231,12 +228,7 @@ class ScribbleDataModule(LightningDataModule):
             )
 
     def _look_back(self, earlier: Mapping[str, Collection[bytes]], splits: Sequence[Split]) -> None:
-        """Note what the weights have seen before, and warn if they have seen images to be scored.
-
-        Args:
-            earlier: Digests of image ids by where they are recorded.
-            splits: Splits in use.
-        """
+        """Note what the weights have seen before; warn if images to be scored are among it."""
         scored = [r.image_id for s in splits if s in ("val", "test") for r in self.records(s)]
         for finding in leaked_images(earlier, scored):
             logger.warning("%s", finding)
@@ -269,7 +261,7 @@ class ScribbleDataModule(LightningDataModule):
             check_step_size(self._resume, self.batch_size * self._sampler.num_replicas)
             self._sampler.set_resume(self._resume["epoch"], self._resume["samples_done"])
         drop_last = self.drop_last and len(self._sampler) >= self.batch_size
-        return self._loader(dataset, self._sampler, self.batch_size, drop_last=drop_last)
+        return make_loader(self._sampler, self.batch_size, self.num_workers, drop_last=drop_last)
 
     def unaugmented_dataloader(self) -> DataLoader[Any]:
         """Training images as they are, without labels, at network input size; each once."""
@@ -295,19 +287,7 @@ class ScribbleDataModule(LightningDataModule):
             self._look_back(earlier_images(None, checkpoint), (split,))
         dataset = EvalDataset(self.source, self.records(split), self.data_info, labels=labels)
         sampler = EpochSampler(dataset, seed=self.seed, shuffle=False)
-        return self._loader(dataset, sampler, self.val_batch_size)
-
-    def _loader(
-        self, dataset: Dataset[Any], sampler: EpochSampler, batch_size: int, **options: bool
-    ) -> DataLoader[Any]:
-        return make_loader(
-            dataset,
-            sampler,
-            batch_size=batch_size,
-            num_workers=self.num_workers,
-            seed=self.seed,
-            **options,
-        )
+        return make_loader(sampler, self.val_batch_size, self.num_workers)
 
     # ----------------------------------------------------------------- resume
 

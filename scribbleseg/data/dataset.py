@@ -1,9 +1,9 @@
-"""One sample: decode, check sizes, transform, return tensors. Training items never hold masks."""
+"""One sample as tensors, samples as a batch, and a picture of them. Training has no masks."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset, default_collate
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.sampler import SampleKey
 from scribbleseg.errors import LabelFormatError, ScribbleSegError
+from scribbleseg.functional.images import compose_panel, overlay_labels
 from scribbleseg.functional.intensity import rgb_view
 from scribbleseg.functional.preprocess import mirrored_ids, normalize, resize_image
+from scribbleseg.functional.superpixels import region_boundaries
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from scribbleseg.data.transforms import TrainTransform
     from scribbleseg.types import DataInfo, Record, SegBatch
 
-__all__ = ["EvalDataset", "TrainDataset", "collate"]
+__all__ = ["EvalDataset", "SampleKey", "TrainDataset", "collate"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,19 +40,28 @@ _FILL |= {"source_index": -1, "superpixel": -1, "pseudo_label": IGNORE_INDEX}
 _FILL |= {"scribble_distance": 255, "pseudo_distance": 255}
 _LOST = "lost_labels"  # of items, not of batches
 _TOLD: list[str] = []  # of a batch without labels, in this process
+_LINE = (255, 221, 0)
+_TITLES = {
+    "superpixel": "superpixels",
+    "pseudo_label": "pseudo-label",
+    "scribble_distance": "near scribble",
+    "pseudo_distance": "off boundary",
+}
 _GRAPH = ("superpixel_edges", "superpixel_weights")  # as many rows as an image has edges
 
 
-def _check_size(
-    label: NDArray[np.uint8], image: NDArray[np.uint8], role: str, record: Record
-) -> None:
-    if label.shape != image.shape[:2]:
-        path = getattr(record, role) or record.image_id
-        raise LabelFormatError(
-            f"D201 {path}: {role} is {label.shape[1]}×{label.shape[0]} (width×height), image "
-            f"{record.image or record.image_id} is {image.shape[1]}×{image.shape[0]}; was "
-            "the label exported from a resized or rotated copy? Export it again at the image's size"
-        )
+class SampleKey(NamedTuple):
+    """What the sampler hands to the data set.
+
+    Attributes:
+        item: Position in the split.
+        epoch: Epoch for which the sample is drawn; seeds its augmentation in any worker.
+        duplicate: True for samples repeated only to give every rank equally many.
+    """
+
+    item: int
+    epoch: int = 0
+    duplicate: bool = False
 
 
 class TrainDataset(Dataset[dict[str, Any]]):
@@ -104,7 +114,7 @@ class TrainDataset(Dataset[dict[str, Any]]):
             scribble, known = self.degraded.read(record, index), None
         _check_size(scribble, image, "scribble", record)
         # before any crop: the tags say what the whole image shows
-        tags = self._class_labels(scribble) if known is None else self._multi_hot(known)
+        tags = self._multi_hot(_drawn(scribble) if known is None else known)
         seed = int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0])
         given: dict[str, LabelMap] = {}
         tensors: dict[str, Tensor] = {}
@@ -138,16 +148,9 @@ class TrainDataset(Dataset[dict[str, Any]]):
     def _multi_hot(self, labels: Sequence[int]) -> Tensor:
         """Tags as a vector; a background class counts as present in every image."""
         background = () if self.source.background is None else (self.source.background,)
-        tags = torch.zeros(self.source.num_classes)
-        tags[[*labels, *background]] = 1.0
-        return tags
-
-    def _class_labels(self, scribble: NDArray[np.uint8]) -> Tensor:
-        """``functional.geometry.class_labels_from_scribble`` of one 8-bit map, 20 times faster."""
-        drawn = cv2.calcHist([scribble], [0], None, [256], [0, 256]).ravel() > 0
-        if self.source.background is not None:
-            drawn[self.source.background] = True
-        return torch.from_numpy(drawn[: self.source.num_classes].astype(np.float32))
+        tags = np.zeros(self.source.num_classes, np.float32)
+        tags[[*labels, *background]] = 1
+        return torch.from_numpy(tags)
 
 
 class EvalDataset(Dataset[dict[str, Any]]):
@@ -170,7 +173,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.source, self.records, self.info, self.labels = source, records, info, labels
         # scored on masks only if every sample has one: never a mixture
-        self.has_masks = labels and all(_has(source, record, "mask") for record in records)
+        self.has_masks = labels and all(_has(record, "mask") for record in records)
 
     def __len__(self) -> int:
         """Number of samples."""
@@ -192,7 +195,7 @@ class EvalDataset(Dataset[dict[str, Any]]):
             "duplicate": torch.tensor(duplicate),
         }
         if self.labels:
-            if _has(self.source, record, "scribble"):
+            if _has(record, "scribble"):
                 scribble = self.source.read_scribble(record)
                 _check_size(scribble, raw, "scribble", record)
                 item["scribble"] = torch.from_numpy(scribble.astype(np.int64))
@@ -212,25 +215,35 @@ class EvalDataset(Dataset[dict[str, Any]]):
         return item
 
 
-def _has(source: ScribbleSource, record: Record, role: str) -> bool:
+def _has(record: Record, role: str) -> bool:
     """Whether a label exists; sources without files make every label."""
     return record.image is None or getattr(record, role) is not None
 
 
-def _warn_of_lost_labels(name: str) -> None:
-    if _TOLD:
-        return
-    _TOLD.append(name)
-    logger.warning(
-        "no pixel is labelled in a training batch (%s and others) although its images have "
-        "scribbles: crops or rotations leave them out; use a larger `crop_size` or smaller "
-        "`augmentation.scale` (said once for each process)",
-        name,
-    )
+def _check_size(
+    label: NDArray[np.uint8], image: NDArray[np.uint8], role: str, record: Record
+) -> None:
+    if label.shape != image.shape[:2]:
+        path = getattr(record, role) or record.image_id
+        raise LabelFormatError(
+            f"D201 {path}: {role} is {label.shape[1]}×{label.shape[0]} (width×height), image "
+            f"{record.image or record.image_id} is {image.shape[1]}×{image.shape[0]}; was "
+            "the label exported from a resized or rotated copy? Export it again at the image's size"
+        )
+
+
+def _drawn(scribble: NDArray[np.uint8]) -> list[int]:
+    """Classes of a scribble; faster than ``np.unique``."""
+    counts = cv2.calcHist([scribble], [0], None, [256], [0, 256]).ravel()
+    labels: list[int] = np.flatnonzero(counts[:IGNORE_INDEX]).tolist()
+    return labels
 
 
 def _to_chw(image: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+# ------------------------------------------------------------------------- batches
 
 
 def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
@@ -266,3 +279,49 @@ def collate(items: Sequence[dict[str, Any]]) -> SegBatch:
         counts = torch.tensor([len(item["superpixel_edges"]) for item in items])
         batch["superpixel_image"] = torch.arange(len(items)).repeat_interleave(counts)
     return batch  # type: ignore[return-value]
+
+
+def _warn_of_lost_labels(name: str) -> None:
+    if _TOLD:
+        return
+    _TOLD.append(name)
+    logger.warning(
+        "no pixel is labelled in a training batch (%s and others) although its images have "
+        "scribbles: crops or rotations leave them out; use a larger `crop_size` or smaller "
+        "`augmentation.scale` (said once for each process)",
+        name,
+    )
+
+
+# ------------------------------------------------------------------------- picture
+
+
+def draw_samples(
+    items: Sequence[Mapping[str, Any]], palette: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """One row per training sample with ``image_raw``: image, scribble, and the maps it holds.
+
+    Distance maps are dark at 0 and bright at 255. The result is RGB; ``palette`` has 256 colours.
+    """
+    shown = [key for key in _TITLES if key in items[0]]
+    rows: list[list[NDArray[np.uint8]]] = []
+    for item in items:
+        raw = item["image_raw"].permute(1, 2, 0).numpy()
+        scribble = overlay_labels(raw, item["scribble"].numpy(), palette, alpha=1.0)
+        maps = [_draw(key, item[key].numpy(), raw, palette) for key in shown]
+        rows.append([raw, scribble, *maps])
+    titles = ["image", "scribble", *(_TITLES[key] for key in shown)]
+    return compose_panel(rows, titles, captions=[item["image_id"] for item in items])
+
+
+def _draw(
+    key: str, values: NDArray[Any], raw: NDArray[np.uint8], palette: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    if key == "superpixel":
+        lined = raw.copy()
+        lined[region_boundaries(values)] = _LINE
+        return lined
+    if key == "pseudo_label":
+        return overlay_labels(raw, values, palette)
+    heat = cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS)
+    return np.ascontiguousarray(heat[..., ::-1], dtype=np.uint8)

@@ -1,4 +1,8 @@
-"""Documents within limits: JSON, XML, YAML and npz, and entries by stem."""
+"""Documents within limits: JSON, XML, YAML and npz, and entries by stem.
+
+All raise a ScribbleNotFoundError (D301) for a file that does not exist, and a LabelFormatError for
+one that is too large (D501) or cannot be read (D202).
+"""
 
 from __future__ import annotations
 
@@ -16,44 +20,39 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from scribbleseg.constants import IMAGE_SUFFIXES
-from scribbleseg.data.decode import check_promise, decoding
+from scribbleseg.data.decode import decoding
 from scribbleseg.data.lists import voc_stem
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from xml.etree.ElementTree import Element
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "entries_by_stem",
-    "is_number",
-    "list_of",
-    "read_bytes",
-    "read_json",
-    "read_npz",
-    "read_xml",
-    "read_yaml",
-]
-
-_MAX_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 _MAX_YAML = 256 << 10  # its reader is slow
 _MAX_ARRAYS = 1 << 30
 
+__all__: list[str] = []
 
-def read_json(path: str | Path, what: str) -> Any:
-    """Content of an annotation file.
 
-    Args:
-        path: UTF-8 JSON file of at most 64 MiB.
-        what: What the file holds, in the plural, for messages: ``"clicks"``.
+def read_bytes(path: Path, what: str) -> bytes:
+    """Content of a file of at most 64 MiB; ``what`` names it in messages."""
+    with decoding(path, what, "check that it is the right file"):
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise LabelFormatError(
+                f"D501 {path}: {size:,} bytes, more than 64 MiB, too large for a {what}; check "
+                "that it is the right file, or split it by image"
+            )
+        return path.read_bytes()
 
-    Raises:
-        ScribbleNotFoundError: If the file does not exist (D301).
-        LabelFormatError: If it is too large (D501), not JSON (D202), or a key is repeated (D303).
+
+def read_json(path: Path, what: str) -> Any:
+    """Content of a JSON file of annotations; ``what`` names them in messages, in the plural.
+
+    A repeated key is an error too (D303).
     """
-    path = Path(path)
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -78,11 +77,7 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def read_xml(data: bytes, name: str | Path) -> Element:
-    """Root of an XML document.
-
-    Raises:
-        LabelFormatError: If it declares a DTD or entities (D501), or is malformed (D202).
-    """
+    """Root of an XML document; a DTD or entities are refused (D501)."""
     try:
         root: Element = fromstring(data, forbid_dtd=True)
     except DefusedXmlException as error:
@@ -107,79 +102,41 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """Content of a YAML or JSON file of options, at most 256 KiB.
+    """Content of a YAML or JSON file of options.
 
     Raises:
-        ScribbleNotFoundError: If there is no such file (D301).
-        ValueError: If it is too large or no such document; the message says why.
+        ValueError: If it has more than 256 KiB or is no such document; the message says why.
     """
     data = read_bytes(path, what)
     if len(data) > _MAX_YAML:
         raise ValueError(f"{len(data):,} bytes, more than 256 KiB")
     text = data.decode("utf-8-sig")
     try:
-        if path.suffix.lower() == ".json":
-            return json.loads(text)
-        return yaml.load(text, _PlainLoader)
+        return json.loads(text) if path.suffix.lower() == ".json" else yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, RecursionError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
 
 
 def read_npz(path: Path, what: str, cure: str) -> dict[str, NDArray[Any]]:
-    """Arrays of an archive, never unpickled.
-
-    Args:
-        path: File.
-        what: What it is, for messages.
-        cure: What to do with pickled objects.
-
-    Raises:
-        ScribbleNotFoundError: If there is no such file (D301).
-        LabelFormatError: If it holds pickled objects or unpacks to more than 1 GiB (D501), or
-            cannot be read (D202).
-    """
-    arrays: dict[str, NDArray[Any]] = {}
-    whole = "it is not a complete .npz archive: copy it again"
-    with decoding(path, what, whole), zipfile.ZipFile(path) as archive:
-        total = sum(member.file_size for member in archive.infolist())
+    """Arrays of an archive, never unpickled (D501); ``cure`` says what to do with objects."""
+    with decoding(path, what, "it is not a complete .npz archive: copy it again"):
+        with zipfile.ZipFile(path) as archive:
+            total = sum(member.file_size for member in archive.infolist())
         if total > _MAX_ARRAYS:
             raise LabelFormatError(f"D501 {path}: unpacks to {total:,} bytes, more than 1 GiB")
-        for member in archive.infolist():
-            with archive.open(member) as stream:
-                first = np.lib.format.read_magic(stream) == (1, 0)
-                read = np.lib.format.read_array_header_2_0
-                shape, _, dtype = (np.lib.format.read_array_header_1_0 if first else read)(stream)
-            if dtype.hasobject:
-                raise LabelFormatError(
-                    f"D501 {path}: holds pickled objects, which could run any program; they are "
-                    f"not opened: {cure}"
-                )
-            check_promise(path, math.prod(shape) * dtype.itemsize, member.file_size, packed=False)
-            with archive.open(member) as stream:
-                key = member.filename.removesuffix(".npy")
-                arrays[key] = np.lib.format.read_array(stream, allow_pickle=False)
-    return arrays
-
-
-def read_bytes(path: Path, what: str) -> bytes:
-    """Content of a file of at most 64 MiB.
-
-    Raises:
-        ScribbleNotFoundError: If there is no such file (D301).
-        LabelFormatError: If it is too large (D501).
-    """
-    try:
-        if not path.is_file():
-            raise FileNotFoundError  # folders and pipes too
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {key: np.asarray(arrays[key]) for key in arrays.files}
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
             raise LabelFormatError(
-                f"D501 {path}: {size:,} bytes, more than 64 MiB, too large for a {what}; check "
-                "that it is the right file, or split it by image"
-            )
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ScribbleNotFoundError(f"D301 {path}: {what} does not exist") from error
+                f"D501 {path}: holds pickled objects, which could run any program; they are not "
+                f"opened: {cure}"
+            ) from error
+
+
+# ------------------------------------------------------------------------- annotations
 
 
 def entries_by_stem(path: Path, what: str) -> dict[str, Any]:
@@ -190,16 +147,11 @@ def entries_by_stem(path: Path, what: str) -> dict[str, Any]:
             f"D202 {path}: is a {type(content).__name__}, expected an object with the stem of each "
             f"image and its {what}"
         )
-    return _unique(content, path)
-
-
-def _unique(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in content.items():
         name = PurePosixPath(key)
         known = name.suffix.lower() in IMAGE_SUFFIXES
-        stem = voc_stem(str(name.with_suffix("")) if known else key)
-        stem = unicodedata.normalize("NFC", stem)
+        stem = unicodedata.normalize("NFC", voc_stem(str(name.with_suffix("")) if known else key))
         if stem in found:
             raise LabelFormatError(
                 f"D303 {path}: {stem!r} is there under several names, expected one entry per "
@@ -210,11 +162,7 @@ def _unique(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def list_of(value: object, path: Path, stem: str, what: str, form: str) -> list[Any]:
-    """The entries of an image, which must be a list.
-
-    Raises:
-        LabelFormatError: D202, naming the expected form.
-    """
+    """The entries of an image, if they are a list, of ``form``; else an error (D202)."""
     if not isinstance(value, list):
         raise LabelFormatError(
             f"D202 {path}: {what} of {stem!r} are a {type(value).__name__}, expected a list of "

@@ -7,31 +7,21 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scribbleseg.data.check.findings import Finding, some_names
+from scribbleseg.data.findings import Finding, some_names
 from scribbleseg.data.lists import image_key
 from scribbleseg.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-__all__ = [
-    "earlier_images",
-    "leaked_images",
-    "name_digest",
-    "overlap_warning",
-    "pack_digests",
-    "read_facts",
-    "unpack_digests",
-]
+__all__ = ["leaked_images", "name_digest", "overlap_warning"]
 
 _STARTS = ("encoder_weights", "init_from")  # hyper-parameters that may name a checkpoint
-_BYTES = 6  # two of 10^5 names have equal digests with a probability of 2 · 10^-5
+_BYTES = 6  # of a digest: two of 10^5 names have equal digests with a probability of 2 · 10^-5
 
 
 def name_digest(name: str) -> bytes:
     """What a checkpoint records of an image: 6 bytes, so that no name of a patient goes with it.
-
-    See :func:`~scribbleseg.data.lists.image_key` for what counts of a name.
 
     Example:
         >>> name_digest("JPEGImages/2008_000002") == name_digest("2008000002")
@@ -41,21 +31,12 @@ def name_digest(name: str) -> bytes:
 
 
 def pack_digests(digests: Collection[bytes]) -> str:
-    """Digests as text, sorted; 85 kB for the 10,582 images of VOC's train_aug.
-
-    Example:
-        >>> unpack_digests(pack_digests({name_digest("a")})) == {name_digest("a")}
-        True
-    """
+    """Digests as text, sorted; 85 kB for the 10,582 images of VOC's train_aug."""
     return base64.b64encode(b"".join(sorted(set(digests)))).decode("ascii")
 
 
 def unpack_digests(packed: str) -> frozenset[bytes]:
-    """Inverse of :func:`pack_digests`.
-
-    Raises:
-        ValueError: If the text was not made by it.
-    """
+    """Inverse of :func:`pack_digests`; a ValueError if the text was not made by it."""
     data = base64.b64decode(packed, validate=True)
     if len(data) % _BYTES:
         raise ValueError(f"not a packed list of digests: {len(data)} bytes")
@@ -63,16 +44,11 @@ def unpack_digests(packed: str) -> frozenset[bytes]:
 
 
 def earlier_images(module: object | None, checkpoint: object = None) -> dict[str, frozenset[bytes]]:
-    """Images that the weights of a run were trained on before it, as far as that is recorded.
+    """Digests of the images that weights were trained on before a run, by where they are recorded.
 
-    Args:
-        module: The LightningModule of the run. What it remembers counts, as well as checkpoints
-            that its hyper-parameters ``encoder_weights`` and ``init_from`` name.
-        checkpoint: Path of a checkpoint that is resumed or evaluated, if there is one.
-
-    Returns:
-        Digests of image ids by where they are recorded. Files that are no checkpoints of this
-        library, or of a version that did not record it, are left out.
+    What the LightningModule remembers counts, and what the checkpoints record that its
+    hyper-parameters ``encoder_weights`` and ``init_from`` name, or that is resumed or evaluated.
+    Files that record nothing are left out.
     """
     remembered = getattr(getattr(module, "data_info", None), "train_images", "")
     found = {"the module": unpack_digests(remembered)}
@@ -91,14 +67,7 @@ def _recorded(path: Path) -> frozenset[bytes]:
 
 
 def read_facts(path: Path) -> Any:
-    """What a checkpoint says about itself beside its weights, which stay on disk where possible.
-
-    Returns:
-        The entry of this library; ``None`` if the file holds none.
-
-    Raises:
-        CheckpointError: If the file cannot be read.
-    """
+    """What this library wrote into a checkpoint, ``None`` if nothing; weights stay on disk."""
     import torch  # here: commands that read no checkpoint need no torch
 
     try:
@@ -115,23 +84,14 @@ def read_facts(path: Path) -> Any:
 def leaked_images(
     earlier: Mapping[str, Collection[bytes]], scored: Collection[str]
 ) -> list[Finding]:
-    """Warnings about images to be scored that the weights have seen.
+    """A warning (D302) for each place that records images which are to be scored.
 
     Args:
-        earlier: From :func:`earlier_images`.
+        earlier: Digests of image ids by where they are recorded.
         scored: Image ids of the validation or test split.
-
-    Returns:
-        One D302 warning per place that records such images.
     """
-    digests = {name: name_digest(name) for name in scored}
     findings = (
-        overlap_warning(
-            [name for name in scored if digests[name] in seen],
-            scored,
-            train_name=f"the training images recorded in {place}",
-            val_name="the split to be scored",
-        )
+        _warning(seen, scored, f"the training images recorded in {place}", "the split to be scored")
         for place, seen in earlier.items()
     )
     return [finding for finding in findings if finding is not None]
@@ -157,12 +117,18 @@ def overlap_warning(
     Returns:
         A D302 warning, or ``None`` if the lists have no image in common.
     """
-    seen = set(map(image_key, train_stems))
-    common = [stem for stem in val_stems if image_key(stem) in seen]
+    seen = set(map(name_digest, train_stems))
+    return _warning(seen, val_stems, train_name, val_name)
+
+
+def _warning(
+    seen: Collection[bytes], scored: Collection[str], train_name: str, val_name: str
+) -> Finding | None:
+    common = [name for name in scored if name_digest(name) in seen]
     if not common:
         return None
     text = (
-        f"{len(common)} of {len(val_stems)} images of {val_name} are in {train_name} "
+        f"{len(common)} of {len(scored)} images of {val_name} are in {train_name} "
         f"({some_names(common)}), expected none if weights trained on it are the start; they raise "
         "scores: start from weights that have not seen these images, such as ImageNet's"
     )

@@ -1,4 +1,4 @@
-"""Image files of any depth and number of channels to the 8 bits that networks are given."""
+"""Pixels of image files: the 8 bits that networks are given, or the values as they are stored."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from scribbleseg.data.arrays import open_array
 from scribbleseg.data.decode import (
     TIFF_SUFFIXES,
-    array_layout,
     check_pixels,
     decoding,
-    open_array,
     open_image,
     orient,
     orientation_of,
@@ -29,21 +28,19 @@ from scribbleseg.options import check_whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scribbleseg.types import Label
-
 __all__ = [
     "LABEL_SUFFIXES",
     "ImageHeader",
     "ImageOptions",
-    "orient_label",
+    "Pixels",
     "read_header",
     "read_image",
+    "read_pixels",
 ]
 
 logger = logging.getLogger(__name__)
 
-_EXIF_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}  # of formats that carry EXIF
-_TURNED: set[Path] = set()  # folders that this process has warned about
+_PHOTOMETRIC = 262  # TIFF tag; 0 = white is zero
 
 LABEL_SUFFIXES = (".png", *TIFF_SUFFIXES, ".bmp", ".gif", ".jpg", ".jpeg")
 """Label suffixes, preferred first; JPEG is listed to be found and refused."""
@@ -145,24 +142,44 @@ def read_header(path: str | Path, *, channels: int = 3) -> ImageHeader:
         LabelFormatError: If it is not an image (D202) or has another shape (D203).
     """
     path = Path(path)
-    suffix = path.suffix.lower()
     with decoding(path):
-        if suffix == ".npy" or (suffix in TIFF_SUFFIXES and channels not in (1, 3)):
-            return _array_header(path, channels)
-        try:
+        if not _is_array(path, channels):
             # a size is no reason to refuse a file: decoding its pixels is
             with open_image(path, max_pixels=1 << 62) as image:
-                deep = image.mode[0] in "IF" or _deep_colour(image)
-                orientation = orientation_of(image, path)
-                turned = (image.width, image.height)
-                if image.format == "TIFF" or orientation < 5:
-                    turned = turned[::-1]  # Pillow names the size after the rotation of TIFF
-                raw = turned[::-1] if orientation >= 5 else turned
-                return ImageHeader(turned, raw, deep, orientation, len(image.getbands()) > 2)
-        except UnidentifiedImageError:
-            if suffix not in TIFF_SUFFIXES or not path.stat().st_size:
-                raise
-        return _array_header(path, channels)
+                if image is not None:
+                    return _image_header(image, path)
+        with open_array(path, channels) as array:
+            size = array.size[::-1] if array.orientation >= 5 else array.size
+            return ImageHeader(size, array.size, array.deep, array.orientation)
+
+
+def _image_values(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
+    """Brightness as stored, shape ``(H, W, K)``, grey ``(H, W, 1)``."""
+    if not _is_array(path, channels):
+        with open_image(path, max_pixels) as image:
+            values = None if image is None else _brightness(image, channels, path)
+        if values is not None:
+            return values
+    with open_array(path, channels) as array:
+        check_pixels(path, array.size, max_pixels)
+        _warn_of_pages(array.pages, path)
+        return array.read()
+
+
+def _is_array(path: Path, channels: int) -> bool:
+    """Whether a file is read as an array, not with Pillow."""
+    suffix = path.suffix.lower()
+    return suffix == ".npy" or (suffix in TIFF_SUFFIXES and channels not in (1, 3))
+
+
+def _image_header(image: Image.Image, path: Path) -> ImageHeader:
+    orientation = orientation_of(image, path)
+    raw = image.height, image.width
+    turned = raw[::-1] if orientation >= 5 else raw
+    if image.format == "TIFF":  # of which Pillow names the size after the rotation
+        raw, turned = turned, raw
+    deep = image.mode[0] in "IF" or _deep_colour(image)
+    return ImageHeader(turned, raw, deep, orientation, len(image.getbands()) > 2)
 
 
 def _deep_colour(image: Image.Image) -> bool:
@@ -170,24 +187,16 @@ def _deep_colour(image: Image.Image) -> bool:
     return image.mode in ("RGB", "RGBA") and ";16" in str(getattr(image, "tile", ""))
 
 
-def _image_values(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
-    suffix = path.suffix.lower()
-    if suffix == ".npy" or (suffix in TIFF_SUFFIXES and channels not in (1, 3)):
-        return _read_array(path, channels, max_pixels)
-    try:
-        with open_image(path, max_pixels=max_pixels) as image:
-            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-            if not (suffix in TIFF_SUFFIXES and frames == channels > 1):
-                if frames > 1:
-                    _warn_once(f"has {frames} frames or pages, only the first is used", path.parent)
-                if not _deep_colour(image):
-                    return _decoded(image, channels, path)
-                if suffix not in TIFF_SUFFIXES:
-                    return orient(_deep_colours(path, channels), orientation_of(image, path))
-    except UnidentifiedImageError:
-        if suffix not in TIFF_SUFFIXES or not path.stat().st_size:
-            raise
-    return _read_array(path, channels, max_pixels)  # a TIFF that Pillow cannot read
+def _brightness(image: Image.Image, channels: int, path: Path) -> NDArray[Any] | None:
+    """Its pixels, ``None`` if Pillow would spoil them."""
+    tiff = path.suffix.lower() in TIFF_SUFFIXES
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if tiff and frames == channels > 1:
+        return None  # pages that are channels
+    _warn_of_pages(frames - 1, path)
+    if not _deep_colour(image):
+        return _decoded(image, channels, path)
+    return None if tiff else orient(_deep_colours(path, channels), orientation_of(image, path))
 
 
 def _deep_colours(path: Path, channels: int) -> NDArray[Any]:
@@ -231,61 +240,92 @@ def _warn_once(what: str, folder: Path) -> None:
     logger.warning("%s: an image there %s (said once for this folder)", folder, what)
 
 
-def _read_array(path: Path, channels: int, max_pixels: int | None) -> NDArray[Any]:
-    """Values of an array file as ``(H, W, K)``, or ``(H, W, 1)`` if it is grey."""
-    with open_array(path) as stored:
-        layout = array_layout(stored, channels, path)
-        limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
-        check_pixels(path, layout.size, limit)
-        values = np.asarray(stored.values()).reshape(layout.sides)
-    if layout.pages:
-        _warn_once(f"has {layout.pages + 1} frames or pages, only the first is used", path.parent)
-    values = values.astype(values.dtype.newbyteorder("="), copy=False)
-    if layout.channel_axis is None:
-        values = values[..., None]
-    else:
-        values = np.moveaxis(values, layout.channel_axis, -1)
-        values = values[..., :1] if layout.pages else values
-    return orient(values, stored.orientation)
+def _warn_of_pages(further: int, path: Path) -> None:
+    if further:
+        text = f"has {further + 1} frames or pages, only the first is used"
+        _warn_once(text, path.parent)
 
 
-def _array_header(path: Path, channels: int) -> ImageHeader:
-    with open_array(path) as stored:
-        raw = array_layout(stored, channels, path).size
-    size = raw[::-1] if stored.orientation >= 5 else raw
-    return ImageHeader(size, raw, stored.dtype.itemsize > 1, stored.orientation)
+# --------------------------------------------------------- ids, colours and other values
 
 
-def orient_label(
-    values: NDArray[np.uint8], label: Label, image: Path | None, *, channels: int = 3
-) -> NDArray[np.uint8]:
-    """The label in the orientation of its image, with a warning once per folder if it was turned.
+class Pixels(NamedTuple):
+    """Content of a file whose values are not brightness: ids, colours, numbers.
 
-    Labels carry no EXIF and should fit the rotated image; some tools export them in the stored
-    frame. Only a size that fits that frame alone tells them: half turns and square images cannot be
-    recognised, and fit as they are.
+    Attributes:
+        values: As stored, shape ``(H, W)``, or ``(H, W, 3)`` for colours.
+        alpha: Opacity 0..255, shape ``(H, W)``; ``None`` = opaque.
+        palette: RGBA colour of every index, uint8, shape ``(n, 4)``, if there is a palette.
+    """
+
+    values: NDArray[Any]
+    alpha: NDArray[np.uint8] | None = None
+    palette: NDArray[np.uint8] | None = None
+
+
+def read_pixels(path: str | Path, *, what: str = "label") -> Pixels:
+    """Values of an image file as they are stored: never scaled, smoothed or inverted.
+
+    Gray files of fewer than 8 bits, boolean TIFF of either photometric kind, integers of any width
+    and floating-point numbers come out as the numbers in the file; of palette files the indices
+    and the palette; of colour files RGB and alpha.
 
     Args:
-        values: Ids, uint8, shape ``(H, W)``.
-        label: Where they are from, for the warning.
-        image: Image file; reads its header only.
-        channels: Channels of the image.
+        path: PNG, TIFF, BMP, GIF or WebP of one page.
+        what: What the file is called in messages.
 
-    Returns:
-        The label, turned if it fits only the stored frame; labels of other sizes as they are.
+    Raises:
+        ScribbleNotFoundError: If the file does not exist (D301).
+        LabelFormatError: If it cannot be decoded (D202), has several pages (D203), or is
+            compressed with loss (D103).
     """
-    if image is None or image.suffix.lower() not in _EXIF_SUFFIXES or not image.is_file():
-        return values
-    header = read_header(image, channels=channels)
-    if values.shape == header.size or values.shape != header.raw_size:
-        return values
-    if image.parent not in _TURNED:
-        _TURNED.add(image.parent)
-        stored, rotated = (f"{size[1]}x{size[0]}" for size in (header.raw_size, header.size))
-        logger.warning(
-            "D201 %s: label is %s (width x height), but %s is %s after its EXIF rotation and %s "
-            "only before it; the label is rotated like the image. If it does not fit then, export "
-            "labels of the rotated images (said once for this folder)",
-            *(label, stored, image, rotated, stored),
+    path = Path(path)
+    with decoding(path, what):
+        with open_image(path) as image:
+            if image is not None:
+                return _stored_values(image, path, what)
+        with open_array(path, 1) as array:
+            _check_pages(path, array.pages + 1, what)
+            check_pixels(path, array.size, None)
+            return Pixels(array.read()[..., 0])
+
+
+def _stored_values(image: Image.Image, path: Path, what: str) -> Pixels:
+    if image.format in {"JPEG", "MPO"} or path.suffix.lower() in {".jpg", ".jpeg"}:
+        raise LabelFormatError(
+            f"D103 {path}: a {what} file must not be a JPEG; compression changes the ids: export "
+            "it again as PNG"
         )
-    return orient(values, header.orientation)
+    _check_pages(path, getattr(image, "n_frames", 1), what)
+    tiles = getattr(image, "tile", ())
+    raw_mode = str(tiles[0].args) if tiles else ""
+    white_is_zero = image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+    image = ImageOps.exif_transpose(image)
+    values: NDArray[Any] = np.asarray(image)
+    if image.mode == "1":
+        return Pixels(values.astype(np.uint8) ^ np.uint8(white_is_zero))
+    if image.mode == "L":
+        # Pillow spreads gray of 2 and 4 bits over 0..255
+        step = 85 if "L;2" in raw_mode else 17 if "L;4" in raw_mode else 1
+        return Pixels((255 - values if white_is_zero else values) // np.uint8(step))
+    if image.mode == "P":
+        image.apply_transparency()
+        return Pixels(values, palette=np.array(image.getpalette("RGBA"), np.uint8).reshape(-1, 4))
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Pixels(values)
+    if ";16" in raw_mode:  # Pillow drops the lower 8 bits
+        raise LabelFormatError(
+            f"D103 {path}: holds colours of 16 bits, expected ids or colours of 8 bits; export the "
+            f"{what} again"
+        )
+    pixels = np.asarray(image.convert("RGBA"))
+    clear = image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+    return Pixels(pixels[..., :3], pixels[..., 3] if clear else None)
+
+
+def _check_pages(path: Path, pages: int, what: str) -> None:
+    if pages > 1:
+        raise LabelFormatError(
+            f"D203 {path}: holds {pages} pages or frames, expected one page; a {what} belongs to "
+            "one image: save every page as a file of its own"
+        )

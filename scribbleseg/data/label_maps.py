@@ -12,7 +12,7 @@ from scribbleseg.constants import IGNORE_INDEX
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LabelMap", "keep_labels", "resize_labels", "resize_map"]
+__all__ = ["LabelMap", "resize_map"]
 
 Number = TypeVar("Number", bound=np.integer[Any])
 
@@ -51,12 +51,7 @@ def resize_map(values: NDArray[Number], size: tuple[int, int]) -> NDArray[Number
 
 
 def resize_labels(label: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A label map at another size, in which thin strokes survive; see :func:`keep_labels`.
-
-    Args:
-        label: Ids and 255, shape ``(H, W)``.
-        size: New height and width, pixels.
-    """
+    """A label map at another size, height and width, in which thin strokes survive."""
     return keep_labels(label, resize_map(label, size))
 
 
@@ -66,13 +61,6 @@ def keep_labels(label: NDArray[np.uint8], smaller: NDArray[np.uint8]) -> NDArray
     A stroke of one pixel falls between the pixels that nearest neighbour looks at. Of a class that
     keeps less than half of the pixels that its area predicts, every unlabelled pixel of the reduced
     map takes the label if the cell of the original that it covers holds one.
-
-    Args:
-        label: Ids and 255, shape ``(H, W)``.
-        smaller: The same map reduced by nearest neighbour, shape ``(h, w)``.
-
-    Returns:
-        uint8, shape ``(h, w)``; ``smaller`` itself if nothing is lost.
 
     Example:
         >>> thin = np.full((4, 8), 255, np.uint8)

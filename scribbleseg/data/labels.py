@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
-from scribbleseg.data.decode import Pixels, read_pixels
+from scribbleseg.data.decode import orient
+from scribbleseg.data.images import Pixels, read_header, read_pixels
 from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
@@ -17,8 +19,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scribbleseg.types import Label
+
 __all__ = ["LabelCoding", "encode_label", "read_label", "whole_numbers"]
 
+logger = logging.getLogger(__name__)
+
+_EXIF_SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp"}  # of formats that carry EXIF
+_TURNED: set[Path] = set()  # folders that this process has warned about
 _TOLERANCE = 1e-3  # of ids that a tool stored as scaled or floating-point numbers
 _DOCUMENT = "scribbleseg/data/README.md documents the format of classes.yaml"
 
@@ -62,7 +70,7 @@ def read_label(path: str | Path, coding: LabelCoding | int) -> NDArray[np.uint8]
 
     Args:
         path: PNG, TIFF, BMP, GIF or WebP of ids or colours; see
-            :func:`~scribbleseg.data.decode.read_pixels`.
+            :func:`~scribbleseg.data.images.read_pixels`.
         coding: What its values mean; a number of classes for files of ids 0..C-1 and 255.
 
     Returns:
@@ -76,9 +84,37 @@ def read_label(path: str | Path, coding: LabelCoding | int) -> NDArray[np.uint8]
     """
     coding = LabelCoding(coding) if isinstance(coding, int) else coding
     pixels = read_pixels(path)
-    if pixels.values.ndim == 3 or (pixels.palette is not None and coding.colours):
+    if pixels.values.ndim == 3:
         return _ids_of_colours(pixels, coding, Path(path))
+    if pixels.palette is not None and coding.colours:
+        return _ids_of_palette(pixels.values, pixels.palette, coding, Path(path))
     return encode_label(pixels.values, coding, path)
+
+
+def orient_label(
+    values: NDArray[np.uint8], label: Label, image: Path | None, *, channels: int = 3
+) -> NDArray[np.uint8]:
+    """The label in the orientation of its image, with a warning once per folder if it was turned.
+
+    Labels carry no EXIF and should fit the rotated image; some tools export them in the stored
+    frame. Only a size that fits that frame alone tells them: half turns and square images cannot be
+    recognised, and fit as they are. Labels of other sizes are returned as they are.
+    """
+    if image is None or image.suffix.lower() not in _EXIF_SUFFIXES or not image.is_file():
+        return values
+    header = read_header(image, channels=channels)
+    if values.shape == header.size or values.shape != header.raw_size:
+        return values
+    if image.parent not in _TURNED:
+        _TURNED.add(image.parent)
+        stored, rotated = (f"{size[1]}x{size[0]}" for size in (header.raw_size, header.size))
+        logger.warning(
+            "D201 %s: label is %s (width x height), but %s is %s after its EXIF rotation and %s "
+            "only before it; the label is rotated like the image. If it does not fit then, export "
+            "labels of the rotated images (said once for this folder)",
+            *(label, stored, image, rotated, stored),
+        )
+    return orient(values, header.orientation)
 
 
 def encode_label(values: NDArray[Any], coding: LabelCoding, path: str | Path) -> NDArray[np.uint8]:
@@ -123,10 +159,8 @@ def whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[np.integer]
     """
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
-    integers: NDArray[np.integer]
     if np.issubdtype(values.dtype, np.integer):
-        integers = values
-        return integers
+        return values
     if not np.issubdtype(values.dtype, np.floating):
         raise LabelFormatError(f"D203 {path}: holds {values.dtype}, expected one id per pixel")
     with np.errstate(invalid="ignore"):
@@ -138,24 +172,22 @@ def whole_numbers(values: NDArray[Any], path: str | Path) -> NDArray[np.integer]
             f"{int(wrong.sum()):,} px, expected whole numbers; a probability or distance map, or "
             "labels that were interpolated: export ids, and resample them by nearest neighbour"
         )
-    integers = ids.astype(np.int32)
-    return integers
+    whole: NDArray[np.integer] = ids.astype(np.int32)
+    return whole
 
 
 # -------------------------------------------------------------------------- colours
 
 
 def _ids_of_colours(pixels: Pixels, coding: LabelCoding, path: Path) -> NDArray[np.uint8]:
-    """Class indices of a colour file, or of a palette file whose classes have colours."""
-    if pixels.palette is not None:
-        return _ids_of_palette(pixels.values, pixels.palette, coding, path)
+    """Class indices of a colour file; transparent pixels are unlabelled."""
     rgb, alpha = pixels.values, pixels.alpha
     seen = np.ones(rgb.shape[:2], np.bool_) if alpha is None else alpha > 0
     packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
     found, inverse, counts = np.unique(packed[seen], return_inverse=True, return_counts=True)
     colours = [(int(c) >> 16, int(c) >> 8 & 255, int(c) & 255) for c in found]
-    result = np.full(rgb.shape[:2], IGNORE_INDEX, np.uint8)
     if all(colour in coding.colours for colour in colours):
+        result = np.full(rgb.shape[:2], IGNORE_INDEX, np.uint8)
         ids = np.array([coding.colours[colour] for colour in colours], dtype=np.uint8)
         result[seen] = ids[inverse]
         return result
@@ -169,31 +201,27 @@ def _ids_of_palette(
     values: NDArray[np.uint8], palette: NDArray[np.uint8], coding: LabelCoding, path: Path
 ) -> NDArray[np.uint8]:
     """By colour if the palette holds the colours of the classes, else by index."""
-    used = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    by_index = coding.index_of()
-    by_colour: dict[int, int | None] = {}
-    for index in used.tolist():
-        red, green, blue, opacity = (
-            palette[index].tolist() if index < len(palette) else (0, 0, 0, 255)
-        )
-        by_colour[index] = IGNORE_INDEX if opacity == 0 else coding.colours.get((red, green, blue))
-    if None not in by_colour.values():
-        table = np.zeros(256, np.uint8)
-        for index, label in by_colour.items():
-            table[index] = label or 0
+    table = np.zeros(256, np.uint8)
+    unknown, agree, by_index = [], True, coding.index_of()
+    for index in np.unique(values).tolist():
+        colour = tuple(palette[index].tolist()) if index < len(palette) else (0, 0, 0, 255)
+        label = IGNORE_INDEX if colour[3] == 0 else coding.colours.get(colour[:3])
+        if label is None:
+            unknown.append((int((values == index).sum()), index, list(colour[:3])))
+        else:
+            table[index] = label
+            agree &= by_index.get(index) == label
+    if not unknown:
         return table[values]
-    agree = [
-        by_index.get(index) == colour for index, colour in by_colour.items() if colour is not None
-    ]
-    if all(agree):
+    if agree:
         return encode_label(values, coding, path)
-    unknown = [index for index, colour in by_colour.items() if colour is None]
-    shown = ", ".join(f"{index}: {tuple(palette[index][:3].tolist())}" for index in unknown[:3])
+    unknown.sort(reverse=True)
+    listed = ", ".join(f"{colour} at index {index} on {n:,} px" for n, index, colour in unknown[:3])
     raise LabelFormatError(
         f"D103 {path}: the palette holds colours of the classes in another order than their ids, "
-        f"and also colours of no class ({shown}), so neither index nor colour can be trusted; give "
-        "these classes their `color` in classes.yaml, set `unlabelled_color`, or export the labels "
-        f"as ids; {_DOCUMENT}"
+        f"and also colours of no class ({listed}), so neither index nor colour can be trusted. If "
+        f"{unknown[0][2]} means unlabelled, set `unlabelled_color: {unknown[0][2]}` (dataset.yaml "
+        f"or classes.yaml); else give its class this `color`; {_DOCUMENT}"
     )
 
 
@@ -205,11 +233,9 @@ def _unknown_colours(
 ) -> LabelFormatError:
     unknown = [index for index, colour in enumerate(colours) if colour not in coding.colours]
 
-    def rank(index: int) -> tuple[bool, int]:
-        # without a table of colours, grey pixels may be ids
-        return not coding.colours and len(set(colours[index])) == 1, -int(counts[index])
-
-    worst = sorted(unknown, key=rank)[:3]
+    # without a table of colours, grey pixels may be ids
+    grey = [not coding.colours and len(set(colour)) == 1 for colour in colours]
+    worst = sorted(unknown, key=lambda index: (grey[index], -int(counts[index])))[:3]
     examples = ", ".join(f"{colours[index]} on {counts[index]:,} px" for index in worst)
     if not coding.colours:
         return LabelFormatError(
@@ -222,7 +248,8 @@ def _unknown_colours(
         f"D103 {path}: {len(unknown)} colours are not in the colour table: {examples}; many "
         "unknown colours come from JPEG compression or anti-aliasing: export the labels without "
         f"smoothing. Few come from a missing class: add its `color` to classes.yaml. If {top} "
-        f"means unlabelled, set `unlabelled_color: {top}`; {_DOCUMENT}"
+        f"means unlabelled, set `unlabelled_color: {top}` (dataset.yaml or classes.yaml); "
+        f"{_DOCUMENT}"
     )
 
 
@@ -232,59 +259,59 @@ def _unknown_colours(
 def _complain(values: NDArray[np.integer], coding: LabelCoding, path: Path) -> None:
     """Raise for values that are no ids, with the likely cause."""
     found, counts = np.unique(values, return_counts=True)
-    allowed = coding.index_of()
-    bad = [(int(v), int(n)) for v, n in zip(found, counts, strict=True) if int(v) not in allowed]
-    bad.sort(key=lambda item: -item[1])
+    count_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    allowed, classes = coding.index_of(), coding.num_classes
+    bad = sorted(count_of.keys() - allowed, key=lambda value: (-count_of[value], value))
     listed = ", ".join(
-        f"value {value} on {count:,} px ({100 * count / values.size:.1f} %)"
-        for value, count in bad[:5]
+        f"value {value} on {count_of[value]:,} px ({100 * count_of[value] / values.size:.1f} %)"
+        for value in bad[:5]
     )
     more = f" and {len(bad) - 5} further values" if len(bad) > 5 else ""
-    classes = coding.num_classes
     expected = f"expected classes 0-{classes - 1} and 255"
     if coding.ids is not None:
         expected = f"expected the ids {_some(coding.ids)} of {classes} classes, and 255"
     tones = _luminance(classes)
-    grey_only = {int(v) for v in found} - {IGNORE_INDEX} <= tones
     # the tones of many classes are most values there are, and prove nothing
-    grey_only &= 2 * len(tones - set(range(classes))) < IGNORE_INDEX - classes
-    following = classes if coding.ids is None else max(coding.ids) + 1
-    single_code = len(bad) == 1 and bad[0][0] == following
-    if grey_only and not single_code:
+    telling = 2 * len(tones - set(range(classes))) < IGNORE_INDEX - classes
+    single_code = bad == [classes if coding.ids is None else max(coding.ids) + 1]
+    if telling and not single_code and count_of.keys() - {IGNORE_INDEX} <= tones:
         raise LabelFormatError(
             f"D102 {path}: {listed}{more}, {expected}; all values are grey tones of the VOC "
             "palette: a palette PNG was converted to luminance (Pillow convert('L'), OpenCV "
             "IMREAD_GRAYSCALE). Ids 1/16 and 3/18 share a tone, so it cannot be undone: use the "
             "original palette file"
         )
-    top, top_count = bad[0]
-    zeros = int((values == 0).sum())
-    if single_code and 2 * zeros > values.size and 0 in allowed and IGNORE_INDEX not in found:
+    zeros = 0 if IGNORE_INDEX in count_of or 0 not in allowed else count_of.get(0, 0)
+    cause = _likely_cause(bad, count_of[bad[0]] / values.size, single_code)
+    if single_code and 2 * zeros > values.size:
         cause = (
             f"value 0 on {zeros:,} px is probably unlabelled and ids go from 1 to {classes}: set "
             "`unlabelled_value: 0` in dataset.yaml"
         )
-    elif len(bad) == 1 and (single_code or top == -1 or 2 * top_count > values.size):
-        cause = (
+    error = LabelFormatError(f"D101 {path}: {listed}{more}, {expected}; {cause}")
+    error.values = count_of
+    raise error
+
+
+def _likely_cause(bad: list[int], share: float, single_code: bool) -> str:
+    """Cause and cure of values that are no ids, the most frequent first, on a share of pixels."""
+    top = bad[0]
+    if len(bad) == 1 and (single_code or top == -1 or share > 0.5):
+        return (
             f"{top} looks like an unlabelled or void code: set `unlabelled_value: {top}` if the "
             f"file is a scribble, `ignore: [{top}]` in classes.yaml if it is a mask"
         )
-    elif min(value for value, _ in bad) < 0:
-        cause = "negative ids cannot be stored in 8 bits: write unlabelled pixels as 255"
-    elif max(value for value, _ in bad) > MAX_CLASSES:
-        cause = (
+    if min(bad) < 0:
+        return "negative ids cannot be stored in 8 bits: write unlabelled pixels as 255"
+    if max(bad) > MAX_CLASSES:
+        return (
             f"values above {MAX_CLASSES} are no ids of classes, so this may be no label file: "
             "export the labels again, or map the values with `ignore` or `id` in classes.yaml"
         )
-    else:
-        cause = (
-            "the class list is too short or the file belongs to another data set: list "
-            f"{max(value for value, _ in bad) + 1} classes, or map the value with `ignore` or "
-            "`id` in classes.yaml"
-        )
-    error = LabelFormatError(f"D101 {path}: {listed}{more}, {expected}; {cause}")
-    error.values = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    raise error
+    return (
+        "the class list is too short or the file belongs to another data set: list "
+        f"{max(bad) + 1} classes, or map the value with `ignore` or `id` in classes.yaml"
+    )
 
 
 def _some(ids: Iterable[int]) -> str:

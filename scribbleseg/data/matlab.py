@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.errors import LabelFormatError, ScribbleNotFoundError
+from scribbleseg.data.decode import decoding
+from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,9 +48,7 @@ def read_mat(path: Path, keys: tuple[str, ...], expected: str) -> tuple[str, NDA
         ScribbleNotFoundError: If the file does not exist (D301).
         LabelFormatError: If it holds none of them, or cannot be read (D202).
     """
-    if not path.is_file():
-        raise ScribbleNotFoundError(f"D301 label {path} does not exist")
-    with _LOCK:
+    with decoding(path, "label"), _LOCK:
         answer, data = _ask({"path": str(path), "keys": keys})
     if "error" in answer:
         raise LabelFormatError(
@@ -100,42 +99,38 @@ def _stop(worker: subprocess.Popen[bytes]) -> None:
 
 def _main() -> None:
     """Answer requests until the input ends."""
-    from scipy.io import loadmat, whosmat
+    import scipy.io  # noqa: F401  (before memory is limited)
 
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
     for line in sys.stdin.buffer:
-        request, data = json.loads(line), b""
+        request, stream = json.loads(line), BytesIO()
         try:
-            names = [key.split(".")[0] for key in request["keys"]]
-            content = loadmat(request["path"], variable_names=names)
-            if not set(names) & content.keys():
-                held = [name for name, *_ in whosmat(request["path"])][:5]
-                raise ValueError(f"no variable {' or '.join(request['keys'])}, only {held}")
-            key, values = _first(content, request["keys"])
-            stream = BytesIO()
+            key, values = _variable(request["path"], request["keys"])
             np.save(stream, values, allow_pickle=False)
-            data = stream.getvalue()
-            answer = {"key": key, "bytes": len(data)}
+            answer = {"key": key, "bytes": stream.tell()}
         except BaseException as error:  # noqa: BLE001 (the reader raises anything)
+            stream = BytesIO()
             answer = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + data)
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + stream.getvalue())
         sys.stdout.buffer.flush()
 
 
-def _first(content: dict[str, Any], keys: list[str]) -> tuple[str, NDArray[np.integer]]:
-    for key in keys:
-        name, _, member = key.partition(".")
-        if name not in content:
-            continue
-        values = content[name][0][member][0] if member else content[name]
-        values = np.asarray(values)
-        if values.ndim != 2 or not np.issubdtype(values.dtype, np.unsignedinteger):
-            raise ValueError(f"{key} is {values.dtype} of shape {values.shape}")
-        return key, values
-    raise ValueError(f"no field {' or '.join(keys)}")
+def _variable(path: str, keys: list[str]) -> tuple[str, NDArray[np.integer]]:
+    from scipy.io import loadmat, whosmat
+
+    content = loadmat(path, variable_names=[key.split(".")[0] for key in keys])
+    key = next((key for key in keys if key.split(".")[0] in content), None)
+    if key is None:
+        held = [name for name, *_ in whosmat(path)][:5]
+        raise ValueError(f"no variable {' or '.join(keys)}, only {held}")
+    name, _, member = key.partition(".")
+    values = np.asarray(content[name][0][member][0] if member else content[name])
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.unsignedinteger):
+        raise ValueError(f"{key} is {values.dtype} of shape {values.shape}")
+    return key, values
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.check.findings import some_names
 from scribbleseg.data.documents import read_npz
+from scribbleseg.data.findings import some_names
 from scribbleseg.data.jobs.settings import is_fresh
 from scribbleseg.data.jobs.superpixels import check_origin, superpixel_folder
 from scribbleseg.data.label_maps import resize_map

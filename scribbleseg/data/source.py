@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from scribbleseg.data.annotations import Box
-    from scribbleseg.data.check.findings import Finding
+    from scribbleseg.data.findings import Finding
     from scribbleseg.functional.degrade import StrokeDrawing
     from scribbleseg.types import Label, Record, Split
 

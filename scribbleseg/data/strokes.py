@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from scribbleseg.data.classes import normalise_name
-from scribbleseg.data.documents import read_bytes, read_xml
+from scribbleseg.data.decode import decoding
+from scribbleseg.data.documents import MAX_BYTES, read_bytes, read_xml
 from scribbleseg.errors import ConfigError, LabelFormatError, ScribbleNotFoundError
 from scribbleseg.functional.strokes import Renderer, Stroke
 from scribbleseg.options import check_choice
@@ -29,8 +30,6 @@ __all__ = [
     "names_with_aliases",
     "read_scribblesup",
 ]
-
-_MAX_BYTES = 64 << 20
 
 SCRIBBLESUP_ALIASES = {
     "plane": "aeroplane",
@@ -100,7 +99,7 @@ def read_scribblesup(
         LabelFormatError: D501 for a DTD or entities, D202 for malformed XML, D401 for an unknown
             name, D104 if there is no polygon, D201 if the sizes differ.
     """
-    path = label.path / label.entry if label.entry else label.path  # for messages
+    path = str(label)  # for messages
     data = _read_member(label) if label.entry else read_bytes(label.path, "scribble")
     root = read_xml(data, path)
     size = (_number(root, "size/height", path), _number(root, "size/width", path))
@@ -119,7 +118,7 @@ def read_scribblesup(
     return strokes
 
 
-def _number(root: Element, where: str, path: Path) -> int:
+def _number(root: Element, where: str, path: str) -> int:
     text = (root.findtext(where) or "").strip()
     if not (text.isascii() and text.isdecimal() and len(text) < 10) or int(text) == 0:
         raise LabelFormatError(
@@ -129,7 +128,7 @@ def _number(root: Element, where: str, path: Path) -> int:
     return int(text)
 
 
-def _stroke(polygon: Element, ids: Mapping[str, int], path: Path) -> Stroke:
+def _stroke(polygon: Element, ids: Mapping[str, int], path: str) -> Stroke:
     tag = (polygon.findtext("tag") or "").strip()
     label = ids.get(normalise_name(tag))
     if label is None:
@@ -155,34 +154,23 @@ def _stroke(polygon: Element, ids: Mapping[str, int], path: Path) -> Stroke:
 
 
 def _read_member(label: Label) -> bytes:
-    archive = label.path
-    opened = _open_zip(archive, os.getpid())
-    try:
-        info = opened.getinfo(label.entry)
-        if info.file_size > _MAX_BYTES:
+    with decoding(label.path, "archive", "download the archive again"):
+        archive = _open_zip(label.path, os.getpid())
+        if label.entry not in archive.NameToInfo:
+            raise ScribbleNotFoundError(f"D301 {label.entry} does not exist in {label.path}")
+        info = archive.getinfo(label.entry)
+        if info.file_size > MAX_BYTES:
             raise LabelFormatError(
                 f"D501 {label}: unpacks to {info.file_size:,} bytes, more than 64 MiB"
             )
-        return opened.read(info)
-    except KeyError as error:
-        raise ScribbleNotFoundError(
-            f"scribble {label.entry} does not exist in {archive}"
-        ) from error
-    except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError) as error:
-        raise LabelFormatError(
-            f"D202 {label}: cannot be unpacked ({error}); download the archive again"
-        ) from error
+        return archive.read(info)
 
 
 @lru_cache(maxsize=8)
 def _open_zip(archive: Path, process: int) -> zipfile.ZipFile:
     """One handle per archive and process: a forked worker must not share its parent's position."""
-    try:
+    with decoding(archive, "archive", "it is not a complete zip archive: download it again"):
         return zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise LabelFormatError(
-            f"D202 {archive}: is not a complete zip archive ({error}); download it again"
-        ) from error
 
 
 def list_zip(archive: Path, suffix: str = ".xml") -> dict[str, Label]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.data.decode import read_pixels
-from scribbleseg.data.images import read_header
+from scribbleseg.data.images import read_header, read_pixels
 from scribbleseg.data.labels import whole_numbers
 from scribbleseg.data.lists import find_images
 from scribbleseg.data.volumes import open_hdf5, read_data_set

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scribbleseg.data.label_maps import LabelMap
+    from scribbleseg.data.label_maps import LabelMap, Number
 
 __all__ = ["Augmentation", "TrainSample", "TrainTransform"]
 
 _CROP_TRIES = 10
-_CV_CHANNELS = 4
+_CV_CHANNELS = 4  # that OpenCV fills with a colour
 _JITTERED_CHANNELS = (1, 3)  # albumentations knows grey and RGB only
 _JITTER_PROBABILITY = 0.8
 _FLIPS = ("HorizontalFlip", "VerticalFlip")
@@ -60,9 +60,8 @@ class Augmentation:
         """Reject ranges that albumentations would misread."""
         if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"augmentation.scale={self.scale}: expected 0 < smallest <= largest")
-        for name in ("color_jitter", "blur"):
-            if not 0 <= getattr(self, name) <= 1:
-                value = getattr(self, name)
+        for name, value in (("color_jitter", self.color_jitter), ("blur", self.blur)):
+            if not 0 <= value <= 1:
                 raise ConfigError(f"augmentation.{name}={value}: expected 0 to 1")
         if not 0 <= self.rotate <= 180:
             raise ConfigError(f"augmentation.rotate={self.rotate}: expected 0 to 180 degrees")
@@ -115,21 +114,22 @@ class TrainTransform:
         crop_size: tuple[int, int] | None = None,
         mean: Sequence[float] = IMAGENET_MEAN,
     ) -> None:
-        self.resize = resize
-        fill = tuple(round(255 * channel) for channel in mean)
-        # every step that can create canvas says fill_mask: albumentations' default is class 0
-        canvas: dict[str, Any] = {
-            "border_mode": cv2.BORDER_CONSTANT,
-            "fill": fill if len(fill) <= _CV_CHANNELS else 0,
-            "fill_mask": IGNORE_INDEX,
-        }
-        steps: list[Any] = []
+        self.resize, self._crop_size = resize, crop_size
+        self._fill = tuple(round(255 * channel) for channel in mean)
+        self._rotates = augmentation.rotate > 0
         self._scale: A.Compose | None = None
         if augmentation.scale is not None:
             low, high = augmentation.scale
             # albumentations adds the limit to 1
             self._scale = A.Compose([A.RandomScale((low - 1, high - 1), p=1.0)])
+        steps: list[Any] = []
         if augmentation.rotate:
+            # a step that can create canvas says fill_mask: albumentations' default is class 0
+            canvas: dict[str, Any] = {
+                "border_mode": cv2.BORDER_CONSTANT,
+                "fill": self._fill if len(mean) <= _CV_CHANNELS else 0,
+                "fill_mask": IGNORE_INDEX,
+            }
             steps.append(A.Rotate((-augmentation.rotate, augmentation.rotate), p=0.5, **canvas))
         if augmentation.rot90:
             steps.append(A.RandomRotate90(p=1.0))
@@ -138,25 +138,16 @@ class TrainTransform:
         if augmentation.vflip:
             steps.append(A.VerticalFlip(p=0.5))
         self._geometric = A.Compose(steps, save_applied_params=True) if steps else None
-        self._rotates = augmentation.rotate > 0
-        self._crop_size, self._fill = crop_size, fill
-        self._jitter: float | None = None
         colour: list[Any] = []
         if augmentation.blur:
             colour.append(A.GaussianBlur((5, 5), (1.1, 1.1), p=augmentation.blur))
-        if augmentation.color_jitter and len(fill) not in _JITTERED_CHANNELS:
-            self._jitter = augmentation.color_jitter
-        elif augmentation.color_jitter:
-            strength = augmentation.color_jitter
-            colour.append(
-                A.ColorJitter(
-                    brightness=(1 - strength, 1 + strength),
-                    contrast=(1 - strength, 1 + strength),
-                    saturation=(1 - strength, 1 + strength),
-                    hue=(0.0, 0.0),
-                    p=_JITTER_PROBABILITY,
-                )
-            )
+        strength, self._jitter = augmentation.color_jitter, 0.0
+        if len(mean) not in _JITTERED_CHANNELS:
+            self._jitter = strength
+        elif strength:
+            around = (1 - strength, 1 + strength)
+            jitter = A.ColorJitter(around, around, around, (0.0, 0.0), p=_JITTER_PROBABILITY)
+            colour.append(jitter)
         self._colour = A.Compose(colour) if colour else None
 
     def __call__(
@@ -178,66 +169,61 @@ class TrainTransform:
             maps: Further maps by name, at the size of the image or at that of ``resize``. They are
                 looked up where each pixel comes from, so any integer type will do.
         """
-        names = ("geometry", "crop", "colour", "jitter")
-        streams = dict(zip(names, np.random.SeedSequence(seed).spawn(len(names)), strict=True))
+        geometry, crop, colour, jitter = np.random.SeedSequence(seed).spawn(4)
         if self.resize is not None:
             height, width = resized_shape(image.shape[0], image.shape[1], self.resize)
             image = resize_image(image, self.resize)
             labels = [resize_labels(label, (height, width)) for label in labels]
-        size = image.shape[:2]
+        size, count = image.shape[:2], len(labels)
         masks: list[NDArray[Any]] = list(labels)
         if track or maps:  # replays any geometry, whatever it is made of
             masks.extend(np.indices(size, dtype=np.uint16))
-        if self._rotates:  # the one geometric step that makes canvas
-            masks.append(np.ones(image.shape[:2], np.uint8))
-        mirrored = False
-        _reseed([self._scale, self._geometric], streams["geometry"])
-        if self._scale is not None:
-            out = self._scale(image=image, masks=masks)
-            image, masks = out["image"], list(out["masks"])
-            for index, label in enumerate(labels):
-                masks[index] = keep_labels(label, np.asarray(masks[index], np.uint8))
-        if self._geometric is not None:
-            out = self._geometric(image=image, masks=masks)
-            image, masks = out["image"], list(out["masks"])
-            flips = [name for name, _ in out["applied_transforms"] if name in _FLIPS]
-            mirrored = len(flips) % 2 == 1
+        if self._rotates:  # the one step before the crop that makes canvas
+            masks.append(np.ones(size, np.uint8))
+        image, masks, mirrored = self._move(image, masks, count, geometry)
         if not self._rotates:
             masks.append(np.ones(image.shape[:2], np.uint8))
-        elif image.shape[2] > _CV_CHANNELS:  # OpenCV fills four channels at most
-            image[masks[-1] != 1] = self._fill
         if self._crop_size is not None:
-            image, masks = self._labelled_crop(image, masks, self._crop_size, streams["crop"])
+            image, masks = self._labelled_crop(image, masks, self._crop_size, crop)
+        valid = masks[-1] == 1
+        if image.shape[2] > _CV_CHANNELS and not valid.all():
+            image[~valid] = self._fill
         raw = image
         if self._colour is not None:
-            _reseed([self._colour], streams["colour"])
+            _reseed([self._colour], colour)
             image = self._colour(image=image)["image"]
-        if self._jitter is not None:
-            image = _jitter(image, self._jitter, streams["jitter"])
-        valid, count = masks[-1] == 1, len(labels)
-        places = None
+        if self._jitter:
+            image = _jitter(image, self._jitter, jitter)
+        # albumentations gives all masks one type
+        sample = TrainSample(image, raw, [np.asarray(m, np.uint8) for m in masks[:count]], valid)
+        sample.mirrored = mirrored
         if track or maps:
             places = np.stack(masks[count:-1]).astype(np.int32)
             places[:, ~valid] = -1
-        # albumentations gives all masks one type
-        label_maps = [np.asarray(mask, np.uint8) for mask in masks[:count]]
-        moved = {} if places is None or not maps else _look_up(maps, places, size)
-        return TrainSample(
-            image, raw, label_maps, valid, places if track else None, mirrored, moved
-        )
+            sample.source_index = places if track else None
+            sample.maps = _look_up(maps or {}, places, size)
+        return sample
 
-    def _pad(
-        self, image: NDArray[np.uint8], border: tuple[int, int, int, int, int]
-    ) -> NDArray[np.uint8]:
-        top, bottom, left, right, _ = border
-        height, width, channels = image.shape
-        if channels <= _CV_CHANNELS:
-            padded = np.asarray(cv2.copyMakeBorder(image, *border, value=self._fill), np.uint8)
-            return padded.reshape(top + height + bottom, left + width + right, channels)
-        padded = np.empty((top + height + bottom, left + width + right, channels), np.uint8)
-        padded[...] = self._fill
-        padded[top : top + height, left : left + width] = image
-        return padded
+    def _move(
+        self,
+        image: NDArray[np.uint8],
+        masks: list[NDArray[Any]],
+        labels: int,
+        stream: np.random.SeedSequence,
+    ) -> tuple[NDArray[np.uint8], list[NDArray[Any]], bool]:
+        """Scale, rotate and flip; the first masks are labels. Also whether sides have changed."""
+        _reseed([self._scale, self._geometric], stream)
+        mirrored = False
+        if self._scale is not None:
+            out, whole = self._scale(image=image, masks=masks), masks
+            image, masks = out["image"], list(out["masks"])
+            for index in range(labels):
+                masks[index] = keep_labels(whole[index], np.asarray(masks[index], np.uint8))
+        if self._geometric is not None:
+            out = self._geometric(image=image, masks=masks)
+            image, masks = out["image"], list(out["masks"])
+            mirrored = sum(name in _FLIPS for name, _ in out["applied_transforms"]) == 1
+        return image, masks, mirrored
 
     def _labelled_crop(
         self,
@@ -251,12 +237,9 @@ class TrainTransform:
         missing = [max(want - have, 0) for want, have in zip(size, image.shape[:2], strict=True)]
         if any(missing):
             top, left = missing[0] // 2, missing[1] // 2
-            border = (top, missing[0] - top, left, missing[1] - left, cv2.BORDER_CONSTANT)
-            image = self._pad(image, border)
-            masks = [
-                np.asarray(cv2.copyMakeBorder(mask, *border, value=(IGNORE_INDEX,)), mask.dtype)
-                for mask in masks
-            ]
+            sides = (top, missing[0] - top, left, missing[1] - left)
+            image = _pad(image, sides, self._fill)
+            masks = [_pad(mask, sides, (IGNORE_INDEX,)) for mask in masks]
         rng = np.random.default_rng(stream)
         room = [image.shape[0] - height + 1, image.shape[1] - width + 1]
         for top, left in rng.integers(0, room, size=(_CROP_TRIES, 2)).tolist():
@@ -264,6 +247,16 @@ class TrainTransform:
             if int(masks[0][window].min()) < IGNORE_INDEX:
                 break
         return image[window].copy(), [mask[window].copy() for mask in masks]
+
+
+def _pad(
+    values: NDArray[Number], sides: tuple[int, int, int, int], fill: tuple[int, ...]
+) -> NDArray[Number]:
+    """Add rows and columns above, below, left and right; 0 if there are too many channels."""
+    if len(fill) > _CV_CHANNELS:
+        return np.pad(values, (sides[:2], sides[2:], (0, 0)))
+    padded = cv2.copyMakeBorder(values, *sides, cv2.BORDER_CONSTANT, value=fill)
+    return np.asarray(padded, values.dtype).reshape(*padded.shape[:2], *values.shape[2:])
 
 
 def _look_up(
@@ -283,10 +276,7 @@ def _look_up(
 
 
 def _reseed(groups: Sequence[A.Compose | None], stream: np.random.SeedSequence) -> None:
-    """Give each step a stream of its own: ``set_random_seed`` gives the same one to all.
-
-    Then flips, rotations and scales would depend on each other, and some pairs never occur.
-    """
+    """Give each step a stream of its own: with one for all, some pairs of steps never occur."""
     composed = [group for group in groups if group is not None]
     steps = [step for group in composed for step in group.transforms]
     own, *children = stream.generate_state(1 + len(steps)).tolist()

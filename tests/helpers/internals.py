@@ -24,6 +24,7 @@ FILES = {
     "gaussian": "scribbleseg.functional.gaussian",
     "grid edges": "scribbleseg.functional.tree_energy",
     "grid tree": "scribbleseg.functional.grid_tree",
+    "history": "scribbleseg.data.history",
     "image job": "scribbleseg.data.jobs.job",
     "image k-means": "scribbleseg.methods.spml.clusters",
     "intensity": "scribbleseg.functional.intensity",

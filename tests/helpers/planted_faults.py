@@ -177,7 +177,7 @@ def path_traversal(root):
 
 
 def link_outside(root):
-    outside = save(root / "elsewhere.png", np.zeros((40, 48, 3), np.uint8))
+    outside = save(root.parent / "elsewhere.png", np.zeros((40, 48, 3), np.uint8))
     (root / "images/img_0.png").unlink()
     (root / "images/img_0.png").symlink_to(outside)
 

@@ -61,9 +61,10 @@ class _WithoutTyping(ast.NodeTransformer):
         return None if typing_only else self.generic_visit(node)
 
 
-def imports(tree: ast.AST, *, top_level_only: bool) -> list[str]:
+def imports(tree: ast.AST, *, top_level_only: bool, typing: bool = False) -> list[str]:
     names = []
-    tree = _WithoutTyping().visit(tree)
+    if not typing:
+        tree = _WithoutTyping().visit(tree)
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
@@ -93,6 +94,32 @@ def test_imports_go_downwards(path: Path) -> None:
         same = other == block or (block == "methods" and other.startswith("methods."))
         assert same or other_row < row, f"{block} (row {row}) imports {other} ({name})"
         assert not (block.startswith("methods") and other == "data"), "methods never import data"
+
+
+def circles(uses: dict[str, set[str]]) -> list[list[str]]:
+    """Files that lead back to themselves, as groups that reach each other."""
+    reached = {name: set(own) for name, own in uses.items()}
+    for middle in uses:
+        for own in reached.values():
+            if middle in own:
+                own |= reached[middle]
+    groups = {
+        tuple(sorted(o for o in reached[n] if n in reached[o])) for n in uses if n in reached[n]
+    }
+    return sorted(map(list, groups))
+
+
+def test_no_circle_of_imports_not_even_for_the_type_checker() -> None:
+    uses: dict[str, set[str]] = {}
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        found = imports(tree, top_level_only=False, typing=True)
+        own = {existing(name) for name in found if name.startswith("scribbleseg.")}
+        uses[module_of(path)] = own - {"scribbleseg", module_of(path)}
+    everything = {name: {other for other in own if other in uses} for name, own in uses.items()}
+    # a predictor offers as a method what labels a folder with it
+    assert circles(everything) == [["scribbleseg.folder_prediction", "scribbleseg.predictor"]]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
 
 
 def test_every_block_of_the_layout_exists() -> None:

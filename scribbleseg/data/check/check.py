@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scribbleseg.data.check.files import find_unsafe_files, inspect_sample
-from scribbleseg.data.check.findings import CheckReport, Finding, caught, found, some_names
+from scribbleseg.data.check.findings import CheckReport, caught
 from scribbleseg.data.check.judge import Group, judge
 from scribbleseg.data.check.report import statistics_of
+from scribbleseg.data.findings import Finding, found, some_names
 from scribbleseg.data.history import read_facts
 from scribbleseg.data.images import read_header
 from scribbleseg.data.jobs.job import with_progress
@@ -75,10 +76,9 @@ def check_source(
             if not listed[split]:
                 text = f"split {split!r} of {place} has 0 images, expected at least 1; add names to"
                 findings.append(Finding("D301", "error", f"{text} its split file", place))
-    problems: list[Finding] = []
-    with caught(problems, "D202", place):
-        problems += source.problems()
-    findings += [problem for problem in problems if problem not in findings]
+    with caught(findings, "D202", place):
+        findings += source.problems()
+    findings = list(dict.fromkeys(findings))  # several splits may stumble over the same file
     rng, groups = np.random.default_rng(seed), []
     for split, records in listed.items():
         share = len(records) if sample is None else max(1, sample // len(listed))

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.check.findings import Finding, caught, finding_from_error, found, some_names
+from scribbleseg.data.check.findings import caught, finding_from_error
+from scribbleseg.data.findings import Finding, found, some_names
 from scribbleseg.data.images import read_header
 from scribbleseg.data.labels import LabelCoding, encode_label
 from scribbleseg.errors import ScribbleSegError

@@ -5,57 +5,17 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from scribbleseg.data.findings import Finding, printable
 from scribbleseg.errors import DataCheckError, ScribbleSegError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["CheckReport", "Finding"]
+__all__ = ["CheckReport"]
 
 _SHOWN_PER_CODE = 5
-
-
-def printable(text: str) -> str:
-    r"""Text for a terminal: control characters and what is no character become escapes.
-
-    Example:
-        >>> printable("a\x1b[2J\n")
-        'a\\x1b[2J\\n'
-    """
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def some_names(names: Sequence[str]) -> str:
-    """The first five names and the number of the others, for messages."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One problem.
-
-    Attributes:
-        code: Stable code, such as ``"D101"``.
-        severity: ``"error"`` stops training, ``"warning"`` does not.
-        message: What is wrong, where, the value, what was expected, the likely cause and the fix.
-        file: File or folder that is concerned, if there is one.
-    """
-
-    code: str
-    severity: Literal["error", "warning"]
-    message: str
-    file: str | None = None
-
-    def __str__(self) -> str:
-        return printable(f"{self.code} {self.message}")
-
-
-def found(code: str, severity: str, file: str, text: str) -> Finding:
-    """A finding whose message starts with its file."""
-    return Finding(code, "error" if severity == "error" else "warning", f"{file}: {text}", file)
 
 
 def finding_from_error(error: Exception, code: str, file: str) -> Finding:
@@ -114,14 +74,12 @@ class CheckReport:
         """
         if self.errors:
             raise DataCheckError(
-                f"the data check found {len(self.errors)} error(s):\n{_shorten(self.errors)}\n"
+                f"the data check found {len(self.errors)} error(s):\n{shortened(self.errors)}\n"
                 "`python -m scribbleseg.data check ROOT` prints the whole report"
             )
 
     def format(self) -> str:
         """The report as text for a terminal: splits, classes, findings."""
-        from scribbleseg.data.check.report import loading_sentence, tables
-
         parts = []
         for table in tables(self.statistics):
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -132,11 +90,11 @@ class CheckReport:
         if "loading" in self.statistics:
             parts += [loading_sentence(self.statistics["loading"]), ""]
         for title, findings in (("errors", self.errors), ("warnings", self.warnings)):
-            parts.append(f"{len(findings)} {title}\n{_shorten(findings)}".rstrip())
+            parts.append(f"{len(findings)} {title}\n{shortened(findings)}".rstrip())
         return "\n".join(parts)
 
 
-def _shorten(findings: Sequence[Finding]) -> str:
+def shortened(findings: Sequence[Finding]) -> str:
     """Lines with the first findings of every code, and the number of the others."""
     lines = []
     for code in dict.fromkeys(finding.code for finding in findings):
@@ -144,3 +102,42 @@ def _shorten(findings: Sequence[Finding]) -> str:
         more = f"  {code} … and {len(group) - _SHOWN_PER_CODE} more"
         lines += [*group[:_SHOWN_PER_CODE], *[more][: max(0, len(group) - _SHOWN_PER_CODE)]]
     return "\n".join(lines)
+
+
+def loading_sentence(loading: Mapping[str, Any]) -> str:
+    """What :func:`measure_loading` found, for the report."""
+    return (
+        "reading: {ms_per_sample:.1f} ms for an image and its scribble (median of {measured}), so "
+        "{epoch_seconds:.1f} s of one worker for an epoch of {images:,} images, without "
+        "augmentation; the largest sample is {sample_mib:.1f} MiB, so a worker holds about "
+        "{worker_mib:.0f} MiB for two batches of 8, besides its libraries"
+    ).format_map(loading)
+
+
+def tables(statistics: Mapping[str, Any]) -> list[list[list[str]]]:
+    """Rows of text: what was counted, a column per split, and a row per class."""
+    splits: dict[str, Any] = dict(statistics.get("splits", {}))
+    if len(splits) > 1:
+        splits["all"] = statistics["all"]
+    rows = [["", *splits]]
+    for key in next(iter(splits.values()), {}):
+        values = [split[key] for split in splits.values()]
+        if "histogram" not in key and values.count(None) < len(values):
+            rows.append([key.replace("_", " "), *map(_cell, values)])
+    classes = statistics.get("classes", [])
+    columns = [*(classes or [{}])[0]][2:]  # the first two are id and name
+    body = [["class", *(key.replace("_", " ") for key in columns)]]
+    for row in classes:
+        name = printable(f"{row['id']} {row['name']}")
+        body.append([name, *(_cell(row[key]) for key in columns)])
+    return [rows, body]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, dict):  # sizes, the most frequent first
+        return ", ".join([*value][:1]) + (f" and {len(value) - 1} more" if len(value) > 1 else "")
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "–" if value is None else f"{value:,}"

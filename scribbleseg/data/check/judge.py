@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.check.findings import Finding, found, some_names
+from scribbleseg.data.findings import Finding, found, some_names
 from scribbleseg.errors import ScribbleSegError
 
 if TYPE_CHECKING:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scribbleseg.data.check.findings import printable
+from scribbleseg.data.check.findings import loading_sentence, tables
 from scribbleseg.data.check.judge import Group
+from scribbleseg.data.findings import printable
 from scribbleseg.data.jobs.job import draw_labels, picture_of, write_overview
 from scribbleseg.errors import ConfigError, ScribbleSegError
 from scribbleseg.functional.image_files import write_text
@@ -157,45 +158,6 @@ def measure_loading(source: ScribbleSource, records: Sequence[Record]) -> dict[s
         "sample_mib": max(sizes),
         "worker_mib": 17 * max(sizes),
     }
-
-
-def loading_sentence(loading: Mapping[str, Any]) -> str:
-    """What :func:`measure_loading` found, for the report."""
-    return (
-        "reading: {ms_per_sample:.1f} ms for an image and its scribble (median of {measured}), so "
-        "{epoch_seconds:.1f} s of one worker for an epoch of {images:,} images, without "
-        "augmentation; the largest sample is {sample_mib:.1f} MiB, so a worker holds about "
-        "{worker_mib:.0f} MiB for two batches of 8, besides its libraries"
-    ).format_map(loading)
-
-
-def tables(statistics: Mapping[str, Any]) -> list[list[list[str]]]:
-    """Rows of text: what was counted, a column per split, and a row per class."""
-    splits: dict[str, Any] = dict(statistics.get("splits", {}))
-    if len(splits) > 1:
-        splits["all"] = statistics["all"]
-    rows = [["", *splits]]
-    for key in next(iter(splits.values()), {}):
-        values = [split[key] for split in splits.values()]
-        if "histogram" not in key and values.count(None) < len(values):
-            rows.append([key.replace("_", " "), *map(_cell, values)])
-    classes = statistics.get("classes", [])
-    columns = [*(classes or [{}])[0]][2:]  # the first two are id and name
-    body = [["class", *(key.replace("_", " ") for key in columns)]]
-    for row in classes:
-        name = printable(f"{row['id']} {row['name']}")
-        body.append([name, *(_cell(row[key]) for key in columns)])
-    return [rows, body]
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, dict):  # sizes, the most frequent first
-        return ", ".join([*value][:1]) + (f" and {len(value) - 1} more" if len(value) > 1 else "")
-    if isinstance(value, list):
-        return ", ".join(map(_cell, value))
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return "–" if value is None else f"{value:,}"
 
 
 def write_check_report(

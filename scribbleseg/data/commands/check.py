@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scribbleseg.data.check.check import check_checkpoint, check_pseudo_labels, check_source
-from scribbleseg.data.check.findings import printable
 from scribbleseg.data.check.report import measure_loading, write_check_report
 from scribbleseg.data.commands.opening import add_source, open_source
+from scribbleseg.data.findings import printable
 from scribbleseg.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from scribbleseg.data.annotations import ClassIds
 from scribbleseg.data.classes import parse_colour
 from scribbleseg.data.groups import check_pattern, check_time, group_in
 from scribbleseg.data.image_labels import ImageLabelFile, present
-from scribbleseg.data.images import ImageOptions, orient_label, read_header
+from scribbleseg.data.images import ImageOptions, read_header
 from scribbleseg.data.jobs.settings import coding_digest
 from scribbleseg.data.label_maps import resize_map
-from scribbleseg.data.labels import LabelCoding, read_label
+from scribbleseg.data.labels import LabelCoding, orient_label, read_label
 from scribbleseg.data.source import ScribbleSource, require
 from scribbleseg.data.sources.index import (
     FileIndex,
@@ -31,6 +31,8 @@ from scribbleseg.data.sources.index import (
 )
 from scribbleseg.data.strokes import StrokeOptions, names_with_aliases, read_scribblesup
 from scribbleseg.data.weak import (
+    BoxFiles,
+    ClickFiles,
     LabelType,
     WeakLabels,
     check_boxes,
@@ -38,7 +40,6 @@ from scribbleseg.data.weak import (
     render_boxes,
     render_clicks,
 )
-from scribbleseg.data.weak_files import BoxFiles, ClickFiles
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.degrade import StrokeDrawing
 from scribbleseg.options import check_choice

@@ -11,9 +11,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from scribbleseg.data.check.findings import Finding, found, some_names
 from scribbleseg.data.classes import ClassTable, read_classes
 from scribbleseg.data.documents import read_yaml
+from scribbleseg.data.findings import Finding, found, some_names
 from scribbleseg.data.groups import group_in
 from scribbleseg.data.images import ImageOptions
 from scribbleseg.data.lists import find_images, read_split
@@ -77,11 +77,10 @@ class FolderSource(FileSource):
         root/images/STEM.jpg  scribbles/STEM.png  masks/STEM.png
              classes.txt  [train.txt val.txt test.txt, or .csv]  [dataset.yaml]  [spacing.json]
 
-    Files are paired by stem, the path relative to ``images/`` without suffix. If neither
-    ``train.txt`` nor ``val.txt`` exists, the labelled images are split 80/20, the same way on every
-    machine, and both files are written: images with masks are held out, if there are some, and no
-    group is divided; without ``group_regex``, names such as ``patient001_slice03`` tell the groups.
-    Without ``masks/`` validation uses scribbles only.
+    Files are paired by stem, the path relative to ``images/`` without suffix. Without lists the
+    labelled images are split 80/20, the same way on every machine, and both lists are written:
+    images with masks are held out, if there are some, and no group is divided; names such as
+    ``patient001_slice03`` tell the groups. Without ``masks/`` validation uses scribbles only.
     ``dataset.yaml`` may set any of the options below except ``label_type``, ``pseudo_label_dir``
     and ``weak_labels``; an argument that differs from its default wins over the file.
     ``spacing.json`` gives the distance of slices, rows and columns in mm by stem or group.
@@ -96,8 +95,8 @@ class FolderSource(FileSource):
         mask_dir: Folder of dense masks; may be absent.
         image_dir: Folder of images.
         unlabelled_value: Value of scribble files that means unlabelled, besides 255.
-        unlabelled_color: Colour of scribble files that means unlabelled, ``[red, green, blue]`` or
-            ``"#rrggbb"``, whatever it means in masks.
+        unlabelled_color: Colour that means unlabelled in scribble files, ``[red, green, blue]`` or
+            ``"#rrggbb"``.
         first_id: Value of the first class, 0 or 1, where 0 is unlabelled and the class file gives
             names only; by default told by the files, which count from 1 if one holds as large a
             value as there are classes.
@@ -112,15 +111,13 @@ class FolderSource(FileSource):
             high}``; by default the 0.5 to 99.5 percentile of each image.
         rgb_channels: Three channels that stand for red, green and blue in pictures and where
             colours are compared; by default the first three.
-        max_image_pixels: Larger images are refused, ``null`` = Pillow's limit (89 million).
-        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison: the
-            ``scribble`` of a training record is then its mask file. ``"pseudo"`` trains on
-            ``pseudo_label_dir`` in the same way.
+        max_image_pixels: Larger images are refused, ``null`` = 89 million (Pillow's limit).
+        label_type: ``"mask"`` trains on the dense masks, the upper bound of a comparison;
+            ``"pseudo"`` on ``pseudo_label_dir``.
         pseudo_label_dir: Folder of pseudo-labels, relative to ``root`` or absolute: PNG ids of
             image size, 255 = undecided, as a predict run or ``python -m scribbleseg.data
             propagate`` writes. A ``manifest.json`` there must name the same classes.
-        weak_labels: Where clicks, boxes and tags are, and how they are drawn, for the label types
-            ``"point"``, ``"box"`` and ``"tag"``.
+        weak_labels: Clicks, boxes and tags, for the label types ``point``, ``box`` and ``tag``.
 
     Raises:
         ScribbleNotFoundError: If ``root`` or the class file is missing.
@@ -307,6 +304,8 @@ class FolderSource(FileSource):
                         *(self.root, len(stems), len(groups), pattern.pattern),
                     )
                     return groups
+        text = "%s: names tell no patients or videos; set `group_regex` if images belong together"
+        logger.info(text, self.root)
         return {stem: [stem] for stem in stems}
 
 

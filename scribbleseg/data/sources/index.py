@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.data.decode import read_pixels
-from scribbleseg.data.images import LABEL_SUFFIXES
+from scribbleseg.data.images import LABEL_SUFFIXES, read_pixels
 from scribbleseg.data.labels import LabelCoding
 from scribbleseg.data.lists import find_images, voc_stem
 from scribbleseg.errors import (

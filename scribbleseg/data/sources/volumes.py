@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scribbleseg.data.check.findings import Finding, found
+from scribbleseg.data.findings import Finding, found
 from scribbleseg.data.images import read_image
 from scribbleseg.data.labels import encode_label, whole_numbers
 from scribbleseg.data.lists import find_images, natural_key

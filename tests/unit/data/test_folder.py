@@ -135,7 +135,7 @@ def test_names_without_groups_are_divided_by_image(tmp_path, caplog):
     source = FolderSource(plain_folder(tmp_path, lists=False, masks=False))
     with caplog.at_level(logging.INFO):
         assert len(source.records("val")) == 2
-    assert "group_regex" not in caplog.text
+    assert "names tell no patients or videos; set `group_regex`" in caplog.text
     assert "val.txt (2 images, scored on scribbles)" in caplog.text
 
 
@@ -342,9 +342,7 @@ def test_links_are_followed_within_the_root(tmp_path):
     assert len(stems) == 8
     (tmp_path / "outside").mkdir()
     (root / "images" / "away").symlink_to(tmp_path / "outside")
-    with pytest.raises(
-        LabelFormatError, match=r"D501 .*images/away: link leaves the folder"
-    ):
+    with pytest.raises(LabelFormatError, match=r"D501 .*images/away: link leaves the folder"):
         FolderSource(root).records("predict")
 
 

@@ -7,21 +7,18 @@ import logging
 import pytest
 import torch
 from helpers.contract import TINY_ENCODER
+from helpers.internals import internal
 from helpers.tiny_folders import VOC_STEMS, plain_folder, voc_tree, write_list
 from helpers.training import quiet_trainer
 from helpers.trees_coco import context_tree
 
 from scribbleseg import load, read_checkpoint
-from scribbleseg.data import (
-    ScribbleDataModule,
-    earlier_images,
-    leaked_images,
-    name_digest,
-    pack_digests,
-    unpack_digests,
-)
+from scribbleseg.data import ScribbleDataModule
 from scribbleseg.data.sources import FolderSource, PascalContextSource, VOCSource
 from scribbleseg.methods import RegularizedModule
+
+history = internal("history")
+name_digest, unpack_digests = history.name_digest, history.unpack_digests
 
 
 def trainer(**options):
@@ -80,15 +77,6 @@ def test_a_context_run_that_starts_from_train_aug_is_warned_of(tmp_path, voc_che
     assert recorded(tmp_path / "context.ckpt") == digests(*VOC_STEMS[:3], *VOC_STEMS[:4])
 
 
-def test_a_run_from_other_weights_is_not_warned_of(tmp_path, caplog):
-    data = data_of(PascalContextSource(context_tree(tmp_path)))
-    other = module_of(data)
-    torch.save(other.network.encoder.state_dict(), tmp_path / "encoder.pth")
-    with caplog.at_level(logging.WARNING):
-        trainer().fit(module_of(data, str(tmp_path / "encoder.pth")), data)
-    assert not warnings_of(caplog)
-
-
 def test_evaluating_on_training_images_is_warned_of(tmp_path, caplog):
     root = plain_folder(tmp_path / "set")
     data, run = data_of(FolderSource(root)), trainer()
@@ -125,11 +113,11 @@ def test_slices_of_other_patients_are_not_taken_for_each_other(tmp_path, caplog)
 
 def test_digests_are_packed_small():
     names = [f"2008_{number:06d}" for number in range(10_582)]
-    packed = pack_digests(list(digests(*names)))
+    packed = history.pack_digests(list(digests(*names)))
     assert unpack_digests(packed) == digests(*names)
     assert len(unpack_digests(packed)) == len(names)
     assert len(packed) < 90_000
-    assert (pack_digests([]), unpack_digests("")) == ("", frozenset())
+    assert (history.pack_digests([]), unpack_digests("")) == ("", frozenset())
     assert name_digest("a/b ü") != name_digest("b ü") != name_digest("b u")
     for damaged in ("AAAA", "?", packed[:40][:-3]):
         with pytest.raises(ValueError, match=r"."):
@@ -145,6 +133,6 @@ def test_files_that_say_nothing_are_left_out(tmp_path):
     damaged = {"scribbleseg": {"data": {"train_images": "AAAA"}}}
     torch.save(damaged, tmp_path / "damaged.ckpt")
     for name in ("text", "foreign", "damaged", "absent"):
-        assert earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
-    assert earlier_images(None) == {}
-    assert leaked_images({"a": digests("x")}, ["y"]) == []
+        assert history.earlier_images(Module(), tmp_path / f"{name}.ckpt") == {}
+    assert history.earlier_images(None) == {}
+    assert history.leaked_images({"a": digests("x")}, ["y"]) == []

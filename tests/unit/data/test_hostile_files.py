@@ -69,7 +69,7 @@ def test_pipes_are_no_files_of_a_data_set(tmp_path):
     os.mkfifo(root / "spacing.json")
     assert len(FolderSource(root).records("predict")) == 8, "reading it would never end"
     os.mkfifo(root / "points.json")
-    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*points\.json"):
+    with pytest.raises(LabelFormatError, match=r"D202 .*points\.json.*a pipe"):
         FolderSource(root, label_type="point").records("train")
     (root / "classes.txt").unlink()
     os.mkfifo(root / "classes.txt")

@@ -45,10 +45,11 @@ def test_damaged_and_missing_files(tmp_path):
     (tmp_path / "a.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
     with pytest.raises(LabelFormatError, match=r"D202 .*a\.mat: cannot be read"):
         read_mat(tmp_path / "a.mat", ("LabelMap",), "labels")
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*none\.mat does not exist"):
+        read_mat(tmp_path / "none.mat", ("LabelMap",), "labels")
     os.mkfifo(tmp_path / "pipe.mat")
-    for name in ("none.mat", "pipe.mat"):
-        with pytest.raises(ScribbleNotFoundError, match=rf"D301 .*{name} does not exist"):
-            read_mat(tmp_path / name, ("LabelMap",), "labels")
+    with pytest.raises(LabelFormatError, match=r"D202 .*pipe\.mat: .*a pipe"):
+        read_mat(tmp_path / "pipe.mat", ("LabelMap",), "labels")
 
 
 def test_a_crash_of_the_reader_is_an_error_of_the_file(tmp_path, monkeypatch):

@@ -39,6 +39,9 @@ def test_zip_members_and_one_handle(tmp_path):
     members = list_zip(archive)
     assert list(members) == ["2007_000032"]
     assert len(read_scribblesup(members["2007_000032"], IDS)) == 3
+    for missing in (strokes_in(archive, "b.xml"), strokes_in(tmp_path / "b.xml")):
+        with pytest.raises(ScribbleNotFoundError, match=r"D301 .*b\.xml does not exist"):
+            read_scribblesup(missing, IDS)
 
 
 BOMB = (
@@ -95,16 +98,16 @@ def test_files_larger_than_64_mib_are_not_read(tmp_path):
 def test_broken_archives_are_named(tmp_path):
     archive = tmp_path / "scribbles.zip"
     archive.write_bytes(b"PK")
-    with pytest.raises(LabelFormatError, match=r"D202 .*scribbles\.zip: is not a complete zip"):
+    with pytest.raises(LabelFormatError, match=r"D202 .*scribbles\.zip: .*not a complete zip"):
         read_scribblesup(strokes_in(archive, "a.xml"), IDS)
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as members:
         members.writestr("a.xml", scribble_xml(STROKES))
     data = bytearray((tmp_path / "b.zip").read_bytes())
     data[data.index(b"<annotation>") + 1] ^= 1  # its checksum no longer fits
     (tmp_path / "b.zip").write_bytes(data)
-    with pytest.raises(LabelFormatError, match=r"D202 .*b\.zip/a\.xml: cannot be unpacked"):
+    with pytest.raises(LabelFormatError, match=r"D202 .*b\.zip: .*a\.xml"):
         read_scribblesup(strokes_in(tmp_path / "b.zip", "a.xml"), IDS)
-    with pytest.raises(ScribbleNotFoundError, match=r"scribble c\.xml does not exist in .*b\.zip"):
+    with pytest.raises(ScribbleNotFoundError, match=r"c\.xml does not exist in .*b\.zip"):
         read_scribblesup(strokes_in(tmp_path / "b.zip", "c.xml"), IDS)
     with pytest.raises(ScribbleNotFoundError, match=r"does not exist"):
         read_scribblesup(strokes_in(tmp_path / "a.xml"), IDS)
