@@ -315,6 +315,11 @@ def test_command_line_parses_the_crf(argument, crf):
     assert module.inference == InferenceConfig(crf=crf)
 
 
+def test_argmax_at_size_needs_a_class() -> None:
+    with pytest.raises(ValueError, match=r"\(1, 0, 4, 4\) hold no class"):
+        argmax_at_size(torch.zeros(1, 0, 4, 4), (8, 8))
+
+
 @pytest.mark.parametrize("size", [(9, 7), (31, 40), (5, 5)])
 @pytest.mark.parametrize("classes", [1, 4, 11])
 def test_argmax_at_size_equals_interpolation(size, classes):

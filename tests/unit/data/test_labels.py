@@ -206,7 +206,10 @@ def test_palettes_that_fit_neither_way_are_refused(tmp_path):
     image = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     image.putpalette([*GREEN, *RED, 9, 9, 9])
     image.save(tmp_path / "a.png")
-    with pytest.raises(LabelFormatError, match=r"\[9, 9, 9\] at index 2 on 1 px.*set `unlabelled_color: \[9, 9, 9\]`"):
+    with pytest.raises(
+        LabelFormatError,
+        match=r"\[9, 9, 9\] at index 2 on 1 px.*set `unlabelled_color: \[9, 9, 9\]`",
+    ):
         read_label(tmp_path / "a.png", coding)
     # a palette that says nothing else than the ids, with a foreign colour for one of them
     image.putpalette([*BLACK, *RED, 9, 9, 9])

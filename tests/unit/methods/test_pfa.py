@@ -335,6 +335,22 @@ class TestPFA(MethodContract):
         }
         assert module.head == "none"
 
+    def test_extra_heads_leave_repeated_images_out(self) -> None:
+        module = self.build(extra_heads=["local"], min_pixels=0)
+        self.step(module)
+        module.eval()
+        batch = dict(make_batch(size=2, height=32, width=32))
+        size = torch.tensor([[32, 32]] * 2)
+        mask = torch.stack([torch.zeros(32, 32), torch.full((32, 32), 2.0)]).long()
+        batch |= {"mask": mask, "orig_size": size, "input_size": size}
+        scores = []
+        for repeated in ([False, False], [False, True]):
+            module.head_scores.reset()
+            with torch.no_grad():
+                module.head_scores.update({**batch, "duplicate": torch.tensor(repeated)})
+            scores.append(module.head_scores.metrics["local"].confusion.sum().item())
+        assert scores == [2 * 32 * 32, 32 * 32]
+
     @pytest.mark.parametrize("stage", ["validation", "test"])
     def test_a_second_evaluation_counts_afresh(self, stage: str) -> None:
         def evaluated(*truths: int) -> dict[str, float]:

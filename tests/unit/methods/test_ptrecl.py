@@ -327,6 +327,8 @@ class TestPrototypes:
         assert bank.num_background[1] == 0
         assert facts["overlap"] == 0
         assert (bank.margin(features, torch.ones(1, 2))[:, 1] == 0).all()
+        bank.num_background[1] = 3  # as a file of others may say
+        assert (bank.margin(features, torch.ones(1, 2))[:, 1] == 0).all()
 
     def test_equal_prototypes_and_contamination_are_reported(self) -> None:
         bank, _ = self.bank()

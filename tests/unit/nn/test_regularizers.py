@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import types
@@ -97,6 +98,15 @@ def test_on_the_grid_of_the_decoder(name: str, recorded) -> None:
     recorded({"loss": loss.item(), "gradient": low.grad.norm().item()})
     assert low.grad.abs().sum() > 0
     assert low.grad[:, :, 6:].abs().sum() == 0, "the canvas beyond the image has no say"
+
+
+@pytest.mark.parametrize("name", REGULARIZERS)
+def test_switches_are_no_words(name: str) -> None:
+    """The word "false" is true for Python."""
+    for option, parameter in inspect.signature(REGULARIZERS[name]).parameters.items():
+        if isinstance(parameter.default, bool):
+            with pytest.raises(ConfigError, match=f"{option}='false'"):
+                build_regularizers({name: {"weight": 0.1, option: "false"}}, feature_dim=8)
 
 
 class MyTerm(Regularizer):
