@@ -190,6 +190,10 @@ def test_without_annotations_the_images_of_the_folder_train(tmp_path):
     assert [r.image_id[-3:] for r in records] == ["009", "025", "030"]
     with pytest.raises(ScribbleNotFoundError, match=r"D301 .*instances_train2014\.json: does not"):
         source.read_mask(source.with_mask(records[0]))
+    for image in (tmp_path / "train2014").iterdir():
+        image.unlink()
+    with pytest.raises(ScribbleNotFoundError, match=r"D301 .*: no images in train2014"):
+        COCOSource(tmp_path).records("train")
 
 
 def faulty(change):
