@@ -4,8 +4,8 @@ from scribbleseg import (
     callbacks as callbacks, data as data, functional as functional, methods as methods, nn as nn,
 )
 from scribbleseg.checkpoint import (
-    AtomicCheckpointIO as AtomicCheckpointIO, content_digest as content_digest, load as load,
-    load_start as load_start, read_checkpoint as read_checkpoint,
+    AtomicCheckpointIO as AtomicCheckpointIO, load as load, load_start as load_start,
+    read_checkpoint as read_checkpoint,
 )
 from scribbleseg.cli import ScribbleSegCLI as ScribbleSegCLI, main as main
 from scribbleseg.cli_errors import (

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib
 import logging
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -16,15 +14,17 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from scribbleseg.errors import CheckpointError
 from scribbleseg.functional.image_files import write_atomic
+from scribbleseg.functional.manifest import content_digest
 from scribbleseg.inference import InferenceConfig
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from scribbleseg.methods.base import ScribbleSegModule
 
-__all__ = ["AtomicCheckpointIO", "content_digest", "load", "load_start", "read_checkpoint"]
+__all__ = ["AtomicCheckpointIO", "load", "load_start", "read_checkpoint"]
 
 logger = logging.getLogger(__name__)
 
@@ -217,28 +217,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Content of a checkpoint, see :func:`read_checkpoint`; never more than plain data."""
         return read_checkpoint(path)
-
-
-def content_digest(content: object) -> str:
-    """SHA-256 of tensors, numbers, texts and their containers, the same on every device."""
-    hasher = hashlib.sha256()
-    _add(hasher, content)
-    return hasher.hexdigest()
-
-
-def _add(hasher: hashlib._Hash, value: object) -> None:
-    if isinstance(value, torch.Tensor):
-        hasher.update(f"{value.dtype}{list(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        hasher.update(flat.view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            hasher.update(f"{key!r}:".encode())
-            _add(hasher, item)
-        hasher.update(b"}")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _add(hasher, item)
-        hasher.update(b"]")
-    else:
-        hasher.update(f"{value!r},".encode())

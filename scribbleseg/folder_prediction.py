@@ -22,6 +22,7 @@ from scribbleseg.functional.contact_sheet import contact_sheet, thumbnails
 from scribbleseg.functional.image_files import find_images, unique_names, write_arrays, write_text
 from scribbleseg.functional.images import overlay_labels, write_image, write_label
 from scribbleseg.functional.intensity import rgb_view
+from scribbleseg.functional.manifest import content_digest
 from scribbleseg.inference import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def predict_folder(
     Raises:
         ScribbleNotFoundError: If there are no images.
         LabelFormatError: If a link leaves the folder (D501).
-        ConfigError: If ``output`` holds predictions of other classes.
+        ConfigError: If ``output`` holds predictions of other weights, classes or options.
     """
     output = Path(output).expanduser()
     made = [output / name for name in ("labels", "overlays", "probabilities", "overview.jpg")]
@@ -164,8 +165,17 @@ def predict_folder(
     ]
     settings = _settings(predictor)
     report_file = output / "report.json"
-    if not overwrite:
-        _compare_settings(report_file, settings)
+    differing = _differing(report_file, jobs, settings)
+    if differing and not overwrite:
+        raise ConfigError(
+            f"{output} holds predictions made otherwise ({differing}), and a folder holds those of "
+            "one kind: choose another output folder, or overwrite=True (--overwrite true)"
+        )
+    if differing:  # a run that is stopped would leave a mixture
+        for job in jobs:
+            for path in (job.label, job.overlay, job.probabilities):
+                if path is not None:
+                    path.unlink(missing_ok=True)
 
     pixels = np.zeros(256, dtype=np.int64)
     done: list[_Job] = []
@@ -275,31 +285,29 @@ def _settings(predictor: Predictor) -> dict[str, Any]:
         "colors": info.palette[: info.num_classes],
         "resize": info.resize,
         "inference": predictor.inference.to_dict(),
+        "weights": content_digest(getattr(predictor.module, "state_dict", dict)()),
         "checkpoint": getattr(predictor.module, "checkpoint_info", None),
     }
     plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
     return plain
 
 
-def _compare_settings(report_file: Path, settings: dict[str, Any]) -> None:
-    """Refuse to mix results of other classes; warn about other options."""
+def _differing(report_file: Path, jobs: list[_Job], settings: dict[str, Any]) -> str:
+    """What the results that are there were made with otherwise, for a message."""
+    if not any(job.label.is_file() for job in jobs):
+        return ""
     try:
         earlier = json.loads(report_file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return
-    differing = [key for key, value in settings.items() if earlier.get(key) != value]
-    if "classes" in differing:
-        raise ConfigError(
-            f"{report_file.parent} holds predictions of the classes {earlier.get('classes')}, the "
-            f"module has {settings['classes']}: choose another output folder, or overwrite=True"
-        )
-    if differing:
-        logger.warning(
-            "%s holds predictions made with other settings (%s); finished images are kept as they "
-            "are, overwrite=True makes them anew",
-            report_file.parent,
-            ", ".join(f"{key}: {earlier.get(key)} -> {settings[key]}" for key in differing),
-        )
+        return f"no {report_file.name} says how"
+    keys = [key for key in settings if key != "checkpoint" and earlier.get(key) != settings[key]]
+    return "; ".join(
+        f"{key}: {_brief(earlier.get(key))}, now {_brief(settings[key])}" for key in keys
+    )
+
+
+def _brief(value: Any) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) > 40 else str(value)
 
 
 def _write_report(path: Path, content: dict[str, Any]) -> None:

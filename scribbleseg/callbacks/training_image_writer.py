@@ -13,9 +13,13 @@ from lightning.pytorch import Callback
 from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
 from scribbleseg.callbacks.training_image import TrainingImage
-from scribbleseg.checkpoint import content_digest
 from scribbleseg.errors import ConfigError
-from scribbleseg.functional.manifest import read_manifest, text_digest, write_manifest
+from scribbleseg.functional.manifest import (
+    content_digest,
+    read_manifest,
+    text_digest,
+    write_manifest,
+)
 from scribbleseg.nn.modes import evaluation_mode
 
 if TYPE_CHECKING:

@@ -90,7 +90,8 @@ from scribbleseg.functional.losses import (
 )
 from scribbleseg.functional.manifest import (
     MANIFEST as MANIFEST, check_manifest as check_manifest,
-    class_difference as class_difference, made_by_library as made_by_library,
+    class_difference as class_difference, content_digest as content_digest,
+    made_by_library as made_by_library,
     parent_facts as parent_facts, read_manifest as read_manifest, text_digest as text_digest,
     write_manifest as write_manifest,
 )

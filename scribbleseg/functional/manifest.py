@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ __all__ = [
     "MANIFEST",
     "check_manifest",
     "class_difference",
+    "content_digest",
     "made_by_library",
     "parent_facts",
     "read_manifest",
@@ -137,6 +139,33 @@ def text_digest(lines: Iterable[str]) -> str:
         False
     """
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def content_digest(content: object) -> str:
+    """SHA-256 of tensors, numbers, texts and their containers, the same on every device."""
+    hasher = hashlib.sha256()
+    _add(hasher, content)
+    return hasher.hexdigest()
+
+
+def _add(hasher: hashlib._Hash, value: Any) -> None:
+    if hasattr(value, "detach"):
+        import torch  # here: data commands start without it
+
+        hasher.update(f"{value.dtype}{list(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        hasher.update(flat.view(torch.uint8).numpy().data)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            hasher.update(f"{key!r}:".encode())
+            _add(hasher, item)
+        hasher.update(b"}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _add(hasher, item)
+        hasher.update(b"]")
+    else:
+        hasher.update(f"{value!r},".encode())
 
 
 def _listing(folder: Path) -> str:

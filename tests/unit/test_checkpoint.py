@@ -13,11 +13,10 @@ from scribbleseg import (
     CheckpointError,
     DataInfo,
     RegularizedModule,
-    content_digest,
     load,
     read_checkpoint,
 )
-from scribbleseg.functional import write_text
+from scribbleseg.functional import content_digest, write_text
 
 
 def saved(tmp_path, **facts):

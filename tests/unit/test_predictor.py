@@ -420,9 +420,36 @@ def test_results_of_other_classes_are_not_mixed(predictor, photos, tmp_path, cap
         other.predict_folder(photos, output)
     assert other.predict_folder(photos, output, overwrite=True).written == 3
     flipped = Predictor(other.module, device="cpu", inference=InferenceConfig(flip=True))
-    with caplog.at_level(logging.WARNING):
-        assert flipped.predict_folder(photos, output).skipped == 3
-    assert "other settings (inference" in caplog.text
+    with pytest.raises(ConfigError, match=r"made otherwise \(inference: "):
+        flipped.predict_folder(photos, output)
+
+
+def test_results_of_other_weights_are_not_mixed(photos, tmp_path, monkeypatch):
+    def predictor_of(value: float) -> Predictor:
+        module = Brightness()
+        module.register_buffer("own", torch.tensor(value))  # buffers count as well
+        module.checkpoint_info = {"checkpoint": "last.ckpt", "step": 7}  # written over in between
+        return Predictor(module, device="cpu")
+
+    output = tmp_path / "out"
+    predictor_of(1.0).predict_folder(photos, output)
+    assert predictor_of(1.0).predict_folder(photos, output).skipped == 3
+    second = predictor_of(2.0)
+    with pytest.raises(ConfigError, match=r"made otherwise \(weights: .*--overwrite true"):
+        second.predict_folder(photos, output)
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "__call__", stop)
+        with pytest.raises(KeyboardInterrupt):
+            second.predict_folder(photos, output, overwrite=True)
+    assert not list((output / "labels").rglob("*.png")), "nothing of the first is left"
+    assert second.predict_folder(photos, output).written == 3
+    (output / "report.json").unlink()
+    with pytest.raises(ConfigError, match=r"no report\.json says how"):
+        second.predict_folder(photos, output)
 
 
 def test_progress_is_logged_without_a_terminal(predictor, photos, tmp_path, caplog, capsys):

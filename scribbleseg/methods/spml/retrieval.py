@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scribbleseg.checkpoint import content_digest
 from scribbleseg.errors import CheckpointError
 from scribbleseg.functional.losses import full_precision
+from scribbleseg.functional.manifest import content_digest
 
 if TYPE_CHECKING:
     from pathlib import Path
