@@ -6,6 +6,7 @@ import errno
 import importlib
 import logging
 import shutil
+import sys
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -80,8 +81,8 @@ def load(
         map_location: Device for the weights.
 
     Raises:
-        CheckpointError: If the file cannot be read, was not written by this library, or names a
-            class that cannot be imported.
+        CheckpointError: If the file cannot be read or was not written by this library, or its class
+            is neither one of this library nor of a module that was imported before.
 
     Example:
         >>> load("missing.ckpt")
@@ -95,14 +96,7 @@ def load(
             f"{path} was not written by scribbleseg (no class recorded); build the module and use "
             "its load_state_dict"
         )
-    module_name, _, class_name = facts["class_path"].rpartition(".")
-    try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(
-            f"{path} was written by {facts['class_path']}, which cannot be imported ({error}); "
-            "install the package that defines it"
-        ) from error
+    cls = _class_of(str(facts["class_path"]), path)
     module = cls.load_from_checkpoint(path, map_location=map_location, weights_only=True)
     module.inference = InferenceConfig.from_dict(facts["inference"])
     module.checkpoint_info = {
@@ -113,6 +107,29 @@ def load(
         "step": state.get("global_step"),
     }
     return cast("ScribbleSegModule", module.eval())
+
+
+def _class_of(class_path: str, path: str | os.PathLike[str]) -> Any:
+    """The class that a checkpoint names; a file does not choose which code is imported."""
+    module_name, _, class_name = class_path.rpartition(".")
+    own = class_path.startswith("scribbleseg.")
+    if not own and module_name not in sys.modules:
+        raise CheckpointError(
+            f"{path} was written by {class_path}, which is not of this library, and a checkpoint "
+            f"may not choose what is imported: `import {module_name}` first "
+            f"(`scribbleseg predict --import {module_name}`) if you trust it"
+        )
+    try:
+        cls = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} was written by {class_path}, which cannot be imported ({error}); install the "
+            "version that defines it"
+        ) from error
+    # by name: the base class imports this file
+    if "ScribbleSegModule" not in (base.__name__ for base in getattr(cls, "__mro__", ())):
+        raise CheckpointError(f"{path} names {class_path}, which is no ScribbleSegModule")
+    return cls
 
 
 def load_start(module: ScribbleSegModule, path: str, *, without: str | None = None) -> None:

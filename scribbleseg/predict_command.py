@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
@@ -43,7 +45,17 @@ def predict_images(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--crf", type=str, default=None, help="dense CRF preset: irn, cc4s, spml or tel; off = none"
     )
+    parser.add_argument(
+        "--import", type=str, nargs="+", default=[], help="modules of methods of your own"
+    )
     options = parser.parse_args(list(argv))
+    for name in options["import"]:
+        if "" not in sys.path:
+            sys.path.append("")  # a method may lie in the current folder
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ConfigError(f"--import {name}: cannot be imported ({error})") from error
     module = load(options.ckpt_path)
     chosen = {
         name: getattr(options, name)

@@ -21,7 +21,15 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 import scribbleseg
-from scribbleseg import ConfigError, load, main, read_checkpoint, run_callbacks, run_loggers
+from scribbleseg import (
+    AtomicCheckpointIO,
+    ConfigError,
+    load,
+    main,
+    read_checkpoint,
+    run_callbacks,
+    run_loggers,
+)
 from scribbleseg.__main__ import main as run_console_script
 from scribbleseg.data import ScribbleDataModule, read_image
 from scribbleseg.data.sources import SyntheticSource
@@ -260,6 +268,26 @@ def test_predict_refuses_links_out_of_the_folder(run_dir: Path, tmp_path, capsys
     message = fails(capsys, *words, f"--images={photos}", f"--output={out}")
     assert f"D501 {photos / 'b.png'}: link leaves the folder {photos}" in message
     assert not out.exists()
+
+
+def test_predict_with_a_method_of_ones_own(run_dir: Path, tmp_path, capsys, monkeypatch) -> None:
+    state = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    state["scribbleseg"]["class_path"] = "my_lab.Mine"
+    state["hyper_parameters"].pop("_class_path", None)  # of Lightning's command line
+    AtomicCheckpointIO().save_checkpoint(state, tmp_path / "own.ckpt")
+    text = "from scribbleseg import RegularizedModule\nclass Mine(RegularizedModule): pass\n"
+    (tmp_path / "my_lab.py").write_text(text)
+    write_image(tmp_path / "photos" / "a.png", np.zeros((32, 40, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    words = ["predict", "--ckpt_path=own.ckpt", "--images=photos", "--output=out", "--device=cpu"]
+    assert "predict --import my_lab" in fails(capsys, *words)
+    assert "--import my_lap: cannot be imported" in fails(capsys, *words, "--import", "my_lap")
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--import", "my_lab"])
+    assert caught.value.code == 0
+    assert (tmp_path / "out" / "labels" / "a.png").is_file()
+    monkeypatch.delitem(sys.modules, "my_lab")
 
 
 def test_predict_on_a_bare_folder(run_dir: Path, tmp_path, capsys) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import stat
+import sys
 
 import pytest
 import torch
@@ -65,9 +67,29 @@ def test_bad_files_are_explained(tmp_path) -> None:
         load(tmp_path / "foreign.ckpt")
     with pytest.raises(CheckpointError, match="remote"):
         load("https://example.org/model.ckpt")
-    _, gone = saved(tmp_path, class_path="no_such_package.Module")
-    with pytest.raises(CheckpointError, match="no_such_package"):
-        load(gone)
+    for name, message in (
+        ("no_such_package.Module", "not of this library.*`import no_such_package` first"),
+        ("scribbleseg.methods.Missing", "cannot be imported"),
+        ("scribbleseg.types.DataInfo", "is no ScribbleSegModule"),
+        ("os.system", "is no ScribbleSegModule"),
+    ):
+        _, gone = saved(tmp_path, class_path=name)
+        with pytest.raises(CheckpointError, match=message):
+            load(gone)
+
+
+def test_a_checkpoint_chooses_no_code(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from scribbleseg import RegularizedModule\nclass Mine(RegularizedModule): pass\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    _, path = saved(tmp_path, class_path="mine.Mine")
+    with pytest.raises(CheckpointError, match="predict --import mine"):
+        load(path)
+    assert "mine" not in sys.modules
+    importlib.import_module("mine")
+    assert type(load(path)).__name__ == "Mine"
+    monkeypatch.delitem(sys.modules, "mine")
 
 
 def test_pickled_objects_are_never_loaded(tmp_path) -> None:
