@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import scribbleseg.data.sources
@@ -31,6 +32,7 @@ from scribbleseg.predict_command import predict_images
 from scribbleseg.runs import (
     SaveRunConfig,
     choose_run_dir,
+    lock_run,
     resolve_checkpoint,
     run_callbacks,
     run_loggers,
@@ -39,11 +41,13 @@ from scribbleseg.runs import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from filelock import BaseFileLock
     from lightning.pytorch import Trainer
 
 __all__ = ["ScribbleSegCLI", "main"]
 
 logger = logging.getLogger(__name__)
+_LOCKS: list[BaseFileLock] = []  # of the run of this process
 _DESCRIPTION = """Train semantic segmentation from scribbles and other weak labels.
 Predict images without labels: scribbleseg predict --ckpt_path FILE --images FOLDER --output FOLDER.
 Check a data folder: python -m scribbleseg.data check FOLDER."""
@@ -89,6 +93,8 @@ class ScribbleSegCLI(LightningCLI):
         model = str(config.model.class_path).rsplit(".", 1)[-1]
         self.run_dir = choose_run_dir(config.run_dir, stage, model, config.ckpt_path)
         config.run_dir = config.trainer.default_root_dir = str(self.run_dir)
+        if stage == "fit" and getattr(rank_zero_only, "rank", 0) == 0:
+            _LOCKS.append(lock_run(self.run_dir))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add this run's loggers, callbacks and checkpoint writer to the user's."""
@@ -204,6 +210,8 @@ def main(args: Sequence[str] | None = None) -> None:
         )
         raise SystemExit(1) from None
     finally:
+        while _LOCKS:
+            _LOCKS.pop().release()
         sys.argv = before
         os.environ.pop("SCRIBBLESEG_RUN_DIR", None)
 

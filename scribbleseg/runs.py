@@ -6,10 +6,12 @@ import csv
 import importlib.util
 import logging
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
@@ -25,6 +27,7 @@ from scribbleseg.callbacks import (
 from scribbleseg.errors import CheckpointError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
+    from filelock import BaseFileLock
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.loggers import Logger
 
@@ -34,6 +37,7 @@ __all__ = [
     "RunCSVLogger",
     "SaveRunConfig",
     "choose_run_dir",
+    "lock_run",
     "resolve_checkpoint",
     "run_callbacks",
     "run_loggers",
@@ -71,6 +75,25 @@ def choose_run_dir(run_dir: str | None, stage: str, model: str, checkpoint: str 
                 "--run_dir"
             )
     return folder
+
+
+def lock_run(folder: Path) -> BaseFileLock:
+    """Keep other fits out of a folder until the lock is released, or the process ends.
+
+    Raises:
+        ConfigError: If another process writes there now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        with suppress(NotImplementedError):  # of file systems without locks
+            lock.acquire(timeout=0)
+    except Timeout as error:
+        raise ConfigError(
+            f"{folder}: another fit is writing there now; wait until it has ended, or give another "
+            "--run_dir"
+        ) from error
+    return lock
 
 
 def resolve_checkpoint(path: str | None, run_dir: str | None) -> str | None:

@@ -131,6 +131,24 @@ def test_without_masks_the_best_checkpoint_is_that_of_the_scribbles(
     assert float(own["best_model_score"]) >= np.nanmax(scores) - 1e-6
 
 
+def test_two_fits_do_not_write_into_one_folder(config: Path, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    code = "import sys, pathlib; from scribbleseg.runs import lock_run\n"
+    code += f"lock = lock_run(pathlib.Path({str(run)!r})); print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    words = ["fit", "--config", str(config), "--run_dir", str(run), "--trainer.max_epochs=1"]
+    message = fails(capsys, *words)
+    assert f"{run}: another fit is writing there now" in message
+    assert [path.name for path in run.iterdir()] == [".lock"]
+    other.kill()  # as a scheduler does
+    other.wait()
+    main(words)
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_a_second_fit_never_overwrites(run_dir: Path, config: Path, capsys) -> None:
     message = fails(capsys, "fit", "--config", str(config), "--run_dir", str(run_dir))
     assert "already holds a run" in message
