@@ -135,16 +135,14 @@ def test_two_fits_do_not_write_into_one_folder(config: Path, tmp_path, capsys) -
     run = tmp_path / "run"
     code = "import sys, pathlib; from scribbleseg.runs import lock_run\n"
     code += f"lock = lock_run(pathlib.Path({str(run)!r})); print('held', flush=True); input()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert other.stdout.readline() == "held\n"
     words = ["fit", "--config", str(config), "--run_dir", str(run), "--trainer.max_epochs=1"]
-    message = fails(capsys, *words)
-    assert f"{run}: another fit is writing there now" in message
-    assert [path.name for path in run.iterdir()] == [".lock"]
-    other.kill()  # as a scheduler does
-    other.wait()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == "held\n"
+        message = fails(capsys, *words)
+        assert f"{run}: another fit is writing there now" in message
+        assert [path.name for path in run.iterdir()] == [".lock"]
+        other.kill()  # as a scheduler does
     main(words)
     assert (run / "checkpoints" / "last.ckpt").is_file()
 
