@@ -12,6 +12,7 @@ from helpers.contract import TINY_ENCODER, GuardedBatch, MethodContract
 from helpers.digests import Digests
 from helpers.method_facts import (
     SIZES,
+    fill_prototype_pairs,
     fixed_facts,
     pattern,
     random_states,
@@ -537,12 +538,7 @@ def test_reclassified_maps(level: str, vote: str, digest: Digests) -> None:
         **{**PTRECL, "feature_level": level, "vote": vote},
         inference=InferenceConfig(scales=(1.0, 0.5), flip=True),
     ).float()  # as the prototypes are compared
-    bank = module.prototypes
-    for number, name in enumerate(("foreground", "background")):
-        values = getattr(bank, name)
-        cells = torch.arange(values.numel()).view_as(values)
-        values.copy_(F.normalize((cells * (7 + 4 * number) % 19).float() - 8, dim=2))
-        getattr(bank, f"num_{name}").copy_(torch.tensor([3, 3 - number, 2, 3]))
+    fill_prototype_pairs(module.prototypes)
     tags = torch.tensor([[1.0, 1, 0, 1]])
     for size, image in images():
         maps = module.reclassified_maps(image.float(), tags)

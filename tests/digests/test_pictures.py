@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from helpers.contract import TINY_ENCODER
 from helpers.digests import Digests
 from helpers.internals import internal
-from helpers.method_facts import settle
+from helpers.method_facts import fill_prototype_pairs, settle
 
 from scribbleseg import DataInfo
 from scribbleseg.methods import (
@@ -86,12 +85,7 @@ def pfa() -> PFAModule:
 
 def ptrecl(**options: Any) -> PtReClModule:
     module = build(PtReClModule, arch="unet", num_prototypes=3, top_m=(1, 2), **options)
-    bank = module.prototypes
-    for number, name in enumerate(("foreground", "background")):
-        values = getattr(bank, name)
-        cells = torch.arange(values.numel()).view_as(values)
-        values.copy_(F.normalize((cells * (7 + 4 * number) % 19).float() - 8, dim=2))
-        getattr(bank, f"num_{name}").copy_(torch.tensor([3, 3 - number, 2, 3]))
+    fill_prototype_pairs(module.prototypes)
     return module
 
 

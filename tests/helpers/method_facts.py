@@ -66,6 +66,15 @@ def settle(module: nn.Module) -> Any:
     return module.eval()
 
 
+def fill_prototype_pairs(bank: Any) -> None:
+    """Three prototypes at most for each of four classes of PtReCl, by a rule."""
+    for number, name in enumerate(("foreground", "background")):
+        values = getattr(bank, name)
+        cells = torch.arange(values.numel()).view_as(values)
+        values.copy_(nn.functional.normalize((cells * (7 + 4 * number) % 19).float() - 8, dim=2))
+        getattr(bank, f"num_{name}").copy_(torch.tensor([3, 3 - number, 2, 3]))
+
+
 def sample(values: Tensor) -> dict[str, Any]:
     """Shape, mean, deviation and up to 32 values spread over a tensor."""
     flat = values.detach().double().flatten()
