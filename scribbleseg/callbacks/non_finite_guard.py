@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from lightning.pytorch import Callback
 
-from scribbleseg.errors import ConfigError, NonFiniteLossError
+from scribbleseg.errors import NonFiniteLossError
+from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -45,8 +46,7 @@ class NonFiniteGuard(Callback):
     """
 
     def __init__(self, max_consecutive: int = 3) -> None:
-        if max_consecutive < 1:
-            raise ConfigError(f"max_consecutive={max_consecutive}: expected at least 1")
+        check_whole(1, max_consecutive=max_consecutive)
         self.max_consecutive = max_consecutive
         self.skipped = 0
         self._consecutive = 0

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities import rank_zero_only
 
 from scribbleseg.constants import IGNORE_INDEX
-from scribbleseg.errors import ConfigError
 from scribbleseg.functional.images import compose_panel, overlay_labels, write_image
+from scribbleseg.options import check_whole
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -41,10 +41,7 @@ class PredictionPanel(Callback):
     """
 
     def __init__(self, folder: str, *, count: int = 8, every_n_epochs: int = 1) -> None:
-        if every_n_epochs < 1 or count < 1:
-            raise ConfigError(
-                f"every_n_epochs={every_n_epochs}, count={count}: expected at least 1"
-            )
+        check_whole(1, every_n_epochs=every_n_epochs, count=count)
         self.folder = Path(folder)
         self.count = min(count, 108)
         self.every_n_epochs = every_n_epochs

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch import Callback
 
+from scribbleseg.options import check_whole
+
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
@@ -29,6 +31,7 @@ class RunSummary(Callback):
 
     def __init__(self, folder: str, *, every_n_steps: int = 50) -> None:
         self.folder = folder
+        check_whole(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._started, self._first_step = 0.0, 0
 

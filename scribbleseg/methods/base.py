@@ -13,7 +13,7 @@ from scribbleseg.functional.schedules import ScheduleName, schedule_factor
 from scribbleseg.inference import InferenceConfig, predict_logits
 from scribbleseg.methods.evaluation import EvaluatedModule
 from scribbleseg.nn.network import Arch, FreezeBatchNorm, build_network
-from scribbleseg.options import check_whole
+from scribbleseg.options import check_number, check_whole
 from scribbleseg.types import DataInfo
 
 if TYPE_CHECKING:
@@ -83,17 +83,17 @@ class ScribbleSegModule(EvaluatedModule):
         power: float = 0.9,
         inference: InferenceConfig | None = None,
     ) -> None:
-        if num_classes < 2:
-            raise ConfigError(
-                f"num_classes={num_classes}: at least 2 are needed (background counts)"
-            )
+        check_whole(2, num_classes=num_classes)  # the background counts
+        check_number(lr=lr, head_lr_mult=head_lr_mult, weight_decay=weight_decay, momentum=momentum)
+        check_whole(0, warmup_steps=warmup_steps)
         super().__init__(num_classes, inference)
         self.save_hyperparameters(ignore=["inference"])
         check_whole(1, in_channels=in_channels)
-        if lr <= 0 or head_lr_mult <= 0 or weight_decay < 0 or warmup_steps < 0:
+        if lr <= 0 or head_lr_mult <= 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ConfigError(
                 f"lr={lr}, head_lr_mult={head_lr_mult}, weight_decay={weight_decay}, "
-                f"warmup_steps={warmup_steps}: rates must be positive, the others not negative"
+                f"momentum={momentum}: rates must be positive, the weight decay not negative, the "
+                "momentum in [0, 1)"
             )
         self._own_inference = inference is not None
         self.network = self.make_network(

@@ -15,6 +15,7 @@ from scribbleseg.methods.regularized.losses import (
 )
 from scribbleseg.methods.regularized.module import RegularizedModule
 from scribbleseg.nn.network import build_network
+from scribbleseg.options import check_flag, check_number
 from scribbleseg.types import SegOutput
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class DMPLSModule(RegularizedModule):
         dropout: float = 0.5,
         **kwargs: Any,
     ) -> None:
+        check_number(pseudo_weight=pseudo_weight, dropout=dropout)
+        check_flag(soft=soft, keep_scribbles=keep_scribbles)
         if pseudo_weight < 0 or not 0 <= dropout < 1:
             raise ConfigError(
                 f"pseudo_weight={pseudo_weight}, dropout={dropout}: expected a weight that is not "

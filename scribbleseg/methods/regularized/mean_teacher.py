@@ -13,6 +13,7 @@ from scribbleseg.functional.schedules import ramp_factor
 from scribbleseg.methods.regularized.losses import mean_teacher_consistency
 from scribbleseg.methods.regularized.module import RegularizedModule
 from scribbleseg.nn.teacher import EMATeacher
+from scribbleseg.options import check_number, check_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,11 +54,18 @@ class MeanTeacherModule(RegularizedModule):
         max_entropy: Literal["classes", "binary"] = "classes",
         **kwargs: Any,
     ) -> None:
-        if samples < 1 or consistency_weight < 0 or not 0 <= consistency_ramp <= 1 or noise < 0:
+        check_whole(1, samples=samples)
+        check_number(
+            decay=decay,
+            noise=noise,
+            consistency_weight=consistency_weight,
+            consistency_ramp=consistency_ramp,
+        )
+        if consistency_weight < 0 or not 0 <= consistency_ramp <= 1 or noise < 0:
             raise ConfigError(
-                f"samples={samples}, consistency_weight={consistency_weight}, "
-                f"consistency_ramp={consistency_ramp}, noise={noise}: expected at least one "
-                "sample, a ramp in [0, 1], and weight and noise that are not negative"
+                f"consistency_weight={consistency_weight}, consistency_ramp={consistency_ramp}, "
+                f"noise={noise}: expected a ramp in [0, 1], and weight and noise that are not "
+                "negative"
             )
         if not 0 <= decay < 1:
             raise ConfigError(f"decay={decay}: expected 0 to below 1")

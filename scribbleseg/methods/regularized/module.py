@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from scribbleseg.errors import ConfigError
 from scribbleseg.functional.losses import partial_dice_loss
 from scribbleseg.methods.partial import PartiallySupervisedModule
-from scribbleseg.options import check_flag
+from scribbleseg.options import check_flag, check_number
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ class RegularizedModule(PartiallySupervisedModule):
         pseudo_labels: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_number(dice_weight=dice_weight)
         if dice_weight < 0:
             raise ConfigError(f"dice_weight={dice_weight}: expected 0 or more")
         check_flag(pseudo_labels=pseudo_labels)

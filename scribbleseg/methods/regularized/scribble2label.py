@@ -16,6 +16,7 @@ from scribbleseg.methods.regularized.bank import ProbabilityBank
 from scribbleseg.methods.regularized.losses import bank_pseudo_label
 from scribbleseg.methods.regularized.module import RegularizedModule
 from scribbleseg.nn.modes import evaluation_mode
+from scribbleseg.options import check_flag, check_number, check_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,13 +65,20 @@ class Scribble2LabelModule(RegularizedModule):
         bias_correction: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_number(
+            pseudo_weight=pseudo_weight,
+            pseudo_start=pseudo_start,
+            threshold=threshold,
+            alpha=alpha,
+        )
+        check_whole(0, bank_interval=bank_interval)
+        check_whole(1, bank_stride=bank_stride)
+        check_flag(bias_correction=bias_correction)
         checked = {
             "pseudo_weight": (pseudo_weight, pseudo_weight >= 0),
             "pseudo_start": (pseudo_start, 0 <= pseudo_start < 1),
             "threshold": (threshold, 0 < threshold < 1),
             "alpha": (alpha, 0 < alpha <= 1),
-            "bank_interval": (bank_interval, bank_interval >= 0),
-            "bank_stride": (bank_stride, bank_stride >= 1),
         }
         wrong = [f"{name}={value}" for name, (value, fine) in checked.items() if not fine]
         if wrong:
