@@ -51,7 +51,8 @@ from scribbleseg.predictor import (
 from scribbleseg.runs import (
     BestCheckpoint as BestCheckpoint, LastCheckpoint as LastCheckpoint,
     RunCSVLogger as RunCSVLogger, SaveRunConfig as SaveRunConfig,
-    choose_run_dir as choose_run_dir, resolve_checkpoint as resolve_checkpoint,
+    choose_run_dir as choose_run_dir, lock_run as lock_run,
+    resolve_checkpoint as resolve_checkpoint,
     run_callbacks as run_callbacks, run_loggers as run_loggers,
 )
 from scribbleseg.types import (

@@ -133,7 +133,7 @@ def test_without_masks_the_best_checkpoint_is_that_of_the_scribbles(
 
 def test_two_fits_do_not_write_into_one_folder(config: Path, tmp_path, capsys) -> None:
     run = tmp_path / "run"
-    code = "import sys, pathlib; from scribbleseg.runs import lock_run\n"
+    code = "import sys, pathlib; from scribbleseg import lock_run\n"
     code += f"lock = lock_run(pathlib.Path({str(run)!r})); print('held', flush=True); input()"
     words = ["fit", "--config", str(config), "--run_dir", str(run), "--trainer.max_epochs=1"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
