@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from scribbleseg.constants import IGNORE_INDEX, MAX_CLASSES, voc_palette
 from scribbleseg.data.decode import orient
-from scribbleseg.data.images import Pixels, read_header, read_pixels
+from scribbleseg.data.images import ImageHeader, Pixels, read_header, read_pixels
 from scribbleseg.errors import LabelFormatError
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ def read_label(path: str | Path, coding: LabelCoding | int) -> NDArray[np.uint8]
     return encode_label(pixels.values, coding, path)
 
 
+@lru_cache(maxsize=1 << 16)
+def _header(image: Path, channels: int, *_state: int) -> ImageHeader:
+    """Header of a file in some state: every epoch asks for it again."""
+    return read_header(image, channels=channels)
+
+
 def orient_label(
     values: NDArray[np.uint8], label: Label, image: Path | None, *, channels: int = 3
 ) -> NDArray[np.uint8]:
@@ -100,9 +107,15 @@ def orient_label(
     frame. Only a size that fits that frame alone tells them: half turns and square images cannot be
     recognised, and fit as they are. Labels of other sizes are returned as they are.
     """
-    if image is None or image.suffix.lower() not in _EXIF_SUFFIXES or not image.is_file():
+    (height, width), suffixes = values.shape, _EXIF_SUFFIXES
+    # a square label fits both frames or neither
+    if height == width or image is None or image.suffix.lower() not in suffixes:
         return values
-    header = read_header(image, channels=channels)
+    try:
+        state = image.stat()
+    except OSError:
+        return values
+    header = _header(image, channels, state.st_mtime_ns, state.st_size)
     if values.shape == header.size or values.shape != header.raw_size:
         return values
     if image.parent not in _TURNED:
