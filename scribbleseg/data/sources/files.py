@@ -223,15 +223,14 @@ class FileSource(ScribbleSource):
     def records(self, split: Split) -> list[Record]:
         """Samples of a split in the order of its list; ``"predict"`` = all images, without labels.
 
-        Training records carry what trains as ``scribble``, whatever the label type is, and never
-        a ``mask``. Listed images without it are an error, or what ``on_missing`` says. Records of
-        ``"val"`` and ``"test"`` carry their mask, and their scribble if there is one; images
-        without a mask are left out with a warning. If none of the split has a mask, each record
-        carries its scribble instead, or its clicks if they train and there are no scribbles.
+        Training records carry what trains as ``scribble``, whatever the label type is, never a
+        ``mask``; listed images without it are an error, or what ``on_missing`` says. Records of
+        other splits carry mask and scribble; images without a mask are left out with a warning. If
+        no image has a mask, each carries its scribble, or its clicks if they train and there are no
+        scribbles.
 
         Raises:
-            ScribbleNotFoundError: If folders, the list, or files of listed images are missing
-                (D301).
+            ScribbleNotFoundError: If folders, the list, or listed files are missing (D301).
             LabelFormatError: If names are not unique or not safe (D303, D501), or pseudo-labels
                 have other classes (D401).
             ConfigError: If there is no such split.
