@@ -171,11 +171,15 @@ def predict_folder(
             f"{output} holds predictions made otherwise ({differing}), and a folder holds those of "
             "one kind: choose another output folder, or overwrite=True (--overwrite true)"
         )
-    if differing:  # a run that is stopped would leave a mixture
+    if differing:  # a run that is stopped would leave a mixture, and so would other kinds of files
         for job in jobs:
-            for path in (job.label, job.overlay, job.probabilities):
-                if path is not None:
-                    path.unlink(missing_ok=True)
+            name = job.label.relative_to(output / "labels").with_suffix("")
+            for folder, suffix in (
+                ("labels", "png"),
+                ("overlays", "jpg"),
+                ("probabilities", "npz"),
+            ):
+                (output / folder / f"{name}.{suffix}").unlink(missing_ok=True)
 
     pixels = np.zeros(256, dtype=np.int64)
     done: list[_Job] = []

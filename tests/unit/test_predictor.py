@@ -432,7 +432,7 @@ def test_results_of_other_weights_are_not_mixed(photos, tmp_path, monkeypatch):
         return Predictor(module, device="cpu")
 
     output = tmp_path / "out"
-    predictor_of(1.0).predict_folder(photos, output)
+    predictor_of(1.0).predict_folder(photos, output, save_prob=True)
     assert predictor_of(1.0).predict_folder(photos, output).skipped == 3
     second = predictor_of(2.0)
     with pytest.raises(ConfigError, match=r"made otherwise \(weights: .*--overwrite true"):
@@ -444,8 +444,9 @@ def test_results_of_other_weights_are_not_mixed(photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Predictor, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
-            second.predict_folder(photos, output, overwrite=True)
-    assert not list((output / "labels").rglob("*.png")), "nothing of the first is left"
+            second.predict_folder(photos, output, overwrite=True, overlay=False)
+    left = {path.name for path in output.rglob("*") if path.is_file()}
+    assert left == {"report.json", "overview.jpg"}, "no result of the first"
     assert second.predict_folder(photos, output).written == 3
     (output / "report.json").unlink()
     with pytest.raises(ConfigError, match=r"no report\.json says how"):

@@ -124,10 +124,9 @@ def test_missing_damaged_and_outdated_files_are_made_anew(name, root, tmp_path):
         np.testing.assert_array_equal(np.array(Image.open(path)), pixels)
 
 
-@each
-def test_an_interrupted_command_goes_on(name, root, tmp_path, monkeypatch, capsys):
-    out, file, calls = tmp_path / "out", internal(name), []
-    original = getattr(file, JOBS[name].step)
+def stop_at_the_third(monkeypatch, file, step):
+    """Ctrl-C in the third image."""
+    original, calls = getattr(file, step), []
 
     def stop(*args, **options):
         calls.append(args)
@@ -135,7 +134,13 @@ def test_an_interrupted_command_goes_on(name, root, tmp_path, monkeypatch, capsy
             raise KeyboardInterrupt
         return original(*args, **options)
 
-    monkeypatch.setattr(file, JOBS[name].step, stop)
+    monkeypatch.setattr(file, step, stop)
+
+
+@each
+def test_an_interrupted_command_goes_on(name, root, tmp_path, monkeypatch, capsys):
+    out, file = tmp_path / "out", internal(name)
+    stop_at_the_third(monkeypatch, file, JOBS[name].step)
     assert command(name, root, out) == 130
     message = f"interrupted: finished images stay in {out}; the same command goes on there"
     assert message in capsys.readouterr().err
@@ -157,19 +162,11 @@ def test_an_interrupted_command_goes_on(name, root, tmp_path, monkeypatch, capsy
 def test_a_finished_folder_is_incomplete_while_files_are_made_anew(
     name, root, tmp_path, monkeypatch
 ):
-    out, file, calls = tmp_path / "out", internal(name), []
+    out, file = tmp_path / "out", internal(name)
     run(name, root, out)
     for stem in TRAIN:
         (out / JOBS[name].results / f"{stem}.png").unlink()
-    original = getattr(file, JOBS[name].step)
-
-    def stop(*args, **options):
-        calls.append(args)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return original(*args, **options)
-
-    monkeypatch.setattr(file, JOBS[name].step, stop)
+    stop_at_the_third(monkeypatch, file, JOBS[name].step)
     with pytest.raises(KeyboardInterrupt):
         run(name, root, out)
     assert manifest_of(out)["complete"] is False
