@@ -120,10 +120,10 @@ class BestCheckpoint(ModelCheckpoint):
         """Choose the score before the state of an earlier run is restored by its name."""
         super().setup(trainer, pl_module, stage)
         data: Any = getattr(trainer, "datamodule", None)
-        if stage != "fit" or self.monitor is None or not hasattr(data, "records"):
+        scored = (self.monitor or "").startswith("val/") and hasattr(data, "records")
+        if stage != "fit" or not scored or str(self.monitor).endswith("_scribble"):
             return
-        masks = [r.image is None or r.mask is not None for r in data.records("val")]
-        if not all(masks) and not self.monitor.endswith("_scribble"):
+        if not all(r.image is None or r.mask is not None for r in data.records("val")):
             logger.info("no masks to validate on: best.ckpt is chosen by %s_scribble", self.monitor)
             self.monitor = f"{self.monitor}_scribble"
 

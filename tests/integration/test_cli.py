@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +18,14 @@ import torch
 import yaml
 from helpers.contract import TINY_ENCODER
 from helpers.internals import internal
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 
 import scribbleseg
 from scribbleseg import (
     AtomicCheckpointIO,
+    BestCheckpoint,
     ConfigError,
     load,
     main,
@@ -32,7 +35,7 @@ from scribbleseg import (
 )
 from scribbleseg.__main__ import main as run_console_script
 from scribbleseg.data import ScribbleDataModule, read_image
-from scribbleseg.data.sources import SyntheticSource
+from scribbleseg.data.sources import FolderSource, SyntheticSource
 from scribbleseg.functional import write_image
 
 CONFIG = {
@@ -129,6 +132,26 @@ def test_without_masks_the_best_checkpoint_is_that_of_the_scribbles(
         main([*words, "--ckpt_path", str(last), "--trainer.max_epochs=3"])
     (own,) = (v for k, v in read_checkpoint(last)["callbacks"].items() if "val/miou_scribble" in k)
     assert float(own["best_model_score"]) >= np.nanmax(scores) - 1e-6
+
+
+@pytest.mark.parametrize(
+    ("monitor", "masks", "expected"),
+    [
+        ("val/miou", False, "val/miou_scribble"),
+        ("val/miou", True, "val/miou"),
+        ("val/miou_scribble", False, "val/miou_scribble"),
+        ("train/labelled_fraction", False, "train/labelled_fraction"),
+    ],
+)
+def test_what_chooses_the_best_checkpoint(monitor, masks, expected, tmp_path, monkeypatch) -> None:
+    from helpers.tiny_folders import plain_folder
+
+    source = FolderSource(plain_folder(tmp_path, masks=masks))
+    trainer = SimpleNamespace(datamodule=ScribbleDataModule(source, num_workers=0))
+    monkeypatch.setattr(ModelCheckpoint, "setup", lambda *_: None)
+    best = BestCheckpoint(monitor=monitor, mode="max")
+    best.setup(trainer, None, "fit")
+    assert best.monitor == expected
 
 
 def test_two_fits_do_not_write_into_one_folder(config: Path, tmp_path, capsys) -> None:
