@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ from helpers.tiny_folders import plain_folder
 
 import scribbleseg
 import scribbleseg.data
+from scribbleseg.data import main as run_main
 
 with_progress = internal("image job").with_progress
 HEAVY = ("torch", "lightning", "albumentations", "torchvision", "skimage", "matplotlib")
@@ -169,3 +171,17 @@ def test_progress_of_a_data_job(terminal, capsys, monkeypatch):
         assert "4/10 [00:36<00:54,  9.00s/image]" in text
     assert list(with_progress(work(), 10, "propagate", enabled=False)) == [*range(10)]
     assert capsys.readouterr().err == ""
+
+
+def test_a_command_says_which_lists_it_wrote_and_who_is_a_patient(tmp_path, caplog):
+    stems = tuple(f"patient{patient:03}_slice{n}" for patient in range(5) for n in range(2))
+    root = plain_folder(tmp_path / "data", stems=stems, lists=False)
+    library = logging.getLogger("scribbleseg")
+    before = library.level
+    library.setLevel(logging.WARNING)
+    try:
+        assert run_main(["check", str(root)]) == 0
+    finally:
+        library.setLevel(before)
+    assert f"{root}: wrote train.txt (8 images) and val.txt (2 images" in caplog.text
+    assert "10 images of 5 patients, volumes or videos, told from their names" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from scribbleseg import (
     ScribbleNotFoundError,
     ScribbleSegError,
 )
-from scribbleseg.data import EvalDataset, ScribbleDataModule, TrainDataset, collate
+from scribbleseg.data import EvalDataset, Finding, ScribbleDataModule, TrainDataset, collate
 from scribbleseg.data.sources import FolderSource, SyntheticSource
 
 
@@ -110,3 +111,13 @@ def test_an_image_without_any_label_cannot_be_validated(tmp_path) -> None:
     with pytest.raises(ScribbleSegError, match="bare has neither mask nor scribble"):
         EvalDataset(source, [bare], info)[0]
     assert "mask" not in EvalDataset(source, [bare], info, labels=False)[0]
+
+
+def test_training_prints_five_findings_of_a_kind(tmp_path, monkeypatch, caplog) -> None:
+    source = FolderSource(plain_folder(tmp_path))
+    findings = [Finding("D900", "warning", f"file {number}") for number in range(8)]
+    monkeypatch.setattr(source, "problems", lambda: findings)
+    with caplog.at_level(logging.WARNING):
+        ScribbleDataModule(source, num_workers=0).setup("fit")
+    told = [record.getMessage() for record in caplog.records if "D900" in record.getMessage()]
+    assert told == [*(f"D900 file {number}" for number in range(5)), "D900 … and 3 more"]

@@ -362,6 +362,8 @@ def test_options_are_checked(tmp_path, options, message):
 
 def test_a_pattern_that_searches_for_ever_is_refused(tmp_path):
     source = NiftiSource(raw_acdc(tmp_path), patient_regex="([a-z0-9/_]+)+!")
+    with pytest.raises(ConfigError, match="first_id=2: expected one of None, 0, 1"):
+        NiftiSource(tmp_path, first_id=2)
     with pytest.raises(ConfigError, match=r"D501 patient_regex='.*write each part once"):
         source.records("train")
 
